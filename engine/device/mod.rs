@@ -1,0 +1,273 @@
+//! The ~25 operations a decoder needs, as one trait. Models are written once over it.
+//!
+//! Called by `models/` and `runner/`. It knows tensors and step metadata, and nothing of requests, files or text.
+//! Conventions: outputs first; every matrix is row-major `[rows, cols]`; `rows` is the number of tokens of the step unless
+//! said otherwise; products and norms accumulate in f32. Shapes are asserted: a mismatch is our mistake, not the caller's input.
+
+pub mod cpu;
+pub mod tensor;
+
+use std::sync::Arc;
+
+pub use tensor::{DType, HostWeight, Ints, Tensor};
+
+use crate::error::EngineError;
+use crate::models::config::Activation;
+use crate::sampling::{SampleOutput, SampleRow};
+
+/// A linear layer: `out[t, n] = sum_k x[t, k] * w[n, k] + bias[n]`.
+///
+/// `parts` are stacked along `n` (q, k, v; gate, up), each in its own format, so that weights mapped from a file need no copy.
+pub struct Linear<D: Device> {
+    /// The stacked matrices, each `[n_i, k]`.
+    pub parts: Vec<D::Weight>,
+    /// `[sum n_i]` f32, or none.
+    pub bias: Option<D::Vector>,
+    /// Output columns, the sum of the parts' rows.
+    pub n: usize,
+    /// Input columns.
+    pub k: usize,
+}
+
+/// Weights of one mixture-of-experts layer.
+pub struct MoeWeights<D: Device> {
+    /// Router, `[num_experts, hidden]`.
+    pub router: Linear<D>,
+    /// One gate+up `Linear` (`[2 * moe_intermediate, hidden]`, gate first) per expert.
+    pub gate_up: Vec<Linear<D>>,
+    /// One down `Linear` (`[hidden, moe_intermediate]`) per expert.
+    pub down: Vec<Linear<D>>,
+    /// Experts chosen per token.
+    pub top_k: usize,
+    /// Whether the chosen probabilities are divided by their sum.
+    pub renormalise: bool,
+    /// Activation between gate and up.
+    pub activation: Activation,
+}
+
+/// Cosine and sine of every position, made once at load (see `models/rope.rs`).
+pub struct RopeTable<D: Device> {
+    /// `[max_positions, rotary_dim / 2]` f32.
+    pub cos: D::Vector,
+    /// `[max_positions, rotary_dim / 2]` f32.
+    pub sin: D::Vector,
+    /// Dimensions of a head that rotate; the rest pass through. Even, at most head_dim.
+    pub rotary_dim: usize,
+    /// Which dimensions form a pair.
+    pub style: RopeStyle,
+}
+
+/// Which dimensions of a head rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// `i` with `i + rotary_dim / 2` (Hugging Face checkpoints, GGUF of Qwen2).
+    HalfSplit,
+    /// `2i` with `2i + 1` (GGUF of the llama architecture stores q and k rows in this order).
+    Interleaved,
+}
+
+/// What `rope_kv_store` does to one layer's fused q, k, v rows.
+pub struct RopeKvParams<'a, D: Device> {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// RMS norm of each query head before rope (Qwen3, Gemma 3), `[head_dim]`.
+    pub q_norm: Option<&'a D::Vector>,
+    /// RMS norm of each key head before rope, `[head_dim]`.
+    pub k_norm: Option<&'a D::Vector>,
+    /// Epsilon of those norms.
+    pub eps: f32,
+    /// The rotation of this layer.
+    pub rope: &'a RopeTable<D>,
+}
+
+/// One layer's attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionParams {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; `num_heads` is a multiple.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Factor on q·k.
+    pub scale: f32,
+    /// Sliding window: a query at position p sees keys at positions > p - window. None: all up to p.
+    pub window: Option<usize>,
+    /// `cap * tanh(score / cap)` before the mask (Gemma 2).
+    pub soft_cap: Option<f32>,
+}
+
+/// What every op of a step may need to know about its batch. Built once a step by `runner/inputs.rs`.
+///
+/// Sequences are packed one after another: the tokens of sequence `s` are rows `cu_seqlens_q[s] .. cu_seqlens_q[s + 1]`.
+pub struct StepTensors<D: Device> {
+    /// Tokens of the step.
+    pub num_tokens: usize,
+    /// Sequences of the step.
+    pub num_seqs: usize,
+    /// Longest run of query tokens of one sequence.
+    pub max_query_len: usize,
+    /// Longest context (computed + this step's tokens) of one sequence.
+    pub max_context_len: usize,
+    /// `[num_tokens]` token ids; an entry whose `token_source` is >= 0 is filled in by `resolve_tokens`.
+    pub token_ids: D::Ints,
+    /// `[num_tokens]` sampler slot that holds the token (sampled by the step before, perhaps still running), or -1.
+    pub token_source: D::Ints,
+    /// `[num_tokens]` position of each token in its sequence.
+    pub positions: D::Ints,
+    /// `[num_tokens]` slot = block * block_size + offset where the token's k and v go.
+    pub slot_mapping: D::Ints,
+    /// `[num_seqs + 1]` first row of each sequence.
+    pub cu_seqlens_q: D::Ints,
+    /// `[num_seqs]` context length including this step's tokens.
+    pub context_lens: D::Ints,
+    /// `[num_seqs, max_blocks_per_seq]` physical block of each logical block, padded with 0.
+    pub block_tables: D::Ints,
+    /// Row stride of `block_tables`.
+    pub max_blocks_per_seq: usize,
+    /// `[num_logit_rows]` rows of the hidden state that get logits.
+    pub logit_rows: D::Ints,
+    /// Number of those rows.
+    pub num_logit_rows: usize,
+}
+
+/// Shape of one layer's paged KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Blocks of the pool.
+    pub num_blocks: usize,
+    /// Tokens of a block.
+    pub block_size: usize,
+    /// Key and value heads.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl KvShape {
+    /// Bytes of k and v of one block of one layer.
+    pub fn block_bytes(&self) -> usize {
+        2 * self.block_size * self.num_kv_heads * self.head_dim * self.dtype.size()
+    }
+}
+
+/// A device. Chosen at start; the decoder, the runner and the sampler are generic over it.
+///
+/// `Tensor`s are taken from the workspace at start; no op of a step allocates device memory.
+pub trait Device: Send + Sync + Sized + 'static {
+    /// Backing memory of activations.
+    type Buffer: Send + Sync;
+    /// Backing memory of step metadata.
+    type Ints: Send + Sync;
+    /// A matrix of weights `[n, k]` in any format of `weights/format.rs`.
+    type Weight: Send + Sync;
+    /// A vector of f32 weights (norms, biases, rope tables).
+    type Vector: Send + Sync;
+    /// One layer's paged keys and values.
+    type KvLayer: Send + Sync;
+
+    /// Name for logs: "cpu avx512", "cuda H100".
+    fn name(&self) -> String;
+    /// Element type of activations on this device.
+    fn activation_dtype(&self) -> DType;
+    /// Element type of the KV cache when the configuration says "auto".
+    fn default_kv_dtype(&self) -> DType;
+    /// Bytes that could be taken right now.
+    fn free_memory(&self) -> Result<usize, EngineError>;
+
+    // ---- memory, at start only ----------------------------------------------------------------------------------------
+    /// A zeroed activation matrix with room for `max_rows` rows.
+    fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<Tensor<Self>, EngineError>;
+    /// Room for `len` i32.
+    fn alloc_ints(&self, len: usize) -> Result<Self::Ints, EngineError>;
+    /// A layer's KV pool.
+    fn alloc_kv(&self, shape: KvShape) -> Result<Self::KvLayer, EngineError>;
+    /// Takes a weight matrix from the host. The CPU keeps the mapping; a GPU uploads and repacks.
+    fn load_weight(&self, weight: HostWeight) -> Result<Self::Weight, EngineError>;
+    /// Takes a vector from the host.
+    fn load_vector(&self, values: &[f32]) -> Result<Self::Vector, EngineError>;
+    /// Rows `n` and columns `k` of a weight.
+    fn weight_shape(&self, weight: &Self::Weight) -> (usize, usize);
+
+    // ---- step metadata --------------------------------------------------------------------------------------------------
+    /// dst[..src.len()] = src.
+    fn write_ints(&self, dst: &mut Self::Ints, src: &[i32]) -> Result<(), EngineError>;
+    /// token_ids[i] = last_tokens[token_source[i]] where token_source[i] >= 0; i < num_tokens.
+    fn resolve_tokens(&self, step: &mut StepTensors<Self>, last_tokens: &Self::Ints) -> Result<(), EngineError>;
+
+    // ---- the decoder's ops ------------------------------------------------------------------------------------------------
+    /// out[t, :] = table[token_ids[t], :] * scale. Sets out.rows = num_tokens.
+    fn embedding(&self, out: &mut Tensor<Self>, table: &Self::Weight, step: &StepTensors<Self>, scale: f32) -> Result<(), EngineError>;
+    /// out[t, :] = x[t, :] / rms(x[t, :]) * w; rms over cols with eps inside the root. Sets out.rows = x.rows.
+    /// A `1 + w` of Gemma is folded into `w` at load.
+    fn rms_norm(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, weight: &Self::Vector, eps: f32) -> Result<(), EngineError>;
+    /// residual += x; out = rms_norm(residual) * w. Sets out.rows.
+    fn add_rms_norm(
+        &self,
+        out: &mut Tensor<Self>,
+        residual: &mut Tensor<Self>,
+        x: &Tensor<Self>,
+        weight: &Self::Vector,
+        eps: f32,
+    ) -> Result<(), EngineError>;
+    /// residual += rms_norm(x) * w (the post norms of Gemma 2 and 3).
+    fn norm_add(&self, residual: &mut Tensor<Self>, x: &Tensor<Self>, weight: &Self::Vector, eps: f32) -> Result<(), EngineError>;
+    /// out = x · wᵀ + bias over the stacked parts. Sets out.rows = x.rows; out.cols == linear.n.
+    fn linear(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, linear: &Linear<Self>) -> Result<(), EngineError>;
+    /// Splits qkv rows `[(num_heads + 2 * num_kv_heads) * head_dim]` into q, k, v; norms and rotates q and k in place;
+    /// writes k and v to their slots of `kv`.
+    fn rope_kv_store(
+        &self,
+        qkv: &mut Tensor<Self>,
+        kv: &mut Self::KvLayer,
+        step: &StepTensors<Self>,
+        params: &RopeKvParams<'_, Self>,
+    ) -> Result<(), EngineError>;
+    /// Causal attention of every query row over its sequence's paged context (varlen: prefill, chunks and decode alike).
+    /// q is the first `num_heads * head_dim` columns of qkv; out: `[num_tokens, num_heads * head_dim]`. Sets out.rows.
+    fn attention(
+        &self,
+        out: &mut Tensor<Self>,
+        qkv: &Tensor<Self>,
+        kv: &Self::KvLayer,
+        step: &StepTensors<Self>,
+        params: &AttentionParams,
+    ) -> Result<(), EngineError>;
+    /// out[t, i] = act(gate_up[t, i]) * gate_up[t, n + i]; out.cols = n, gate_up.cols = 2n. Sets out.rows.
+    fn gated_activation(&self, out: &mut Tensor<Self>, gate_up: &Tensor<Self>, activation: Activation) -> Result<(), EngineError>;
+    /// Mixture of experts: softmax router, top-k experts, weighted sum. out: `[num_tokens, hidden]`. Sets out.rows.
+    fn moe(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, weights: &MoeWeights<Self>) -> Result<(), EngineError>;
+    /// out[i, :] = x[logit_rows[i], :]. Sets out.rows = num_logit_rows.
+    fn gather_rows(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, step: &StepTensors<Self>) -> Result<(), EngineError>;
+    /// x = cap * tanh(x / cap), in place (final logits of Gemma 2).
+    fn soft_cap(&self, x: &mut Tensor<Self>, cap: f32) -> Result<(), EngineError>;
+
+    // ---- cache and sampling -------------------------------------------------------------------------------------------------
+    /// Copies whole blocks (copy-on-write): for each (src, dst), block dst = block src.
+    fn copy_blocks(&self, kv: &mut Self::KvLayer, pairs: &[(u32, u32)]) -> Result<(), EngineError>;
+    /// Samples each row of `rows` from the logits row it names (f32, `[num_logit_rows, vocab]`), writes the token into
+    /// `last_tokens[row.slot]`, and returns token and logprobs in the order of `rows`.
+    fn sample(
+        &self,
+        logits: &mut Tensor<Self>,
+        rows: &[SampleRow<'_>],
+        last_tokens: &mut Self::Ints,
+    ) -> Result<Vec<SampleOutput>, EngineError>;
+    /// Log-softmax of the logits rows at chosen tokens, for prompt logprobs: for each (row, token), the token's logprob and
+    /// rank, and the `top` best (id, logprob) in descending order.
+    fn row_logprobs(
+        &self,
+        logits: &Tensor<Self>,
+        rows: &[(usize, u32)],
+        top: usize,
+    ) -> Result<Vec<crate::sampling::TokenLogprobs>, EngineError>;
+}
+
+/// Shared handle on a device.
+pub type DeviceRef<D> = Arc<D>;

@@ -1,0 +1,12 @@
+//! pagoda's engine: devices, weights, models, sampling, text, and the thread that drives them.
+//!
+//! Arrows: `core -> runner -> models -> device`, `core -> scheduler`. Knows no wire format and no HTTP.
+
+pub mod device;
+pub mod error;
+pub mod models;
+pub mod request;
+pub mod sampling;
+pub mod weights;
+
+pub use error::{EngineError, Result};

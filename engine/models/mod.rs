@@ -1,0 +1,3 @@
+//! One decoder over a table of families.
+
+pub mod config;

@@ -1,0 +1,67 @@
+//! Bytes of a checkpoint: a range of a memory-mapped file, or an owned buffer. Cloning shares.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A shared, immutable range of bytes.
+#[derive(Clone)]
+pub struct MappedBytes {
+    source: Source,
+    start: usize,
+    len: usize,
+}
+
+#[derive(Clone)]
+enum Source {
+    Map(Arc<memmap2::Mmap>),
+    /// 8-byte words, so that any element type is aligned at the start.
+    Owned(Arc<Vec<u64>>),
+}
+
+impl MappedBytes {
+    /// Maps a whole file read-only.
+    ///
+    /// # Errors
+    /// What `open` or `mmap` answer.
+    pub fn open(path: &Path) -> std::io::Result<MappedBytes> {
+        let file = File::open(path)?;
+        // SAFETY: the mapping is read-only and private; that nobody truncates a checkpoint while it is served is the operator's part.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        let len = map.len();
+        Ok(MappedBytes { source: Source::Map(Arc::new(map)), start: 0, len })
+    }
+
+    /// Owns a copy of `bytes`.
+    pub fn from_slice(bytes: &[u8]) -> MappedBytes {
+        let mut words = vec![0u64; bytes.len().div_ceil(8)];
+        bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        MappedBytes { source: Source::Owned(Arc::new(words)), start: 0, len: bytes.len() }
+    }
+
+    /// The sub-range `start .. start + len` of this range.
+    pub fn slice(&self, start: usize, len: usize) -> MappedBytes {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "range {start}+{len} of {} bytes", self.len);
+        MappedBytes { source: self.source.clone(), start: self.start + start, len }
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        let whole: &[u8] = match &self.source {
+            Source::Map(map) => map,
+            Source::Owned(words) => bytemuck::cast_slice(words),
+        };
+        &whole[self.start..self.start + self.len]
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
