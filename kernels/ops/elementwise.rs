@@ -1,0 +1,171 @@
+//! Row-wise and element-wise ops: for now the RMS norms of a decoder (cuda/norm.cu).
+
+use super::{DType, DeviceBytes, Stream};
+use crate::heuristics;
+use crate::status::{KernelError, Result};
+use crate::sys;
+
+const OP: &str = "rms_norm";
+const ALIGNMENT: u64 = 16;
+
+/// Which norm, with what it reads and writes beside `x`. `norm(v)[i] = v[i] / sqrt(mean(v^2) + eps) * weight[i]`.
+#[derive(Clone, Copy, Debug)]
+pub enum RmsNorm {
+    /// out = norm(x). `out` may be `x`.
+    Plain {
+        /// `[num_tokens, hidden]`.
+        out: DeviceBytes,
+    },
+    /// residual += x; out = norm(residual).
+    AddThenNorm {
+        /// `[num_tokens, hidden]`.
+        out: DeviceBytes,
+        /// `[num_tokens, hidden]`.
+        residual: DeviceBytes,
+    },
+    /// residual += norm(x).
+    NormThenAdd {
+        /// `[num_tokens, hidden]`.
+        residual: DeviceBytes,
+    },
+}
+
+/// Operands and shape of one RMS norm; matrices are row-major without gaps and aligned to 16 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNormParams {
+    /// Form of the norm, its output and residual.
+    pub norm: RmsNorm,
+    /// `[num_tokens, hidden]` dtype.
+    pub x: DeviceBytes,
+    /// `[hidden]` f32.
+    pub weight: DeviceBytes,
+    /// Rows.
+    pub num_tokens: usize,
+    /// Columns.
+    pub hidden: usize,
+    /// Inside the root.
+    pub eps: f32,
+    /// Of `x`, output and residual.
+    pub dtype: DType,
+}
+
+/// RMS norm of every row, in f32 (HF `LlamaRMSNorm`). Asynchronous on `stream`.
+///
+/// # Errors
+/// `InvalidArgument` for a range too short or not aligned, `Unsupported` for a row length no kernel has, `NotBuilt`, `Cuda`.
+pub fn rms_norm(params: &RmsNormParams, stream: Stream) -> Result<()> {
+    let raw = lower(params)?;
+    launch(&raw, stream, || format!("{params:?}"))
+}
+
+/// Checks everything that pagoda.h asks for and fills its struct.
+fn lower(p: &RmsNormParams) -> Result<sys::pagoda_rms_norm_params> {
+    let row_bytes = p.hidden.saturating_mul(p.dtype.size());
+    let num_threads = heuristics::rms_norm_threads(row_bytes).and_then(|threads| i32::try_from(threads).ok());
+    let (Some(num_threads), Ok(hidden), Ok(num_tokens)) = (num_threads, i32::try_from(p.hidden), i32::try_from(p.num_tokens)) else {
+        return Err(KernelError::Unsupported { op: OP, reason: format!("{} x {} {:?}", p.num_tokens, p.hidden, p.dtype) });
+    };
+    if !(p.eps.is_finite() && p.eps >= 0.0) {
+        return Err(invalid(format!("eps {}, expected >= 0", p.eps)));
+    }
+    let matrix_bytes = p.num_tokens.saturating_mul(row_bytes);
+    check_range("x", p.x, matrix_bytes)?;
+    check_range("weight", p.weight, p.hidden * 4)?;
+    let (kind, out, residual) = match p.norm {
+        RmsNorm::Plain { out } => (sys::PAGODA_NORM, Some(out), None),
+        RmsNorm::AddThenNorm { out, residual } => (sys::PAGODA_ADD_NORM, Some(out), Some(residual)),
+        RmsNorm::NormThenAdd { residual } => (sys::PAGODA_NORM_ADD, None, Some(residual)),
+    };
+    for (name, range) in [("out", out), ("residual", residual)] {
+        range.map_or(Ok(()), |range| check_range(name, range, matrix_bytes))?;
+    }
+    let pointer = |range: Option<DeviceBytes>| range.map_or(std::ptr::null_mut(), |r| r.as_ptr());
+    Ok(sys::pagoda_rms_norm_params {
+        out: pointer(out),
+        residual: pointer(residual),
+        x: p.x.as_ptr::<std::ffi::c_void>(),
+        weight: p.weight.as_ptr::<f32>(),
+        num_tokens: i64::from(num_tokens),
+        hidden,
+        num_threads,
+        eps: p.eps,
+        dtype: p.dtype.code(),
+        kind,
+    })
+}
+
+fn check_range(name: &str, range: DeviceBytes, needed: usize) -> Result<()> {
+    if range.len() < needed {
+        return Err(invalid(format!("{name} holds {} bytes, needs {needed}", range.len())));
+    }
+    if !range.address().is_multiple_of(ALIGNMENT) || range.address() == 0 {
+        return Err(invalid(format!("{name} is at {:#x}, expected a multiple of {ALIGNMENT}", range.address())));
+    }
+    Ok(())
+}
+
+fn invalid(reason: String) -> KernelError {
+    KernelError::InvalidArgument { op: OP, reason }
+}
+
+#[cfg(have_cuda_kernels)]
+fn launch(raw: &sys::pagoda_rms_norm_params, stream: Stream, shape: impl FnOnce() -> String) -> Result<()> {
+    // SAFETY: `lower` checked shape, length and alignment; that ranges and stream are alive is the promise of their constructors.
+    let status = unsafe { sys::pagoda_rms_norm(raw, stream.raw()) };
+    crate::status::check(OP, status, shape)
+}
+
+#[cfg(not(have_cuda_kernels))]
+fn launch(_raw: &sys::pagoda_rms_norm_params, _stream: Stream, _shape: impl FnOnce() -> String) -> Result<()> {
+    Err(KernelError::NotBuilt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(address: u64, len: usize) -> DeviceBytes {
+        // SAFETY: the address is only checked, nothing is launched with it.
+        unsafe { DeviceBytes::new(address, len) }
+    }
+
+    fn params() -> RmsNormParams {
+        let matrix = range(0x1000, 3 * 64 * 2);
+        RmsNormParams {
+            norm: RmsNorm::AddThenNorm { out: matrix, residual: range(0x2000, 3 * 64 * 2) },
+            x: matrix,
+            weight: range(0x3000, 64 * 4),
+            num_tokens: 3,
+            hidden: 64,
+            eps: 1e-5,
+            dtype: DType::BF16,
+        }
+    }
+
+    #[test]
+    fn a_valid_call_is_lowered() {
+        let raw = lower(&params()).expect("valid");
+        assert_eq!((raw.num_tokens, raw.hidden, raw.num_threads, raw.kind), (3, 64, 32, sys::PAGODA_ADD_NORM));
+        assert_eq!((raw.x as usize, raw.residual as usize, raw.dtype), (0x1000, 0x2000, sys::PAGODA_BF16));
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        type Change = fn(&mut RmsNormParams);
+        let cases: [(Change, &str); 7] = [
+            (|p| p.hidden = 63, "unsupported: 3 x 63"),
+            (|p| p.hidden = 1 << 20, "unsupported: 3 x 1048576"),
+            (|p| p.num_tokens = 4, "x holds 384 bytes, needs 512"),
+            (|p| p.weight = range(0x3000, 255), "weight holds 255 bytes, needs 256"),
+            (|p| p.norm = RmsNorm::Plain { out: range(0x1008, 384) }, "out is at 0x1008"),
+            (|p| p.norm = RmsNorm::NormThenAdd { residual: range(0, 384) }, "residual is at 0x0"),
+            (|p| p.eps = f32::NAN, "eps NaN"),
+        ];
+        for (change, expected) in cases {
+            let mut p = params();
+            change(&mut p);
+            let message = lower(&p).expect_err(expected).to_string();
+            assert!(message.contains(expected), "{message} does not say {expected}");
+        }
+    }
+}
