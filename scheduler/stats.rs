@@ -1,0 +1,110 @@
+//! `SchedulerStats`: what the scheduler looks like right now, for metrics; and `check_integrity`, which looks at everything.
+
+use std::collections::BTreeMap;
+
+use crate::block_allocator::BlockId;
+use crate::schedule::Scheduler;
+
+/// Sizes now, and counts since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedulerStats {
+    /// Sequences that run.
+    pub num_running: usize,
+    /// Sequences that wait.
+    pub num_waiting: usize,
+    /// Blocks of the KV cache.
+    pub num_blocks: usize,
+    /// Blocks that running sequences hold.
+    pub num_used_blocks: usize,
+    /// Free blocks that are still findable by what they hold.
+    pub num_evictable_blocks: usize,
+    /// Slots of the blocks in use; a shared block counts once.
+    pub num_allocated_slots: usize,
+    /// Those of them that hold a computed token (or will, once the steps made so far have run).
+    pub num_used_slots: usize,
+    /// Preemptions so far.
+    pub num_preemptions: u64,
+    /// Findable blocks that were reused so far.
+    pub num_evictions: u64,
+    /// Tokens of sequences that looked into the prefix cache when they were first admitted, so far.
+    pub num_prefix_query_tokens: u64,
+    /// Those of them that were found.
+    pub num_prefix_hit_tokens: u64,
+}
+
+impl SchedulerStats {
+    /// Share of the allocated slots that is not used, 0 to 1.
+    pub fn kv_waste(&self) -> f64 {
+        let num_unused = self.num_allocated_slots - self.num_used_slots;
+        num_unused as f64 / self.num_allocated_slots.max(1) as f64
+    }
+}
+
+/// What cannot be read off the present state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub num_preemptions: u64,
+    pub num_prefix_query_tokens: u64,
+    pub num_prefix_hit_tokens: u64,
+}
+
+impl Scheduler {
+    /// Sizes and counts. Costs a look at every running sequence.
+    pub fn stats(&self) -> SchedulerStats {
+        let block_size = self.config.block_size;
+        // Only the last block of a table can be partly used. Sequences that share it have not written into it since they forked.
+        let tails: BTreeMap<BlockId, usize> = self
+            .sequences
+            .values()
+            .filter_map(|sequence| {
+                Some((*sequence.table.blocks().last()?, sequence.table.blocks().len() * block_size - sequence.num_computed))
+            })
+            .collect();
+        let num_used_blocks = self.allocator.num_blocks() - self.allocator.num_free();
+        SchedulerStats {
+            num_running: self.num_running(),
+            num_waiting: self.num_waiting(),
+            num_blocks: self.allocator.num_blocks(),
+            num_used_blocks,
+            num_evictable_blocks: self.allocator.num_evictable(),
+            num_allocated_slots: num_used_blocks * block_size,
+            num_used_slots: num_used_blocks * block_size - tails.values().sum::<usize>(),
+            num_preemptions: self.counters.num_preemptions,
+            num_evictions: self.allocator.num_evictions(),
+            num_prefix_query_tokens: self.counters.num_prefix_query_tokens,
+            num_prefix_hit_tokens: self.counters.num_prefix_hit_tokens,
+        }
+    }
+
+    /// Panics unless sequences, queues, block tables and allocator agree. Looks at everything: for tests, and for debug builds when idle.
+    pub fn check_integrity(&self) {
+        self.allocator.check_integrity();
+        let mut num_holders: BTreeMap<BlockId, u32> = BTreeMap::new();
+        for (id, sequence) in &self.sequences {
+            let is_running = self.running.contains(sequence.rank);
+            assert!(is_running != self.waiting.contains(sequence.rank), "{id:?} is either waiting or running");
+            assert!(is_running || sequence.num_computed == 0, "{id:?} waits and has computed tokens");
+            assert!(sequence.num_computed < sequence.num_total(), "{id:?} has nothing to compute");
+            assert!(sequence.num_total() <= self.config.max_model_len, "{id:?} is longer than max_model_len");
+            assert!(sequence.tokens.len() - sequence.prompt_len < sequence.max_tokens, "{id:?} should have ended");
+            assert!(sequence.in_flight.iter().is_sorted_by(|a, b| a < b), "tokens in flight of {id:?} are not in order");
+            let num_blocks = sequence.num_computed.div_ceil(self.config.block_size);
+            assert_eq!(sequence.table.blocks().len(), num_blocks, "blocks of {id:?}");
+            for block in sequence.table.blocks() {
+                *num_holders.entry(*block).or_default() += 1;
+            }
+            for child in &sequence.children {
+                assert_eq!(self.unforked.get(child), Some(id), "parent of {child:?}");
+            }
+        }
+        assert_eq!(self.waiting.len() + self.running.len(), self.sequences.len(), "a queue holds a sequence that is gone");
+        assert_eq!(self.unforked.len(), self.sequences.values().map(|sequence| sequence.children.len()).sum(), "unforked children");
+        let num_choices: usize = self.running.iter().map(|id| self.sequences[&id].num_choices()).sum();
+        assert!(num_choices <= self.config.max_num_seqs, "{num_choices} sequences run");
+        for (block, count) in &num_holders {
+            assert_eq!(self.allocator.ref_count(*block), *count, "holders of {block:?}");
+        }
+        let num_used = self.allocator.num_blocks() - self.allocator.num_free();
+        assert_eq!(num_used, num_holders.len(), "a block in use is in no block table");
+    }
+}
