@@ -2,10 +2,15 @@
 //!
 //! Opening reads headers only and checks every tensor that the model will ask for (name, shape, format) before memory is taken.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::names::{Names, fill};
+use super::store::{TensorStore, aligned};
+use super::{gguf_model, safetensors, text_files};
 use crate::device::HostWeight;
+use crate::error::{EngineError, Result};
 use crate::models::config::ModelConfig;
+use crate::models::families;
 
 /// Which matrix of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,4 +140,213 @@ pub struct Checkpoint {
     pub text: TextConfig,
     /// Sampling defaults.
     pub generation: GenerationDefaults,
+    pub(super) store: TensorStore,
+    pub(super) names: &'static Names,
+    pub(super) weight_bytes: usize,
+}
+
+/// What a linear role is made of: stacked parts, each a tensor or one matrix of a stack of experts.
+struct Plan {
+    stems: &'static [&'static str],
+    /// Rows of each part where there are as many parts as stems; summed where one tensor holds all.
+    rows: Vec<usize>,
+    k: usize,
+    bias: bool,
+    expert: Option<usize>,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder or a .gguf file: reads headers, checks every tensor that the decoder will ask for, reads no weight.
+    ///
+    /// # Errors
+    /// The files are missing or damaged, a tensor is missing or of the wrong shape or type, the architecture is unknown.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let meta = std::fs::metadata(path).map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
+        let mut checkpoint = if meta.is_dir() { Checkpoint::open_folder(path)? } else { gguf_model::open(path)? };
+        checkpoint.weight_bytes = checkpoint.check()?;
+        Ok(checkpoint)
+    }
+
+    fn open_folder(folder: &Path) -> Result<Checkpoint> {
+        let (mut config, names) = families::read_config(&folder.join("config.json"))?;
+        let text = text_files::read_folder(folder)?;
+        for id in text.eos_token_ids {
+            if !config.eos_token_ids.contains(&id) {
+                config.eos_token_ids.push(id);
+            }
+        }
+        Ok(Checkpoint {
+            path: folder.to_owned(),
+            config,
+            tokenizer: text.tokenizer,
+            text: text.text,
+            generation: text.generation,
+            store: safetensors::open_folder(folder)?,
+            names,
+            weight_bytes: 0,
+        })
+    }
+
+    /// A linear layer; `layer` is ignored for `Embedding` and `LmHead`.
+    ///
+    /// # Errors
+    /// The model has no such matrix (all that it has were checked when it was opened).
+    pub fn linear(&self, role: LinearRole, layer: usize) -> Result<HostLinear> {
+        let plan = self.plan(role);
+        let parts = self.parts(&plan, layer)?.into_iter().map(aligned).collect();
+        let mut bias = None;
+        if plan.bias {
+            let values: Result<Vec<Vec<f32>>> =
+                self.biases(&plan, layer).into_iter().map(|(name, len)| self.store.vector(&name, len)).collect();
+            bias = Some(values?.concat());
+        }
+        Ok(HostLinear { parts, bias })
+    }
+
+    /// A vector in f32; `layer` is ignored for `FinalNorm`.
+    ///
+    /// # Errors
+    /// As `linear`.
+    pub fn vector(&self, role: VectorRole, layer: usize) -> Result<Vec<f32>> {
+        let (name, len) = self.vector_name(role, layer)?;
+        let mut values = self.store.vector(&name, len)?;
+        if self.config.norm_plus_one {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        Ok(values)
+    }
+
+    /// Bytes the weights take.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// The files that hold the weights.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.store.files
+    }
+
+    /// Reads all weights once, so that they are in the page cache; `progress` gets (bytes read, bytes in all).
+    pub fn prefetch(&self, mut progress: impl FnMut(usize, usize)) {
+        const STEP: usize = 16 << 20;
+        const PAGE: usize = 4096;
+        let total = self.store.tensors.values().map(|tensor| tensor.bytes.len()).sum();
+        let mut done = 0;
+        for tensor in self.store.tensors.values() {
+            for chunk in tensor.bytes.as_slice().chunks(STEP) {
+                std::hint::black_box(chunk.iter().step_by(PAGE).fold(0u8, |sum, byte| sum ^ byte));
+                done += chunk.len();
+                progress(done, total);
+            }
+        }
+    }
+
+    fn plan(&self, role: LinearRole) -> Plan {
+        let c = &self.config;
+        let names = self.names;
+        let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
+        let moe = c.moe.map_or((0, 0), |moe| (moe.num_experts, moe.intermediate_size));
+        let plan = |stems: &'static [&'static str], rows: Vec<usize>, k: usize, bias: bool, expert: Option<usize>| Plan {
+            stems,
+            rows,
+            k,
+            bias,
+            expert,
+        };
+        let one = std::slice::from_ref::<&'static str>;
+        match role {
+            LinearRole::LmHead if !c.tie_word_embeddings => plan(one(&names.lm_head), vec![c.vocab_size], c.hidden_size, false, None),
+            LinearRole::Embedding | LinearRole::LmHead => plan(one(&names.embedding), vec![c.vocab_size], c.hidden_size, false, None),
+            LinearRole::Qkv => plan(names.qkv, vec![q, kv, kv], c.hidden_size, c.qkv_bias, None),
+            LinearRole::O => plan(one(&names.o), vec![c.hidden_size], q, c.o_bias, None),
+            LinearRole::GateUp => plan(names.gate_up, vec![c.intermediate_size; 2], c.hidden_size, c.mlp_bias, None),
+            LinearRole::Down => plan(one(&names.down), vec![c.hidden_size], c.intermediate_size, c.mlp_bias, None),
+            LinearRole::Router => plan(one(&names.router), vec![moe.0], c.hidden_size, false, None),
+            LinearRole::ExpertGateUp(expert) => plan(names.expert_gate_up, vec![moe.1; 2], c.hidden_size, false, Some(expert)),
+            LinearRole::ExpertDown(expert) => plan(one(&names.expert_down), vec![c.hidden_size], moe.1, false, Some(expert)),
+        }
+    }
+
+    fn parts(&self, plan: &Plan, layer: usize) -> Result<Vec<HostWeight>> {
+        let part = |(stem, n): (&&str, usize)| {
+            let name = fill(stem, layer, plan.expert.unwrap_or(0)) + ".weight";
+            match (plan.expert, self.config.moe) {
+                // GGUF stacks all experts of a layer in one tensor.
+                (Some(expert), Some(moe)) if !stem.contains("{e}") => self.store.expert(&name, expert, moe.num_experts, n, plan.k),
+                _ => self.store.matrix(&name, n, plan.k),
+            }
+        };
+        plan.stems.iter().zip(plan.part_rows()).map(part).collect()
+    }
+
+    fn biases(&self, plan: &Plan, layer: usize) -> Vec<(String, usize)> {
+        plan.stems.iter().zip(plan.part_rows()).map(|(stem, n)| (fill(stem, layer, plan.expert.unwrap_or(0)) + ".bias", n)).collect()
+    }
+
+    fn vector_name(&self, role: VectorRole, layer: usize) -> Result<(String, usize)> {
+        let stem = self.names.vector(role);
+        if stem.is_empty() {
+            return Err(EngineError::Unsupported(format!("{} has no {role:?}", self.config.family)));
+        }
+        let len = if matches!(role, VectorRole::QNorm | VectorRole::KNorm) { self.config.head_dim } else { self.config.hidden_size };
+        Ok((fill(stem, layer, 0) + ".weight", len))
+    }
+
+    /// Checks every tensor that the decoder will ask for and returns their bytes.
+    fn check(&self) -> Result<usize> {
+        let c = &self.config;
+        let mut total = self.check_linear(LinearRole::Embedding, 0)? + self.check_vector(VectorRole::FinalNorm, 0)?;
+        if !c.tie_word_embeddings {
+            total += self.check_linear(LinearRole::LmHead, 0)?;
+        }
+        for (layer, layer_config) in c.layers.iter().enumerate() {
+            let mut linears = vec![LinearRole::Qkv, LinearRole::O];
+            match c.moe.filter(|_| layer_config.moe) {
+                None => linears.extend([LinearRole::GateUp, LinearRole::Down]),
+                Some(moe) => {
+                    linears.push(LinearRole::Router);
+                    linears.extend((0..moe.num_experts).flat_map(|e| [LinearRole::ExpertGateUp(e), LinearRole::ExpertDown(e)]));
+                }
+            }
+            for role in linears {
+                total += self.check_linear(role, layer)?;
+            }
+            let mut vectors = vec![VectorRole::InputNorm, VectorRole::MlpNorm];
+            if c.post_norms {
+                vectors.extend([VectorRole::PostAttentionNorm, VectorRole::PostMlpNorm]);
+            }
+            if c.qk_norm {
+                vectors.extend([VectorRole::QNorm, VectorRole::KNorm]);
+            }
+            for role in vectors {
+                total += self.check_vector(role, layer)?;
+            }
+        }
+        Ok(total)
+    }
+
+    fn check_linear(&self, role: LinearRole, layer: usize) -> Result<usize> {
+        let plan = self.plan(role);
+        let mut total: usize = self.parts(&plan, layer)?.iter().map(|part| part.bytes.len()).sum();
+        for (name, len) in self.biases(&plan, layer) {
+            if plan.bias {
+                total += self.store.check_vector(&name, len)?;
+            } else if self.store.contains(&name) {
+                let reason = format!("tensor `{name}` is there, but the configuration says that this layer has no bias");
+                return Err(EngineError::Checkpoint { path: self.path.clone(), reason });
+            }
+        }
+        Ok(total)
+    }
+
+    fn check_vector(&self, role: VectorRole, layer: usize) -> Result<usize> {
+        let (name, len) = self.vector_name(role, layer)?;
+        self.store.check_vector(&name, len)
+    }
+}
+
+impl Plan {
+    fn part_rows(&self) -> Vec<usize> {
+        if self.stems.len() == self.rows.len() { self.rows.clone() } else { vec![self.rows.iter().sum()] }
+    }
 }

@@ -2,5 +2,18 @@
 //!
 //! Knows files and names; knows no device and no model arithmetic.
 
+pub mod checkpoint;
 pub mod format;
+pub mod gguf;
+mod gguf_keys;
+mod gguf_model;
+mod gguf_text;
+pub mod json;
 pub mod mapped;
+pub(crate) mod names;
+pub mod safetensors;
+mod store;
+mod text_files;
+
+pub use checkpoint::Checkpoint;
+pub use names::Names;
