@@ -7,6 +7,7 @@ pub mod error;
 pub mod models;
 pub mod request;
 pub mod sampling;
+pub mod text;
 pub mod weights;
 
 pub use error::{EngineError, Result};

@@ -1,0 +1,123 @@
+//! Incremental detokenising of one output: what each token adds to the text.
+//!
+//! Runs on the request's own task. Never emits U+FFFD for bytes that a later token completes; the pieces and the flush together are
+//! `Tokenizer::decode` of all tokens. Tokens are bytes here, so the cost of a token does not grow with the text.
+
+use super::pieces::Decoding;
+use super::tokenizer::Tokenizer;
+use crate::error::Result;
+
+/// State of one output.
+pub struct Detokenizer {
+    tokenizer: Tokenizer,
+    skip_special_tokens: bool,
+    /// Spaces still to be stripped; 0 once anything else was seen.
+    strip_left: usize,
+    /// Bytes that may still become a character, at most 3.
+    pending: Vec<u8>,
+    window: Window,
+}
+
+/// For decoders that are not a concatenation of bytes: the tokens since the last emitted text and the one before them.
+#[derive(Default)]
+struct Window {
+    ids: Vec<u32>,
+    /// How many of `ids` are emitted.
+    num_emitted: usize,
+}
+
+/// Tokens held back at most by a window whose text ends in U+FFFD; a character has at most 4 bytes.
+const MAX_WINDOW: usize = 8;
+
+impl Detokenizer {
+    /// A fresh output.
+    pub fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Detokenizer {
+        let strip_left = tokenizer.decoding().strip_start();
+        Detokenizer { tokenizer, skip_special_tokens, strip_left, pending: Vec::new(), window: Window::default() }
+    }
+
+    /// The text that `token` adds: "" while its bytes may still become a character.
+    ///
+    /// # Errors
+    /// `Text` naming an id that no token has; the state is as before.
+    pub fn push(&mut self, token: u32) -> Result<String> {
+        if self.tokenizer.decoding() == Decoding::Other {
+            return self.push_window(token);
+        }
+        let mut bytes = self.tokenizer.known_bytes(token, self.skip_special_tokens)?;
+        while self.strip_left > 0 && !bytes.is_empty() {
+            match bytes.strip_prefix(b" ") {
+                Some(rest) => {
+                    bytes = rest;
+                    self.strip_left -= 1;
+                }
+                None => self.strip_left = 0,
+            }
+        }
+        self.pending.extend_from_slice(bytes);
+        Ok(take_characters(&mut self.pending))
+    }
+
+    /// What is left at the end: U+FFFD for bytes that never became a character.
+    pub fn flush(&mut self) -> String {
+        if self.tokenizer.decoding() == Decoding::Other {
+            let ids = std::mem::take(&mut self.window.ids);
+            let emitted = std::mem::take(&mut self.window.num_emitted);
+            return self.added_text(&ids, emitted).unwrap_or_default();
+        }
+        let text = String::from_utf8_lossy(&self.pending).into_owned();
+        self.pending.clear();
+        text
+    }
+
+    fn push_window(&mut self, token: u32) -> Result<String> {
+        self.tokenizer.known_bytes(token, self.skip_special_tokens)?;
+        if self.skip_special_tokens && self.tokenizer.is_special(token) {
+            return Ok(String::new());
+        }
+        self.window.ids.push(token);
+        let added = self.added_text(&self.window.ids, self.window.num_emitted)?;
+        let num_held = self.window.ids.len() - self.window.num_emitted;
+        if added.ends_with(char::REPLACEMENT_CHARACTER) && num_held < MAX_WINDOW {
+            return Ok(String::new());
+        }
+        self.window.ids = vec![token];
+        self.window.num_emitted = 1;
+        Ok(added)
+    }
+
+    /// Text of `ids` beyond that of its first `num_emitted`.
+    fn added_text(&self, ids: &[u32], num_emitted: usize) -> Result<String> {
+        let before = self.tokenizer.decode(&ids[..num_emitted], false)?;
+        let mut text = self.tokenizer.decode(ids, false)?;
+        let at = if text.starts_with(&before) { before.len() } else { text.len() };
+        Ok(text.split_off(at))
+    }
+}
+
+/// Moves whole characters, and U+FFFD for invalid bytes, out of `pending`; leaves bytes that may still become a character.
+fn take_characters(pending: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    let mut rest: &[u8] = pending;
+    let incomplete = loop {
+        match std::str::from_utf8(rest) {
+            Ok(valid) => {
+                text.push_str(valid);
+                break 0;
+            }
+            Err(error) => {
+                let (valid, after) = rest.split_at(error.valid_up_to());
+                text.push_str(std::str::from_utf8(valid).expect("checked by from_utf8"));
+                match error.error_len() {
+                    Some(len) => {
+                        text.push(char::REPLACEMENT_CHARACTER);
+                        rest = &after[len..];
+                    }
+                    None => break after.len(),
+                }
+            }
+        }
+    };
+    pending.drain(..pending.len() - incomplete);
+    text
+}
