@@ -1,1 +1,7 @@
-fn main() {}
+//! The `pagoda` binary: everything is in `cli/`.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -3,6 +3,10 @@
 //! Knows the engine; knows no wire format of a client (`server/`) and no sockets it listens on.
 
 mod backend;
+pub mod config;
+pub mod options;
+pub mod registry;
+pub mod settings;
 
 pub use backend::*;
 

@@ -1,0 +1,251 @@
+//! `Config`: everything a user can set, resolved, checked and typed.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::options::{OPTIONS, parse_switch};
+use crate::registry::{BackendKind, ModelConfig, check_names};
+use crate::settings::{ConfigError, Setting, Sources, parse_file, resolve_one, value_error};
+
+/// The HTTP server's options.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerOptions {
+    /// Address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Keys given in place; empty: none.
+    pub api_keys: Vec<String>,
+    /// File with further keys.
+    pub api_key_file: Option<PathBuf>,
+    /// Names of the model; empty: its own name.
+    pub served_model_names: Vec<String>,
+    /// Largest request body.
+    pub max_body_bytes: usize,
+    /// Time for requests in flight at shutdown.
+    pub shutdown_timeout: Duration,
+}
+
+/// Options of pagoda's own engine; None: the engine's own choice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NativeOptions {
+    /// Longest context.
+    pub max_model_len: Option<usize>,
+    /// Sequences of a step.
+    pub max_num_seqs: usize,
+    /// Tokens of a step.
+    pub max_num_batched_tokens: usize,
+    /// Waiting requests.
+    pub max_waiting: usize,
+    /// Tokens of a block.
+    pub block_size: usize,
+    /// auto, f32, f16, bf16.
+    pub kv_cache_dtype: String,
+    /// Size of the KV cache.
+    pub kv_cache_bytes: Option<usize>,
+    /// auto, f32, f16, bf16.
+    pub dtype: String,
+    /// Prefix cache.
+    pub prefix_caching: bool,
+    /// One-step-ahead loop.
+    pub step_ahead: bool,
+    /// Restart after a panic.
+    pub restart_on_panic: bool,
+    /// CPU threads.
+    pub threads: Option<usize>,
+    /// Share of free memory.
+    pub memory_utilization: f32,
+    /// GPUs of one model.
+    pub tensor_parallel_size: usize,
+    /// Format of weights.
+    pub quantization: Option<String>,
+    /// File with a chat template.
+    pub chat_template: Option<PathBuf>,
+}
+
+/// Options of a backend over HTTP.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RemoteOptions {
+    /// Address; None: not configured.
+    pub url: Option<String>,
+    /// Key.
+    pub api_key: Option<String>,
+    /// Model.
+    pub model: Option<String>,
+    /// Time to wait.
+    pub timeout: Duration,
+}
+
+/// Options of the huggingface backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HuggingFaceOptions {
+    /// Device.
+    pub device: String,
+    /// Quantization.
+    pub quantization: Option<String>,
+    /// 4-bit loading.
+    pub load_4bit: bool,
+    /// Flash attention.
+    pub flash_attention: bool,
+}
+
+/// Everything, resolved and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Kind asked for; None: to be detected.
+    pub backend: Option<BackendKind>,
+    /// Model when no argument names one.
+    pub model: Option<String>,
+    /// HTTP server.
+    pub server: ServerOptions,
+    /// Log filter.
+    pub log_level: String,
+    /// Log lines as JSON.
+    pub log_json: bool,
+    /// Native engine.
+    pub native: NativeOptions,
+    /// huggingface backend.
+    pub huggingface: HuggingFaceOptions,
+    /// vllm_remote backend.
+    pub vllm_remote: RemoteOptions,
+    /// remote_openai backend.
+    pub remote_openai: RemoteOptions,
+    /// Entries of `[[models]]`.
+    pub models: Vec<ModelConfig>,
+    /// Every option with its origin, in the table's order.
+    pub settings: Vec<Setting>,
+}
+
+impl Config {
+    /// Resolves and checks everything.
+    ///
+    /// # Errors
+    /// The first wrong value, naming the option, the value, where it came from and what is allowed.
+    pub fn resolve(sources: &Sources<'_>) -> Result<Config, ConfigError> {
+        let table = match &sources.file {
+            Some((path, text)) => Some((path, parse_file(path, text)?)),
+            None => None,
+        };
+        let mut settings = Vec::with_capacity(OPTIONS.len());
+        for spec in OPTIONS {
+            settings.push(resolve_one(spec, sources, table.as_ref())?);
+        }
+        let models = match &table {
+            Some((path, table)) => parse_models(path, table)?,
+            None => Vec::new(),
+        };
+        check_host(&settings)?;
+        Ok(Self::from_settings(settings, models))
+    }
+
+    fn from_settings(settings: Vec<Setting>, models: Vec<ModelConfig>) -> Config {
+        let values = Values(&settings);
+        let (server, native) = (values.server(), values.native());
+        Config {
+            backend: values.text("backend").and_then(|name| BackendKind::parse(&name)),
+            model: values.text("model"),
+            server,
+            log_level: values.text("log_level").unwrap_or_default(),
+            log_json: values.text("log_format").as_deref() == Some("json"),
+            native,
+            huggingface: HuggingFaceOptions {
+                device: values.text("hf_device").unwrap_or_default(),
+                quantization: values.text("hf_quantization"),
+                load_4bit: values.switch("hf_load_4bit"),
+                flash_attention: values.switch("hf_flash_attention"),
+            },
+            vllm_remote: values.remote("vllm_remote"),
+            remote_openai: values.remote("remote_openai"),
+            models,
+            settings,
+        }
+    }
+}
+
+fn parse_models(path: &std::path::Path, table: &toml::Table) -> Result<Vec<ModelConfig>, ConfigError> {
+    let Some(value) = table.get("models") else { return Ok(Vec::new()) };
+    let entries = value.as_array().ok_or_else(|| ConfigError::File { path: path.into(), reason: "models: expected [[models]]".into() })?;
+    let mut models = Vec::with_capacity(entries.len());
+    for (idx, entry) in entries.iter().enumerate() {
+        let entry = entry.as_table().ok_or(ConfigError::Model { idx, key: "(entry)", reason: "expected a table".into() })?;
+        models.push(ModelConfig::from_table(entry, idx)?);
+    }
+    check_names(&models)?;
+    Ok(models)
+}
+
+fn check_host(settings: &[Setting]) -> Result<(), ConfigError> {
+    let Some(setting) = settings.iter().find(|setting| setting.spec.key == "host") else { return Ok(()) };
+    let value = setting.value.as_deref().unwrap_or_default();
+    let good = value == "localhost" || value.parse::<IpAddr>().is_ok();
+    if good { Ok(()) } else { Err(value_error(setting.spec, value, &setting.origin, "an IP address such as 127.0.0.1 or 0.0.0.0".into())) }
+}
+
+/// Typed views of checked settings.
+struct Values<'a>(&'a [Setting]);
+
+impl Values<'_> {
+    fn text(&self, key: &str) -> Option<String> {
+        let setting = self.0.iter().find(|setting| setting.spec.key == key);
+        debug_assert!(setting.is_some(), "{key} is no option");
+        setting?.value.clone().filter(|value| !value.is_empty())
+    }
+
+    fn texts(&self, key: &str) -> Vec<String> {
+        let text = self.text(key).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_string).collect()
+    }
+
+    fn count(&self, key: &str) -> Option<usize> {
+        self.text(key)?.parse().ok()
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        self.text(key).and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
+    fn switch(&self, key: &str) -> bool {
+        self.text(key).and_then(|value| parse_switch(&value)).unwrap_or_default()
+    }
+
+    fn server(&self) -> ServerOptions {
+        ServerOptions {
+            host: self.text("host").unwrap_or_default(),
+            port: self.count("port").and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
+            api_keys: self.texts("api_key"),
+            api_key_file: self.text("api_key_file").map(PathBuf::from),
+            served_model_names: self.texts("served_model_name"),
+            max_body_bytes: self.count("max_body_bytes").unwrap_or_default(),
+            shutdown_timeout: Duration::from_secs_f64(self.number("shutdown_timeout")),
+        }
+    }
+
+    fn native(&self) -> NativeOptions {
+        let count = |key: &str| self.count(key).expect("the table gives a default");
+        NativeOptions {
+            max_model_len: self.count("max_model_len"),
+            max_num_seqs: count("max_num_seqs"),
+            max_num_batched_tokens: count("max_num_batched_tokens"),
+            max_waiting: count("max_waiting"),
+            block_size: count("block_size"),
+            kv_cache_dtype: self.text("kv_cache_dtype").unwrap_or_default(),
+            kv_cache_bytes: self.count("kv_cache_bytes"),
+            dtype: self.text("dtype").unwrap_or_default(),
+            prefix_caching: self.switch("prefix_caching"),
+            step_ahead: self.switch("step_ahead"),
+            restart_on_panic: self.switch("restart_on_panic"),
+            threads: self.count("threads"),
+            memory_utilization: self.number("gpu_memory_utilization") as f32,
+            tensor_parallel_size: count("tensor_parallel_size"),
+            quantization: self.text("quantization"),
+            chat_template: self.text("chat_template").map(PathBuf::from),
+        }
+    }
+
+    fn remote(&self, prefix: &str) -> RemoteOptions {
+        let text = |name: &str| self.text(&format!("{prefix}_{name}"));
+        let timeout = if prefix == "vllm_remote" { self.number("vllm_remote_timeout") } else { 120.0 };
+        RemoteOptions { url: text("url"), api_key: text("api_key"), model: text("model"), timeout: Duration::from_secs_f64(timeout) }
+    }
+}

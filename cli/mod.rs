@@ -1,0 +1,76 @@
+//! The command line: `pagoda serve | chat | generate | pull | bench | doctor`.
+//!
+//! Parses, resolves the configuration, starts logging and hands over to one file per command. Any error ends as one line on stderr.
+
+mod context;
+mod doctor;
+mod flags;
+mod logging;
+mod machine;
+mod progress;
+mod pull;
+mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// LLM inference engine and server: paged KV cache, continuous batching, Anthropic and OpenAI APIs.
+#[derive(Parser)]
+#[command(name = "pagoda", version, about, propagate_version = true, max_term_width = 120)]
+struct Cli {
+    /// Configuration file (TOML)
+    #[arg(long, global = true, env = "PAGODA_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch a model into the cache
+    Pull(pull::Arguments),
+    /// Show this machine, the configuration and what would run
+    Doctor(doctor::Arguments),
+}
+
+/// Exit code of a wrong command line.
+const USAGE: u8 = 2;
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let outcome = match cli.command {
+        Command::Pull(arguments) => pull::run(&arguments, cli.config.as_deref()),
+        Command::Doctor(arguments) => doctor::run(&arguments, cli.config.as_deref()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if terminal::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal::error_line(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help and version go to stdout; a wrong command line is one line and exit code 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let text = error.render().to_string();
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // `pagoda` alone: the help is the message.
+        let _ = error.print();
+        return ExitCode::from(USAGE);
+    }
+    let first = text.split("\n\nUsage").next().unwrap_or_default().trim_start_matches("error: ");
+    let first = first.split("\n\n  tip:").next().unwrap_or_default().split("\n\nFor more").next().unwrap_or_default();
+    terminal::error_line(&format!("{} (see pagoda --help)", first.split_whitespace().collect::<Vec<_>>().join(" ")));
+    ExitCode::from(USAGE)
+}
