@@ -7,6 +7,8 @@ pub mod error;
 pub mod models;
 pub mod request;
 pub mod sampling;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod text;
 pub mod weights;
 

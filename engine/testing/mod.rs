@@ -1,0 +1,77 @@
+//! Tiny random-weight checkpoints for tests: every family as a Hugging Face folder, and five GGUF files, made from a seed.
+//!
+//! Behind the cargo feature `testing`. The recipe is that of `tests/golden/make_tiny.py`, bit for bit, so that goldens computed elsewhere
+//! from the same seed apply; `tests` below pins the digests. Writing panics where the folder cannot be written: only tests call it.
+
+mod archs;
+mod gguf_file;
+mod noise;
+mod quantise;
+mod tensors;
+mod tokenizer;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+pub use archs::ARCHS;
+pub use gguf_file::{GGUFS, write_tiny_gguf};
+pub use tensors::{TinyTensor, tiny_tensors};
+
+/// Rows of every tiny vocabulary; the last three are `<|im_start|>`, `<|im_end|>` (EOS) and `<|pad|>`.
+pub const VOCAB: usize = 768;
+
+/// The chat template of every tiny checkpoint (ChatML).
+pub const CHAT_TEMPLATE: &str = concat!(
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}",
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+);
+
+/// config.json of a tiny architecture; `arch` is one of `ARCHS`.
+pub fn tiny_config(arch: &str) -> Value {
+    archs::config(arch)
+}
+
+/// Writes `dir/<arch>-s<seed>` with config, generation config, tokeniser and bf16 weights, and returns its path.
+pub fn write_tiny(dir: &Path, arch: &str, seed: u64) -> PathBuf {
+    let folder = dir.join(format!("{arch}-s{seed}"));
+    std::fs::create_dir_all(&folder).expect("the test folder can be made");
+    let config = archs::config(arch);
+    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("the test folder can be written");
+    let put_json = |name: &str, value: &Value| put(name, value.to_string().as_bytes());
+    put("model.safetensors", &safetensors_file(&tiny_tensors(arch, seed)));
+    put_json("generation_config.json", &json!({"bos_token_id": VOCAB - 3, "eos_token_id": VOCAB - 2}));
+    put_json("tokenizer.json", &tokenizer::tokenizer_json());
+    put_json(
+        "tokenizer_config.json",
+        &json!({
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>",
+            "clean_up_tokenization_spaces": false, "model_max_length": config["max_position_embeddings"], "chat_template": CHAT_TEMPLATE,
+        }),
+    );
+    put_json("config.json", &config);
+    folder
+}
+
+/// A safetensors file of bf16 tensors in the given order.
+pub fn safetensors_file(tensors: &[TinyTensor]) -> Vec<u8> {
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut end = 0;
+    for tensor in tensors {
+        let start = end;
+        end += tensor.bits.len() * 2;
+        header.insert(tensor.name.clone(), json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [start, end]}));
+    }
+    let mut text = Value::Object(header).to_string();
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let mut file = (text.len() as u64).to_le_bytes().to_vec();
+    file.extend(text.as_bytes());
+    for tensor in tensors {
+        file.extend(tensor.bits.iter().flat_map(|bits| bits.to_le_bytes()));
+    }
+    file
+}
+
+#[cfg(test)]
+mod tests;
