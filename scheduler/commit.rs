@@ -1,6 +1,6 @@
 //! `Scheduler::commit`: what a step has sampled becomes known; sequences go on or end.
 
-use crate::schedule::Scheduler;
+use crate::scheduler::Scheduler;
 use crate::sequence::SequenceId;
 use crate::step::{Committed, Finish, SampledToken, Step};
 

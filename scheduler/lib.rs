@@ -22,7 +22,7 @@
 //! - **KV waste**: slots allocated and unused / slots allocated.
 //!
 //! # Layers
-//! `schedule`, `commit` -> `sequence`, `queue`, `block_table` -> `block_allocator` -> `prefix_cache`
+//! `schedule`, `commit` -> `scheduler` -> `sequence`, `queue`, `block_table` -> `block_allocator` -> `prefix_cache`
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -34,6 +34,7 @@ mod error;
 mod prefix_cache;
 mod queue;
 mod schedule;
+mod scheduler;
 mod sequence;
 mod stats;
 mod step;
@@ -41,7 +42,7 @@ mod step;
 pub use block_allocator::{BlockAllocator, BlockId};
 pub use config::SchedulerConfig;
 pub use error::{AddError, ConfigError};
-pub use schedule::Scheduler;
+pub use scheduler::Scheduler;
 pub use sequence::{NewSequence, SequenceId};
 pub use stats::SchedulerStats;
 pub use step::{Admission, BlockCopy, Committed, Finish, SampledToken, ScheduledSequence, Step};

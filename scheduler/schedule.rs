@@ -1,4 +1,4 @@
-//! `Scheduler`: takes sequences in and makes steps. Knows no model, no device and no clock.
+//! `Scheduler::schedule`: makes the next step. Knows no model, no device and no clock.
 //!
 //! There are no phases. A sequence's `num_computed` catches up with its tokens; a step gives each running sequence some of the remaining
 //! ones under one token budget, then admits waiting ones. Chunked prefill, prefix hits and recomputation after preemption are that one rule.
@@ -9,33 +9,11 @@
 //!
 //! The one rule and the token budget are ideas of vLLM V1 (Apache-2.0).
 
-use std::collections::BTreeMap;
-
-use crate::block_allocator::{BlockAllocator, BlockId};
+use crate::block_allocator::BlockId;
 use crate::block_table::BlockTable;
-use crate::config::SchedulerConfig;
-use crate::error::{AddError, ConfigError};
-use crate::queue::Queue;
-use crate::sequence::{NewSequence, Sequence, SequenceId};
-use crate::stats::Counters;
+use crate::scheduler::Scheduler;
+use crate::sequence::{Sequence, SequenceId};
 use crate::step::{Admission, ScheduledSequence, Step};
-
-/// All sequences of an engine and the blocks they hold.
-#[derive(Debug)]
-pub struct Scheduler {
-    pub(crate) config: SchedulerConfig,
-    pub(crate) sequences: BTreeMap<SequenceId, Sequence>,
-    /// Children that are not forked yet, with their parents.
-    pub(crate) unforked: BTreeMap<SequenceId, SequenceId>,
-    pub(crate) waiting: Queue,
-    pub(crate) running: Queue,
-    pub(crate) allocator: BlockAllocator,
-    pub(crate) counters: Counters,
-    next_arrival: u64,
-    next_step: u64,
-    /// Id of the last committed step, plus one.
-    pub(crate) next_commit: u64,
-}
 
 /// A step in the making.
 struct StepBuilder {
@@ -44,93 +22,23 @@ struct StepBuilder {
     budget: usize,
     /// Running sequences, not visited yet, that need one token only. A chunk of a prompt leaves them room.
     num_decodes_ahead: usize,
-    /// Blocks of preempted sequences that a copy of this step reads: handed out only after this step, since the copies have no order.
-    copy_sources: Vec<BlockId>,
 }
 
 impl Scheduler {
-    /// A scheduler without sequences.
-    ///
-    /// # Errors
-    /// The configuration cannot work; see [`SchedulerConfig::validate`].
-    pub fn new(config: SchedulerConfig) -> Result<Scheduler, ConfigError> {
-        config.validate()?;
-        Ok(Scheduler {
-            sequences: BTreeMap::new(),
-            unforked: BTreeMap::new(),
-            waiting: Queue::default(),
-            running: Queue::default(),
-            allocator: BlockAllocator::new(config.num_blocks, config.block_size),
-            counters: Counters::default(),
-            next_arrival: 0,
-            next_step: 0,
-            next_commit: 0,
-            config,
-        })
-    }
-
-    /// Puts a sequence in the queue.
-    ///
-    /// # Errors
-    /// The sequence could never run, its id or a child's is in use, or the queue is full. Nothing has changed then.
-    pub fn add(&mut self, new: NewSequence) -> Result<(), AddError> {
-        let max_prompt = self.config.max_model_len - 1;
-        let choices = 1 + new.children.len();
-        if new.prompt.is_empty() {
-            return Err(AddError::EmptyPrompt);
-        }
-        if new.max_tokens == 0 {
-            return Err(AddError::ZeroMaxTokens);
-        }
-        if new.prompt.len() > max_prompt {
-            return Err(AddError::PromptTooLong { prompt_tokens: new.prompt.len(), max: max_prompt });
-        }
-        if choices > self.config.max_num_seqs {
-            return Err(AddError::TooManyChoices { choices, max: self.config.max_num_seqs });
-        }
-        let mut ids: Vec<SequenceId> = std::iter::once(new.id).chain(new.children.iter().copied()).collect();
-        ids.sort_unstable();
-        let twice = ids.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
-        let in_use = || ids.iter().copied().find(|id| self.sequences.contains_key(id) || self.unforked.contains_key(id));
-        if let Some(id) = twice.or_else(in_use) {
-            return Err(AddError::DuplicateId(id));
-        }
-        if self.waiting.len() >= self.config.max_waiting {
-            return Err(AddError::QueueFull { max: self.config.max_waiting });
-        }
-        self.unforked.extend(new.children.iter().map(|child| (*child, new.id)));
-        let id = new.id;
-        let sequence = Sequence::new(new, self.next_arrival);
-        self.next_arrival += 1;
-        self.waiting.insert(sequence.rank, id);
-        self.sequences.insert(id, sequence);
-        Ok(())
-    }
-
-    /// Drops a sequence and frees its blocks at once; its tokens in flight are dropped at their commit. Children that are not forked yet
-    /// go with their parent; after that each is on its own. False when there is no such sequence.
-    pub fn abort(&mut self, id: SequenceId) -> bool {
-        if let Some(parent) = self.unforked.remove(&id) {
-            let parent = self.sequences.get_mut(&parent).expect("an unforked child has a parent");
-            parent.children.retain(|child| *child != id);
-            return true;
-        }
-        self.remove(id)
-    }
-
     /// What to compute next; the id of the step counts up from 0. An empty step while there is work means that everything waits for a commit.
     pub fn schedule(&mut self) -> Step {
         let step = Step { id: self.next_step, ..Step::default() };
         self.next_step += 1;
-        let mut builder = StepBuilder { step, budget: self.config.max_num_batched_tokens, num_decodes_ahead: 0, copy_sources: Vec::new() };
+        let mut builder = StepBuilder { step, budget: self.config.max_num_batched_tokens, num_decodes_ahead: 0 };
         self.schedule_running(&mut builder);
         // What a preemption has freed is for the sequences that run.
         if builder.step.preempted.is_empty() {
             self.admit_waiting(&mut builder);
         }
-        for block in builder.copy_sources {
-            self.allocator.release(block);
-        }
+        // The copies of a step may be made in any order: a block that is copied from is not reused within the step. Those who share it come
+        // one after another in order of service and write for the first time in the same step, so the last of them keeps it.
+        let mut sources = builder.step.block_copies.iter().map(|copy| copy.src);
+        assert!(sources.all(|block| self.allocator.ref_count(block) > 0), "a block that is copied from was freed");
         // Only now: within a step no sequence reads what another one writes.
         for scheduled in &builder.step.sequences {
             self.register_full_blocks(scheduled.id);
@@ -187,12 +95,7 @@ impl Scheduler {
         self.running.remove(sequence.rank);
         self.waiting.insert(sequence.rank, id);
         sequence.num_computed = 0;
-        let table = std::mem::take(&mut sequence.table);
-        if let Some(tail) = table.blocks().last().filter(|tail| builder.step.block_copies.iter().any(|copy| copy.src == **tail)) {
-            self.allocator.retain(*tail);
-            builder.copy_sources.push(*tail);
-        }
-        table.release(&mut self.allocator);
+        std::mem::take(&mut sequence.table).release(&mut self.allocator);
         self.counters.num_preemptions += 1;
         builder.step.preempted.push(id);
     }
@@ -291,60 +194,5 @@ impl Scheduler {
         let sequence = self.sequences.get_mut(&id).expect("only sequences that exist are registered");
         let num_known = sequence.num_computed.min(sequence.tokens.len());
         sequence.table.register(sequence.salt, &sequence.tokens[..num_known], &mut self.allocator);
-    }
-
-    /// Takes a sequence out. Whether it was there.
-    pub(crate) fn remove(&mut self, id: SequenceId) -> bool {
-        let Some(sequence) = self.sequences.remove(&id) else { return false };
-        let was_queued = self.running.remove(sequence.rank) || self.waiting.remove(sequence.rank);
-        assert!(was_queued, "a sequence is waiting or running");
-        for child in &sequence.children {
-            self.unforked.remove(child);
-        }
-        sequence.table.release(&mut self.allocator);
-        true
-    }
-
-    /// Known tokens of a sequence, prompt and output.
-    pub fn tokens(&self, id: SequenceId) -> Option<&[u32]> {
-        self.sequences.get(&id).map(|sequence| sequence.tokens.as_slice())
-    }
-
-    /// Blocks of a sequence in logical order. They are those of the last step that was made: take them before the next.
-    pub fn block_table(&self, id: SequenceId) -> Option<&[BlockId]> {
-        self.sequences.get(&id).map(|sequence| sequence.table.blocks())
-    }
-
-    /// Known output tokens of a sequence.
-    pub fn num_output_tokens(&self, id: SequenceId) -> Option<usize> {
-        self.sequences.get(&id).map(|sequence| sequence.tokens.len() - sequence.prompt_len)
-    }
-
-    /// Prompt tokens of a sequence.
-    pub fn prompt_len(&self, id: SequenceId) -> Option<usize> {
-        self.sequences.get(&id).map(|sequence| sequence.prompt_len)
-    }
-
-    /// Whether any sequence waits or runs.
-    pub fn has_work(&self) -> bool {
-        !self.sequences.is_empty()
-    }
-
-    /// Sequences that run.
-    pub fn num_running(&self) -> usize {
-        self.running.len()
-    }
-
-    /// Sequences that wait.
-    pub fn num_waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Forgets all prefixes, also those of running sequences.
-    pub fn clear_prefix_cache(&mut self) {
-        self.allocator.clear_cache();
-        for sequence in self.sequences.values_mut() {
-            sequence.table.skip_registering();
-        }
     }
 }

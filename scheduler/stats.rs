@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::block_allocator::BlockId;
-use crate::schedule::Scheduler;
+use crate::scheduler::Scheduler;
 
 /// Sizes now, and counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
