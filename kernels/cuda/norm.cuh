@@ -50,17 +50,14 @@ template <typename T, pagoda_norm_kind kKind> __global__ void rms_norm_kernel(co
     const int vec_idx = threadIdx.x + i * blockDim.x;
     if (vec_idx >= num_vecs) break;
     V y;
+    if constexpr (kKind == PAGODA_NORM_ADD) y = V::load(residual_gmem, vec_idx);
 #pragma unroll
-    for (int e = 0; e < V::kSize; ++e)
-      y.elems[e] = from_f32<T>(to_f32(v_frag[i].elems[e]) * scale * p.weight[vec_idx * V::kSize + e]);
-    if constexpr (kKind == PAGODA_NORM_ADD) {
-      const V r = V::load(residual_gmem, vec_idx);
-#pragma unroll
-      for (int e = 0; e < V::kSize; ++e) y.elems[e] = from_f32<T>(to_f32(y.elems[e]) + to_f32(r.elems[e]));
-      y.store(residual_gmem, vec_idx);
-    } else {
-      y.store(out_gmem, vec_idx);
+    for (int e = 0; e < V::kSize; ++e) {
+      const float normed = to_f32(v_frag[i].elems[e]) * scale * p.weight[vec_idx * V::kSize + e];
+      // Added before the rounding: the norm may cancel most of the residual.
+      y.elems[e] = from_f32<T>(kKind == PAGODA_NORM_ADD ? to_f32(y.elems[e]) + normed : normed);
     }
+    y.store(kKind == PAGODA_NORM_ADD ? residual_gmem : out_gmem, vec_idx);
   }
 }
 
