@@ -1,6 +1,7 @@
 //! The kinds of backend behind pagoda's server, and the one trait over them.
 //!
 //! Knows the engine; knows no wire format of a client (`server/`) and no sockets it listens on.
+#![forbid(unsafe_code)]
 
 mod backend;
 pub mod config;
