@@ -45,7 +45,7 @@ fn is_c_like(path: &str) -> bool {
 }
 
 fn is_test_path(path: &str) -> bool {
-    path.split('/').any(|part| part == "tests" || part == "benches" || part == "fuzz")
+    path.split('/').any(|part| ["tests", "tests.rs", "benches", "fuzz"].contains(&part))
 }
 
 /// The line of `#[cfg(test)]` above a module with a body.

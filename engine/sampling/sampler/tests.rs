@@ -1,1 +1,1 @@
-
+//! The sampler against hand-made rows of logits.

@@ -1,1 +1,1 @@
-
+//! Tokenisers from tokenizer.json and from GGUF vocabularies: encode, decode, specials.
