@@ -1,11 +1,15 @@
 //! pagoda's engine: devices, weights, models, sampling, text, and the thread that drives them.
 //!
-//! Arrows: `core -> runner -> models -> device`, `core -> scheduler`. Knows no wire format and no HTTP.
+//! Arrows: `loader -> core -> runner -> models -> device`, `core -> scheduler`. Knows no wire format and no HTTP.
 
+pub mod core;
 pub mod device;
 pub mod error;
+pub mod loader;
+pub mod memory_plan;
 pub mod models;
 pub mod request;
+pub mod runner;
 pub mod sampling;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,6 +1,7 @@
 //! One decoder over a table of families.
 
 pub mod config;
+pub mod decoder;
 pub mod families;
-pub mod limits;
-mod rope_parameters;
+pub mod layer;
+pub mod rope;

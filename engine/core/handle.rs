@@ -1,0 +1,154 @@
+//! `EngineHandle`: the way into the engine thread; `RequestStream`: the way out of it.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use async_channel::Receiver;
+use crossbeam_channel::{Sender, TrySendError};
+use parking_lot::Mutex;
+
+use super::command::{Command, RequestId};
+use super::stats::{EngineStats, StatsCells};
+use crate::error::{EngineError, Result};
+use crate::request::{Event, Request};
+
+/// What handle and engine thread share.
+pub(crate) struct Shared {
+    pub(crate) stats: StatsCells,
+    /// Why the engine thread ended; set once.
+    pub(crate) dead: Mutex<Option<String>>,
+    pub(crate) vocab_size: usize,
+    pub(crate) max_model_len: usize,
+    pub(crate) max_seqs: usize,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(vocab_size: usize, max_model_len: usize, max_seqs: usize) -> Shared {
+        let stats = StatsCells::default();
+        Shared { stats, dead: Mutex::new(None), vocab_size, max_model_len, max_seqs, next_id: AtomicU64::new(1) }
+    }
+
+    fn dead_reason(&self) -> String {
+        self.dead.lock().clone().unwrap_or_else(|| "the engine thread ended".into())
+    }
+}
+
+/// A handle on a running engine. Cheap to clone; the engine ends when all handles and streams are gone or `shutdown` is called.
+#[derive(Clone)]
+pub struct EngineHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: Sender<Command>,
+}
+
+impl EngineHandle {
+    /// Hands a request to the engine and returns its events.
+    ///
+    /// # Errors
+    /// `InvalidRequest` (what is out of range), `QueueFull`, `EngineDead`.
+    pub fn submit(&self, request: Request) -> Result<RequestStream> {
+        self.validate(&request)?;
+        let id = RequestId(self.shared.next_id.fetch_add(1, Relaxed));
+        let seed = request.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(id.0));
+        let (sender, events) = async_channel::unbounded();
+        match self.commands.try_send(Command::Add { id, request: Box::new(request), seed, events: sender }) {
+            Ok(()) => Ok(RequestStream { id, events, engine: self.clone(), ended: false }),
+            Err(TrySendError::Full(_)) => Err(EngineError::QueueFull(self.commands.len())),
+            Err(TrySendError::Disconnected(_)) => Err(EngineError::EngineDead(self.shared.dead_reason())),
+        }
+    }
+
+    /// Longest prompt plus output, in tokens.
+    pub fn max_model_len(&self) -> usize {
+        self.shared.max_model_len
+    }
+
+    /// Live numbers.
+    pub fn stats(&self) -> EngineStats {
+        self.shared.stats.load()
+    }
+
+    /// Err with the reason once the engine has ended.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub fn health(&self) -> std::result::Result<(), String> {
+        match &*self.shared.dead.lock() {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets all cached prefixes.
+    pub fn clear_prefix_cache(&self) {
+        let _ = self.commands.send(Command::ClearPrefixCache);
+    }
+
+    /// Lets running requests finish, refuses new ones, then ends the engine thread.
+    pub fn shutdown(&self) {
+        let _ = self.commands.send(Command::Shutdown);
+    }
+
+    fn validate(&self, request: &Request) -> Result<()> {
+        let shared = &self.shared;
+        if request.prompt.is_empty() {
+            return Err(EngineError::InvalidRequest("prompt is empty; at least one token is needed".into()));
+        }
+        if request.prompt.len() >= shared.max_model_len {
+            let (len, max) = (request.prompt.len(), shared.max_model_len - 1);
+            return Err(EngineError::InvalidRequest(format!("prompt is too long: {len} tokens > {max} maximum")));
+        }
+        if let Some(token) = request.prompt.iter().find(|&&t| t as usize >= shared.vocab_size) {
+            return Err(EngineError::InvalidRequest(format!("prompt token {token} is outside the vocabulary of {}", shared.vocab_size)));
+        }
+        if request.sampling.n as usize > shared.max_seqs {
+            let (n, max) = (request.sampling.n, shared.max_seqs);
+            return Err(EngineError::InvalidRequest(format!("n is {n}, but at most {max} sequences run at once")));
+        }
+        request.sampling.validate(shared.vocab_size)
+    }
+}
+
+/// The events of one request. Dropping it aborts what still runs.
+pub struct RequestStream {
+    id: RequestId,
+    events: Receiver<Event>,
+    engine: EngineHandle,
+    ended: bool,
+}
+
+impl RequestStream {
+    /// The next event; None after the final one.
+    pub async fn next(&mut self) -> Option<Event> {
+        let event = self.events.recv().await.ok();
+        self.note(event)
+    }
+
+    /// The next event, waiting on this thread; None after the final one.
+    pub fn next_blocking(&mut self) -> Option<Event> {
+        let event = self.events.recv_blocking().ok();
+        self.note(event)
+    }
+
+    /// Ends one of several outputs early; its `Finished` event still comes. The last running output is ended by dropping the stream.
+    pub fn end_choice(&self, choice: u32) {
+        // A full queue only means that the output runs to its own end; its tokens are ignored by whoever called this.
+        let _ = self.engine.commands.try_send(Command::EndChoice { id: self.id, choice });
+    }
+
+    /// A channel closed without a final event means that the engine died: say so, once.
+    fn note(&mut self, event: Option<Event>) -> Option<Event> {
+        match event {
+            Some(event) => {
+                self.ended |= matches!(event, Event::Done(_) | Event::Failed { .. });
+                Some(event)
+            }
+            None if self.ended => None,
+            None => {
+                self.ended = true;
+                Some(Event::Failed { message: format!("engine ended: {}", self.engine.shared.dead_reason()), caller_fault: false })
+            }
+        }
+    }
+}

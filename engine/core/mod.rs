@@ -1,0 +1,12 @@
+//! The engine thread: drains commands, schedules, executes, commits, emits. The world talks to it through `EngineHandle`.
+
+pub mod command;
+pub mod engine;
+pub mod handle;
+mod requests;
+mod steps;
+pub mod stats;
+
+pub use engine::{EngineConfig, start};
+pub use handle::{EngineHandle, RequestStream};
+pub use stats::EngineStats;

@@ -1,0 +1,74 @@
+//! Live numbers of the engine, written by its thread after each step and read by anybody without a lock.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EngineStats {
+    /// Sequences in the running batch.
+    pub num_running: usize,
+    /// Sequences waiting.
+    pub num_waiting: usize,
+    /// Blocks of the KV pool.
+    pub num_blocks: usize,
+    /// Blocks held by sequences.
+    pub num_used_blocks: usize,
+    /// Slots allocated, summed over all steps.
+    pub kv_slots_allocated: u64,
+    /// Of these, slots that held a token.
+    pub kv_slots_used: u64,
+    /// Preemptions since start.
+    pub num_preemptions: u64,
+    /// Steps since start.
+    pub num_steps: u64,
+    /// Most sequences in one step.
+    pub max_running: usize,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_queries: u64,
+    /// Prompt tokens found there.
+    pub prefix_hits: u64,
+    /// Tokens computed (prompt and output) since start.
+    pub num_tokens: u64,
+    /// Microseconds the engine thread spent outside waiting for steps, summed.
+    pub host_us: u64,
+}
+
+impl EngineStats {
+    /// Share of allocated slots that held no token, over all steps so far.
+    pub fn kv_waste(&self) -> f32 {
+        if self.kv_slots_allocated == 0 {
+            return 0.0;
+        }
+        1.0 - self.kv_slots_used as f32 / self.kv_slots_allocated as f32
+    }
+}
+
+macro_rules! cells {
+    ($($field:ident: $type:ty),* $(,)?) => {
+        /// The shared cells behind `EngineStats`.
+        #[derive(Default)]
+        pub(crate) struct StatsCells { $($field: AtomicU64),* }
+        impl StatsCells {
+            /// Publishes a snapshot.
+            pub(crate) fn store(&self, stats: &EngineStats) { $(self.$field.store(stats.$field as u64, Relaxed);)* }
+            /// Reads one. Fields may stem from neighbouring steps.
+            pub(crate) fn load(&self) -> EngineStats { EngineStats { $($field: self.$field.load(Relaxed) as $type),* } }
+        }
+    };
+}
+
+cells! {
+    num_running: usize,
+    num_waiting: usize,
+    num_blocks: usize,
+    num_used_blocks: usize,
+    kv_slots_allocated: u64,
+    kv_slots_used: u64,
+    num_preemptions: u64,
+    num_steps: u64,
+    max_running: usize,
+    prefix_queries: u64,
+    prefix_hits: u64,
+    num_tokens: u64,
+    host_us: u64,
+}

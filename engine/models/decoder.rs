@@ -1,0 +1,82 @@
+//! The decoder: embedding, layers, final norm, head. Every family is this code with another `ModelConfig`.
+//!
+//! Called by `runner/`. Knows devices and weights; knows nothing of requests, schedules or sampling.
+
+use super::config::ModelConfig;
+use super::layer::{Layer, Rotations, load_linear};
+use super::rope;
+use crate::device::{Device, Linear, StepTensors};
+use crate::error::Result;
+use crate::runner::workspace::Workspace;
+use crate::weights::checkpoint::{Checkpoint, LinearRole, VectorRole};
+
+/// A loaded model.
+pub struct Decoder<D: Device> {
+    /// Its shape.
+    pub config: ModelConfig,
+    /// None when the head's matrix serves as the embedding.
+    embedding: Option<D::Weight>,
+    layers: Vec<Layer<D>>,
+    final_norm: D::Vector,
+    lm_head: Linear<D>,
+    rotations: Rotations<D>,
+}
+
+impl<D: Device> Decoder<D> {
+    /// Loads a checkpoint; `progress` is called after each layer with (layers done, layers).
+    ///
+    /// # Errors
+    /// A damaged checkpoint or a device that is out of memory.
+    pub fn load(device: &D, checkpoint: &Checkpoint, max_positions: usize, progress: &mut dyn FnMut(usize, usize)) -> Result<Decoder<D>> {
+        let config = checkpoint.config.clone();
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for idx in 0..config.layers.len() {
+            layers.push(Layer::load(device, checkpoint, idx)?);
+            progress(idx + 1, config.layers.len());
+        }
+        let embedding = if config.tie_word_embeddings {
+            None
+        } else {
+            let mut host = checkpoint.linear(LinearRole::Embedding, 0)?;
+            Some(device.load_weight(host.parts.swap_remove(0))?)
+        };
+        let rotations = Rotations {
+            global: rope::load_table(device, &config.rope, max_positions)?,
+            local: config.rope_local.as_ref().map(|r| rope::load_table(device, r, max_positions)).transpose()?,
+        };
+        let final_norm = device.load_vector(&checkpoint.vector(VectorRole::FinalNorm, 0)?)?;
+        let lm_head = load_linear(device, checkpoint.linear(LinearRole::LmHead, 0)?)?;
+        Ok(Decoder { config, embedding, layers, final_norm, lm_head, rotations })
+    }
+
+    /// Runs all tokens of a step through the layers; `ws.residual` and `ws.delta` then hold the last hidden states for `logits`.
+    /// `kv` has one entry a layer.
+    ///
+    /// # Errors
+    /// A device fault.
+    pub fn forward(&self, device: &D, ws: &mut Workspace<D>, kv: &mut [D::KvLayer], step: &StepTensors<D>) -> Result<()> {
+        let table = self.embedding.as_ref().unwrap_or(&self.lm_head.parts[0]);
+        device.embedding(&mut ws.residual, table, step, self.config.embedding_scale)?;
+        for (idx, (layer, kv)) in self.layers.iter().zip(kv).enumerate() {
+            layer.forward(device, ws, kv, step, &self.rotations, idx == 0)?;
+        }
+        if self.config.post_norms {
+            device.rms_norm(&mut ws.normed, &ws.residual, &self.final_norm, self.config.rms_norm_eps)
+        } else {
+            device.add_rms_norm(&mut ws.normed, &mut ws.residual, &ws.delta, &self.final_norm, self.config.rms_norm_eps)
+        }
+    }
+
+    /// Logits of the rows named by `step.logit_rows`, into `ws.logits`: `[num_logit_rows, vocab]` f32.
+    ///
+    /// # Errors
+    /// A device fault.
+    pub fn logits(&self, device: &D, ws: &mut Workspace<D>, step: &StepTensors<D>) -> Result<()> {
+        device.gather_rows(&mut ws.gathered, &ws.normed, step)?;
+        device.linear(&mut ws.logits, &ws.gathered, &self.lm_head)?;
+        match self.config.final_soft_cap {
+            Some(cap) => device.soft_cap(&mut ws.logits, cap),
+            None => Ok(()),
+        }
+    }
+}

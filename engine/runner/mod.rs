@@ -1,0 +1,153 @@
+//! The runner: turns `StepInputs` into `StepOutputs` on a device. Owns model, KV cache, workspace and sampler slots.
+//!
+//! `execute` is the device half of a step; `executor.rs` runs it on its own thread so that scheduling can be one step ahead.
+
+pub mod executor;
+pub mod inputs;
+pub mod workspace;
+
+use std::sync::Arc;
+
+pub use inputs::{PromptRows, SequenceInput, SlotState, StepBounds, StepInputs, StepOutputs};
+
+use crate::device::{Device, KvShape, StepTensors};
+use crate::error::Result;
+use crate::models::decoder::Decoder;
+use crate::sampling::{SampleOutput, SampleRow};
+use inputs::Staging;
+use workspace::Workspace;
+
+/// A model on a device, ready to run steps.
+pub struct Runner<D: Device> {
+    device: Arc<D>,
+    decoder: Decoder<D>,
+    workspace: Workspace<D>,
+    kv: Vec<D::KvLayer>,
+    step: StepTensors<D>,
+    staging: Staging,
+    bounds: StepBounds,
+    slots: Vec<Option<SlotState>>,
+    last_tokens: D::Ints,
+}
+
+/// What a row of hidden states needs logits for.
+enum RowUse {
+    /// A run of the flat list of samples.
+    Sample { first: usize, count: usize },
+    /// Prompt logprobs of the token that follows.
+    Prompt { sequence: usize, top: usize, token: u32 },
+}
+
+impl<D: Device> Runner<D> {
+    /// Takes workspace and KV pool. `kv` is the shape of one layer's pool.
+    ///
+    /// # Errors
+    /// A device that is out of memory.
+    pub fn new(device: Arc<D>, decoder: Decoder<D>, kv: KvShape, bounds: StepBounds) -> Result<Runner<D>> {
+        let workspace = Workspace::new(&*device, &decoder.config, bounds.max_tokens, bounds.max_logit_rows)?;
+        let layers = decoder.config.layers.iter().map(|_| device.alloc_kv(kv)).collect::<Result<_>>()?;
+        let step = inputs::alloc_step(&*device, &bounds)?;
+        let last_tokens = device.alloc_ints(bounds.max_seqs)?;
+        let slots = (0..bounds.max_seqs).map(|_| None).collect();
+        Ok(Runner { device, decoder, workspace, kv: layers, step, staging: Staging::default(), bounds, slots, last_tokens })
+    }
+
+    /// Runs one step: copies, inputs, forward, logits, sampling.
+    ///
+    /// # Errors
+    /// A device fault; the step's results are lost.
+    pub fn execute(&mut self, mut inputs: StepInputs) -> Result<StepOutputs> {
+        for (slot, state) in inputs.admitted.drain(..) {
+            self.slots[slot] = Some(state);
+        }
+        if !inputs.block_copies.is_empty() {
+            for layer in &mut self.kv {
+                self.device.copy_blocks(layer, &inputs.block_copies)?;
+            }
+        }
+        self.staging.write(&*self.device, &mut self.step, &inputs, self.bounds.block_size)?;
+        self.device.resolve_tokens(&mut self.step, &self.last_tokens)?;
+        self.decoder.forward(&*self.device, &mut self.workspace, &mut self.kv, &self.step)?;
+        self.sample(&inputs)
+    }
+
+    /// Logits and sampling in groups of at most `max_logit_rows` rows.
+    fn sample(&mut self, inputs: &StepInputs) -> Result<StepOutputs> {
+        let samples: Vec<(usize, u32)> = inputs.sequences.iter().flat_map(|s| s.samples.iter().copied()).collect();
+        let rows = logit_rows(inputs);
+        let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::with_capacity(samples.len()), prompt_logprobs: Vec::new() };
+        for group in rows.chunks(self.bounds.max_logit_rows) {
+            let indices: Vec<i32> = group.iter().map(|(row, _)| *row as i32).collect();
+            self.device.write_ints(&mut self.step.logit_rows, &indices)?;
+            self.step.num_logit_rows = group.len();
+            self.decoder.logits(&*self.device, &mut self.workspace, &self.step)?;
+            self.prompt_logprobs(group, &mut outputs)?;
+            self.sample_group(group, &samples, &mut outputs.sampled)?;
+        }
+        self.remember(&samples, &outputs.sampled);
+        Ok(outputs)
+    }
+
+    fn prompt_logprobs(&self, group: &[(usize, RowUse)], outputs: &mut StepOutputs) -> Result<()> {
+        for (i, (_, row_use)) in group.iter().enumerate() {
+            let RowUse::Prompt { sequence, top, token } = *row_use else { continue };
+            let entries = self.device.row_logprobs(&self.workspace.logits, &[(i, token)], top)?;
+            match outputs.prompt_logprobs.last_mut() {
+                Some((last, list)) if *last == sequence => list.extend(entries),
+                _ => outputs.prompt_logprobs.push((sequence, entries)),
+            }
+        }
+        Ok(())
+    }
+
+    fn sample_group(&mut self, group: &[(usize, RowUse)], samples: &[(usize, u32)], out: &mut Vec<SampleOutput>) -> Result<()> {
+        let mut rows = Vec::new();
+        for (logits_row, (_, row_use)) in group.iter().enumerate() {
+            let RowUse::Sample { first, count } = *row_use else { continue };
+            for &(slot, output_index) in &samples[first..first + count] {
+                let state = self.slots[slot].as_ref().expect("slot was admitted before it samples");
+                rows.push(SampleRow {
+                    logits_row,
+                    slot,
+                    params: &state.params,
+                    seed: state.seed,
+                    stop_ids: &state.stop_ids,
+                    output_index,
+                    choice: state.choice,
+                    history: &state.history,
+                });
+            }
+        }
+        if !rows.is_empty() {
+            out.extend(self.device.sample(&mut self.workspace.logits, &rows, &mut self.last_tokens)?);
+        }
+        Ok(())
+    }
+
+    /// Adds the sampled tokens to the histories that penalties read.
+    fn remember(&mut self, samples: &[(usize, u32)], sampled: &[SampleOutput]) {
+        for (&(slot, _), output) in samples.iter().zip(sampled) {
+            if let Some(state) = &mut self.slots[slot] {
+                state.history.push(output.token);
+            }
+        }
+    }
+}
+
+/// Rows that need logits, in batch order.
+fn logit_rows(inputs: &StepInputs) -> Vec<(usize, RowUse)> {
+    let mut rows = Vec::new();
+    let (mut row, mut first) = (0, 0);
+    for (sequence, input) in inputs.sequences.iter().enumerate() {
+        if let Some(wanted) = &input.prompt_logprobs {
+            let row_of = |(i, &token): (usize, &u32)| (row + wanted.first + i, RowUse::Prompt { sequence, top: wanted.top, token });
+            rows.extend(wanted.next_tokens.iter().enumerate().map(row_of));
+        }
+        row += input.tokens.len();
+        if !input.samples.is_empty() {
+            rows.push((row - 1, RowUse::Sample { first, count: input.samples.len() }));
+            first += input.samples.len();
+        }
+    }
+    rows
+}
