@@ -43,7 +43,7 @@ pub struct EngineConfig {
 /// # Errors
 /// An invalid configuration, or the system has no thread to give.
 pub fn start(
-    pub(super) config: EngineConfig,
+    config: EngineConfig,
     execute: impl FnMut(StepInputs) -> Result<StepOutputs> + Send + 'static,
 ) -> Result<EngineHandle> {
     let scheduler = new_scheduler(&config)?;
