@@ -5,8 +5,6 @@
 pub mod core;
 pub mod device;
 pub mod error;
-pub mod loader;
-pub mod memory_plan;
 pub mod models;
 pub mod request;
 pub mod runner;

@@ -42,18 +42,25 @@ pub struct EngineConfig {
 ///
 /// # Errors
 /// An invalid configuration, or the system has no thread to give.
-pub fn start(
-    config: EngineConfig,
-    execute: impl FnMut(StepInputs) -> Result<StepOutputs> + Send + 'static,
-) -> Result<EngineHandle> {
+pub fn start(config: EngineConfig, execute: impl FnMut(StepInputs) -> Result<StepOutputs> + Send + 'static) -> Result<EngineHandle> {
     let scheduler = new_scheduler(&config)?;
     let executor = Executor::start(execute)?;
     let shared = Arc::new(Shared::new(config.vocab_size, config.scheduler.max_model_len, config.scheduler.max_num_seqs));
     let (sender, commands) = bounded(config.scheduler.max_waiting.max(1));
     let requests = Requests::new(config.scheduler.max_num_seqs, config.eos_token_ids.clone());
     let stats = EngineStats { num_blocks: config.scheduler.num_blocks, ..EngineStats::default() };
-    let engine =
-        Engine { config, scheduler, requests, commands, shared: shared.clone(), executor, in_flight: None, draining: false, restarts: 0, stats };
+    let engine = Engine {
+        config,
+        scheduler,
+        requests,
+        commands,
+        shared: shared.clone(),
+        executor,
+        in_flight: None,
+        draining: false,
+        restarts: 0,
+        stats,
+    };
     let thread = std::thread::Builder::new().name("pagoda-engine".into());
     thread.spawn(move || engine.run()).map_err(|e| EngineError::Device(format!("cannot start the engine thread: {e}")))?;
     Ok(EngineHandle { shared, commands: sender })

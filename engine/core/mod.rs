@@ -4,8 +4,8 @@ pub mod command;
 pub mod engine;
 pub mod handle;
 mod requests;
-mod steps;
 pub mod stats;
+mod steps;
 
 pub use engine::{EngineConfig, start};
 pub use handle::{EngineHandle, RequestStream};

@@ -91,10 +91,6 @@ impl Requests {
         self.active.get(&self.members.get(&id)?.request)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.active.is_empty()
-    }
-
     /// Gives a sequence that starts to run a sampler slot and the state it begins with.
     pub(super) fn admit(&mut self, id: SequenceId, tokens: &[u32]) -> (usize, SlotState) {
         let slot = self.free_slots.pop().expect("as many slots as running sequences");

@@ -4,4 +4,6 @@ pub mod config;
 pub mod decoder;
 pub mod families;
 pub mod layer;
+pub mod limits;
 pub mod rope;
+mod rope_parameters;

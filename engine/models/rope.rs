@@ -144,13 +144,12 @@ mod tests {
 
     #[test]
     fn per_dim_takes_long_divisors_only_beyond_the_original_length() {
-        let scaling = RopeScaling::PerDim {
-            short: vec![1.0; 4],
-            long: vec![2.0; 4],
-            original_max_position_embeddings: 16,
-            attention_factor: 1.5,
-        };
+        let scaling =
+            RopeScaling::PerDim { short: vec![1.0; 4], long: vec![2.0; 4], original_max_position_embeddings: 16, attention_factor: 1.5 };
         assert_eq!(inverse_frequencies(&config(scaling.clone()), 16).0[0], 1.0);
-        assert_eq!(inverse_frequencies(&config(scaling), 17), (inverse_frequencies(&config(RopeScaling::Linear { factor: 2.0 }), 1).0, 1.5));
+        assert_eq!(
+            inverse_frequencies(&config(scaling), 17),
+            (inverse_frequencies(&config(RopeScaling::Linear { factor: 2.0 }), 1).0, 1.5)
+        );
     }
 }

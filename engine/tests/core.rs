@@ -101,8 +101,7 @@ struct Answer {
 }
 
 fn collect(mut stream: RequestStream, n: usize) -> Answer {
-    let mut answer =
-        Answer { tokens: vec![Vec::new(); n], reasons: vec![None; n], prompt_logprobs: Vec::new(), usage: Usage::default() };
+    let mut answer = Answer { tokens: vec![Vec::new(); n], reasons: vec![None; n], prompt_logprobs: Vec::new(), usage: Usage::default() };
     assert!(matches!(stream.next_blocking(), Some(Event::Started { .. })), "Started comes first");
     loop {
         match stream.next_blocking().expect("a final event comes before the end") {
