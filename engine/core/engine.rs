@@ -67,7 +67,7 @@ pub fn start(config: EngineConfig, execute: impl FnMut(StepInputs) -> Result<Ste
 }
 
 fn new_scheduler(config: &EngineConfig) -> Result<Scheduler> {
-    Scheduler::new(config.scheduler.clone()).map_err(|e| EngineError::Option { option: "scheduler", reason: e.to_string() })
+    Scheduler::new(config.scheduler).map_err(|e| EngineError::Option { option: "scheduler", reason: e.to_string() })
 }
 
 pub(super) struct Engine {

@@ -2,6 +2,7 @@
 //!
 //! The fake really keeps tokens in paged blocks and answers with a hash of what it reads back, so that a wrong block table, slot or
 //! copy changes the tokens.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
