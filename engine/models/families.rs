@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::config::{Activation, LayerConfig, ModelConfig, MoeConfig};
 use super::limits::{MAX_CONTEXT, MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, check_config};
-use super::rope_parameters::{self, RopeInputs};
+use super::rope_parameters::{self, RopeInputs, context};
 use crate::error::{EngineError, Result};
 use crate::weights::json::{Fields, checkpoint_error, read_object};
 use crate::weights::names::{HF, HF_GEMMA, HF_MIXTRAL, HF_PHI3, Names};
@@ -207,8 +207,10 @@ fn build(family: &Family, fields: &Fields) -> Result<ModelConfig> {
     let windows = windows(family, fields, num_layers)?;
     let experts = experts(family, fields, num_layers, intermediate_size)?;
     let ropes = rope_parameters::read(fields, &RopeInputs { head_dim, has_local: family.name == "gemma3" })?;
+    let max_position_embeddings = context(&ropes.global.scaling, fields.size("max_position_embeddings", MAX_CONTEXT)?);
     let layers = (0..num_layers).map(|layer| LayerConfig {
-        window: windows[layer],
+        // A window as long as the context is none.
+        window: windows[layer].filter(|window| *window < max_position_embeddings),
         local_rope: ropes.local.is_some() && windows[layer].is_some(),
         moe: experts.is_some_and(|_| is_sparse(family, fields, layer)),
     });
@@ -222,7 +224,7 @@ fn build(family: &Family, fields: &Fields) -> Result<ModelConfig> {
         num_kv_heads,
         head_dim,
         rms_norm_eps: fields.opt_positive("rms_norm_eps")?.unwrap_or(1e-6),
-        max_position_embeddings: ropes.context(fields.size("max_position_embeddings", MAX_CONTEXT)?),
+        max_position_embeddings,
         tie_word_embeddings: fields.opt_flag("tie_word_embeddings")?.unwrap_or(family.tied),
         qkv_bias: bias(&family.qkv_bias, fields)?,
         o_bias: bias(&family.o_bias, fields)?,
@@ -243,15 +245,22 @@ fn build(family: &Family, fields: &Fields) -> Result<ModelConfig> {
         bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
     };
     if family.gemma {
-        // transformers rounds this factor to the type of the weights; activations here may be f32, so it stays exact, as in float32 runs.
-        config.embedding_scale = (hidden_size as f32).sqrt();
-        if let Some(scalar) = fields.opt_positive("query_pre_attn_scalar")? {
-            config.attention_scale = 1.0 / scalar.sqrt();
-        }
-        config.attention_soft_cap = fields.opt_positive("attn_logit_softcapping")?;
-        config.final_soft_cap = fields.opt_positive("final_logit_softcapping")?;
+        gemma(&mut config, fields)?;
     }
     Ok(config)
+}
+
+fn gemma(config: &mut ModelConfig, fields: &Fields) -> Result<()> {
+    // transformers rounds this factor to the type of the weights; activations here may be f32, so it stays exact, as in float32 runs.
+    config.embedding_scale = (config.hidden_size as f32).sqrt();
+    config.attention_scale = 1.0 / fields.opt_positive("query_pre_attn_scalar")?.unwrap_or(256.0).sqrt();
+    // Gemma 2 has caps unless a null says otherwise; Gemma 3 has none unless a number does.
+    let cap = |key: &str, default: f32| {
+        let absent = config.family == "gemma2" && !fields.has(key);
+        Ok(fields.opt_positive(key)?.or(absent.then_some(default)))
+    };
+    (config.attention_soft_cap, config.final_soft_cap) = (cap("attn_logit_softcapping", 50.0)?, cap("final_logit_softcapping", 30.0)?);
+    Ok(())
 }
 
 fn head_dim(family: &Family, fields: &Fields, hidden_size: usize, num_heads: usize) -> Result<usize> {
@@ -290,9 +299,9 @@ fn windows(family: &Family, fields: &Fields, num_layers: usize) -> Result<Vec<Op
         Windows::UpperLayers | Windows::AllWhenUsed => fields.opt_flag("use_sliding_window")?.unwrap_or(false),
         Windows::All | Windows::AllButEvery(_) => true,
     };
-    let window = if used { fields.opt_size("sliding_window", MAX_CONTEXT)? } else { None };
-    if window.is_none() && matches!(family.windows, Windows::AllButEvery(_)) {
-        return Err(fields.error("sliding_window", "is missing"));
+    let mut window = if used { fields.opt_size("sliding_window", MAX_CONTEXT)? } else { None };
+    if matches!(family.windows, Windows::AllButEvery(_)) {
+        window = window.or(Some(4096));
     }
     if let (Some(types), false) = (fields.opt_list("layer_types", MAX_LAYERS)?, matches!(family.windows, Windows::None)) {
         return layer_types(fields, types, num_layers, window);
@@ -311,7 +320,7 @@ fn windows(family: &Family, fields: &Fields, num_layers: usize) -> Result<Vec<Op
             for key in keys {
                 every = fields.opt_size(key, MAX_LAYERS)?.unwrap_or(every);
             }
-            Box::new(move |layer| (layer + 1) % every != 0)
+            Box::new(move |layer| !(layer + 1).is_multiple_of(every))
         }
     };
     Ok((0..num_layers).map(|layer| window.filter(|_| slides(layer))).collect())
@@ -365,3 +374,6 @@ fn is_sparse(family: &Family, fields: &Fields, layer: usize) -> bool {
     let listed = dense.is_some_and(|list| list.iter().any(|entry| entry.as_u64() == Some(layer as u64)));
     !listed && (layer + 1).is_multiple_of(step)
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,7 @@ pub fn check_config(c: &ModelConfig) -> Result<(), String> {
     if !c.num_heads.is_multiple_of(c.num_kv_heads) {
         return Err(format!("{} heads are no multiple of {} key/value heads", c.num_heads, c.num_kv_heads));
     }
-    if c.head_dim % 2 != 0 {
+    if !c.head_dim.is_multiple_of(2) {
         return Err(format!("head_dim is {}, expected an even number", c.head_dim));
     }
     if let Some(moe) = c.moe {
@@ -69,16 +69,29 @@ pub fn check_config(c: &ModelConfig) -> Result<(), String> {
 }
 
 fn check_rope(rope: &RopeConfig, head_dim: usize) -> Result<(), String> {
-    if rope.rotary_dim == 0 || rope.rotary_dim > head_dim || rope.rotary_dim % 2 != 0 {
+    if rope.rotary_dim == 0 || rope.rotary_dim > head_dim || !rope.rotary_dim.is_multiple_of(2) {
         return Err(format!("{} rotary dimensions, expected an even number up to head_dim {head_dim}", rope.rotary_dim));
     }
-    if !(rope.theta.is_finite() && rope.theta > 0.0) {
-        return Err(format!("rope theta is {}, expected a number above 0", rope.theta));
+    if !(rope.theta.is_finite() && rope.theta > 1.0) {
+        return Err(format!("rope theta is {}, expected a number above 1", rope.theta));
     }
-    if let RopeScaling::PerDim { short, long, .. } = &rope.scaling
-        && [short, long].into_iter().any(|list| list.len() != rope.rotary_dim / 2 || !list.iter().all(|x| x.is_finite() && *x > 0.0))
-    {
-        return Err(format!("rope factors: expected {} numbers above 0", rope.rotary_dim / 2));
+    let numbers: Vec<f32> = match &rope.scaling {
+        RopeScaling::None => Vec::new(),
+        RopeScaling::Linear { factor } => vec![*factor],
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => vec![*factor, *low_freq_factor, *high_freq_factor],
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, attention_factor, .. } => {
+            vec![*factor, *beta_fast, *beta_slow, attention_factor.unwrap_or(1.0)]
+        }
+        RopeScaling::PerDim { short, long, attention_factor, .. } => {
+            let pairs = rope.rotary_dim / 2;
+            if short.len() != pairs || long.len() != pairs {
+                return Err(format!("{} and {} rope factors, expected {pairs}", short.len(), long.len()));
+            }
+            [short.as_slice(), long, &[*attention_factor]].concat()
+        }
+    };
+    match numbers.iter().find(|number| !(number.is_finite() && **number > 0.0)) {
+        Some(number) => Err(format!("rope scaling holds {number}, expected numbers above 0")),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -6,4 +6,4 @@ pub mod families;
 pub mod layer;
 pub mod limits;
 pub mod rope;
-mod rope_parameters;
+pub(crate) mod rope_parameters;

@@ -26,16 +26,14 @@ pub struct Ropes {
 
 const DEFAULT_THETA: f32 = 10_000.0;
 
-impl Ropes {
-    /// The longest context: YaRN states the trained length and a factor, all others the extended length itself.
-    pub fn context(&self, max_position_embeddings: usize) -> usize {
-        match self.global.scaling {
-            RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
-                let extended = (original_max_position_embeddings as f64 * f64::from(factor)) as usize;
-                max_position_embeddings.max(extended.min(MAX_CONTEXT))
-            }
-            _ => max_position_embeddings,
+/// The longest context: YaRN states the trained length and a factor, all others the extended length itself.
+pub fn context(scaling: &RopeScaling, max_position_embeddings: usize) -> usize {
+    match *scaling {
+        RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+            let extended = (original_max_position_embeddings as f64 * f64::from(factor)) as usize;
+            max_position_embeddings.max(extended.min(MAX_CONTEXT))
         }
+        _ => max_position_embeddings,
     }
 }
 
@@ -79,7 +77,7 @@ fn one(fields: &Fields, parameters: Option<&Fields>, inputs: &RopeInputs, theta:
         None => fields.opt_positive(PARTIAL)?.unwrap_or(1.0),
     };
     let rotary_dim = (inputs.head_dim as f64 * f64::from(factor)) as usize;
-    if rotary_dim == 0 || rotary_dim % 2 != 0 || rotary_dim > inputs.head_dim {
+    if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > inputs.head_dim {
         let reason = format_args!("is {factor}, which rotates {rotary_dim} of {} dimensions, expected an even number", inputs.head_dim);
         return Err(fields.error(PARTIAL, reason));
     }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 pub use archs::ARCHS;
-pub use gguf_file::{GGUFS, write_tiny_gguf};
+pub use gguf_file::{GGUFS, GgufWriter, write_tiny_gguf};
 pub use tensors::{TinyTensor, tiny_tensors};
 
 /// Rows of every tiny vocabulary; the last three are `<|im_start|>`, `<|im_end|>` (EOS) and `<|pad|>`.

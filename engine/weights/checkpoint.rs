@@ -11,6 +11,7 @@ use crate::device::HostWeight;
 use crate::error::{EngineError, Result};
 use crate::models::config::ModelConfig;
 use crate::models::families;
+use crate::models::limits::check_config;
 
 /// Which matrix of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,7 +163,12 @@ impl Checkpoint {
     /// The files are missing or damaged, a tensor is missing or of the wrong shape or type, the architecture is unknown.
     pub fn open(path: &Path) -> Result<Checkpoint> {
         let meta = std::fs::metadata(path).map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
-        let mut checkpoint = if meta.is_dir() { Checkpoint::open_folder(path)? } else { gguf_model::open(path)? };
+        let gguf = if meta.is_dir() { lone_gguf(path) } else { Some(path.to_owned()) };
+        let mut checkpoint = match gguf {
+            Some(file) => gguf_model::open(&file)?,
+            None => Checkpoint::open_folder(path)?,
+        };
+        check_config(&checkpoint.config).map_err(|reason| EngineError::Checkpoint { path: path.to_owned(), reason })?;
         checkpoint.weight_bytes = checkpoint.check()?;
         Ok(checkpoint)
     }
@@ -230,9 +236,11 @@ impl Checkpoint {
     pub fn prefetch(&self, mut progress: impl FnMut(usize, usize)) {
         const STEP: usize = 16 << 20;
         const PAGE: usize = 4096;
-        let total = self.store.tensors.values().map(|tensor| tensor.bytes.len()).sum();
+        let mut tensors: Vec<_> = self.store.tensors.values().collect();
+        tensors.sort_by_key(|tensor| (tensor.file, tensor.bytes.as_slice().as_ptr()));
+        let total = tensors.iter().map(|tensor| tensor.bytes.len()).sum();
         let mut done = 0;
-        for tensor in self.store.tensors.values() {
+        for tensor in tensors {
             for chunk in tensor.bytes.as_slice().chunks(STEP) {
                 std::hint::black_box(chunk.iter().step_by(PAGE).fold(0u8, |sum, byte| sum ^ byte));
                 done += chunk.len();
@@ -349,4 +357,14 @@ impl Plan {
     fn part_rows(&self) -> Vec<usize> {
         if self.stems.len() == self.rows.len() { self.rows.clone() } else { vec![self.rows.iter().sum()] }
     }
+}
+
+/// The only .gguf file of a folder that has no config.json.
+fn lone_gguf(folder: &Path) -> Option<PathBuf> {
+    if folder.join("config.json").exists() {
+        return None;
+    }
+    let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let mut ggufs = files.filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    ggufs.next().filter(|_| ggufs.next().is_none())
 }

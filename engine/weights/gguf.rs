@@ -115,7 +115,7 @@ fn alignment(metadata: &HashMap<String, GgufValue>) -> Parsed<usize> {
 /// Turns offsets into ranges of the file and checks that they lie in it, side by side.
 fn place(tensors: &mut [GgufTensor], data_start: usize, alignment: usize, file_len: usize) -> Parsed<()> {
     for tensor in tensors.iter_mut() {
-        if tensor.start % alignment != 0 {
+        if !tensor.start.is_multiple_of(alignment) {
             return Err(format!("tensor `{}`: offset {} is no multiple of the alignment {alignment}", tensor.name, tensor.start));
         }
         let start = data_start.checked_add(tensor.start);

@@ -15,7 +15,8 @@ use super::store::{StoredTensor, TensorStore};
 use crate::device::RopeStyle;
 use crate::error::{EngineError, Result};
 use crate::models::config::{Activation, LayerConfig, ModelConfig, MoeConfig, RopeConfig, RopeScaling};
-use crate::models::limits::{MAX_CONTEXT, MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, check_config};
+use crate::models::limits::{MAX_CONTEXT, MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
+use crate::models::rope_parameters::context;
 
 /// An architecture of GGUF files.
 struct Arch {
@@ -69,7 +70,6 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     let (vocab, text, eos_token_ids) = gguf_text::read(&keys)?;
     config.eos_token_ids = eos_token_ids;
     config.bos_token_id = vocab.bos;
-    check_config(&config).map_err(|reason| checkpoint_error(path, reason))?;
     Ok(Checkpoint {
         path: path.to_owned(),
         config,
@@ -92,6 +92,7 @@ fn build(arch: &Arch, keys: &Keys, store: &TensorStore) -> Result<ModelConfig> {
         return Err(keys.error("{arch}.attention.value_length", format_args!("differs from the key length {head_dim}")));
     }
     let rope = rope(arch, keys, store, head_dim)?;
+    let max_position_embeddings = context(&rope.scaling, keys.size("{arch}.context_length", MAX_CONTEXT)?);
     let windows = windows(arch, keys, num_layers)?;
     let moe = experts(keys)?;
     let has_bias = |stem: &str| store.contains(&format!("blk.0.{stem}.bias"));
@@ -102,8 +103,12 @@ fn build(arch: &Arch, keys: &Keys, store: &TensorStore) -> Result<ModelConfig> {
         }
         false => None,
     };
-    let layers =
-        windows.iter().map(|window| LayerConfig { window: *window, local_rope: local.is_some() && window.is_some(), moe: moe.is_some() });
+    let layers = windows.into_iter().map(|window| LayerConfig {
+        // A window as long as the context is none.
+        window: window.filter(|window| *window < max_position_embeddings),
+        local_rope: local.is_some() && window.is_some(),
+        moe: moe.is_some(),
+    });
     let mut config = ModelConfig {
         family: arch.name,
         vocab_size: vocab_size(keys, store)?,
@@ -113,7 +118,7 @@ fn build(arch: &Arch, keys: &Keys, store: &TensorStore) -> Result<ModelConfig> {
         num_kv_heads,
         head_dim,
         rms_norm_eps: keys.float("{arch}.attention.layer_norm_rms_epsilon")?,
-        max_position_embeddings: keys.size("{arch}.context_length", MAX_CONTEXT)?,
+        max_position_embeddings,
         tie_word_embeddings: !store.contains("output.weight"),
         qkv_bias: has_bias("attn_q") || has_bias("attn_qkv"),
         o_bias: has_bias("attn_output"),
@@ -163,7 +168,7 @@ fn windows(arch: &Arch, keys: &Keys, num_layers: usize) -> Result<Vec<Option<usi
     let pattern = keys.window_pattern("{arch}.attention.sliding_window_pattern", num_layers)?;
     let slides = |layer: usize| match &pattern {
         Some(pattern) => pattern[layer],
-        None => arch.full_every == 0 || (layer + 1) % arch.full_every != 0,
+        None => !(layer + 1).is_multiple_of(arch.full_every),
     };
     Ok((0..num_layers).map(|layer| window.filter(|_| slides(layer))).collect())
 }

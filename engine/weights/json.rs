@@ -86,6 +86,11 @@ impl Fields {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether the key is there, be it null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// An error that names file and key.
     pub fn error(&self, key: &str, reason: impl std::fmt::Display) -> EngineError {
         checkpoint_error(&self.path, format!("`{}{key}` {reason}", self.prefix))

@@ -17,3 +17,6 @@ mod text_files;
 
 pub use checkpoint::Checkpoint;
 pub use names::Names;
+
+#[cfg(test)]
+mod tests;

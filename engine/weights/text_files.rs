@@ -111,10 +111,13 @@ fn read_generation(path: &Path) -> Result<(GenerationDefaults, Vec<u32>)> {
     let fields = Fields::new(path, map);
     let mut defaults = GenerationDefaults {
         temperature: fields.opt_non_negative("temperature")?,
-        top_p: fields.opt_positive("top_p")?.filter(|p| *p <= 1.0),
+        top_p: fields.opt_positive("top_p")?,
         top_k: fields.opt_count("top_k", u32::MAX as usize)?.map(|k| k as u32),
         repetition_penalty: fields.opt_positive("repetition_penalty")?,
     };
+    if let Some(top_p) = defaults.top_p.filter(|p| *p > 1.0) {
+        return Err(fields.error("top_p", format_args!("is {top_p}, expected at most 1")));
+    }
     if fields.opt_flag("do_sample")? == Some(false) {
         defaults.temperature = Some(0.0);
     }
