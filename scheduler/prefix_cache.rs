@@ -252,12 +252,20 @@ mod tests {
 
     #[test]
     fn equal_hashes_are_told_apart() {
-        let mut cache = PrefixCache::new(2);
-        let hash = chained_hash(0, &[1, 2]);
-        let other = Node { hash, parent: None, salt: 0, tokens: [8, 9].into(), blocks: vec![BlockId(0)], num_children: 0 };
-        cache.node_of_block[0] = Some(cache.insert_node(other));
-        assert_eq!(cache.find(0, &[1, 2], 2), []);
-        assert_eq!(cache.attach(BlockId(1), ROOT, 0, &[1, 2]), None);
-        assert_eq!(cache.find(0, &[1, 2], 2), [BlockId(1)]);
+        // In the place of each hash of 1 2 | 3 4 there is something else already: other tokens, another salt, another parent.
+        let tokens = [1, 2, 3, 4];
+        let hashes = [chained_hash(0, &tokens[..2]), chained_hash(chained_hash(0, &tokens[..2]), &tokens[2..])];
+        let mut cache = PrefixCache::new(5);
+        let others = [(hashes[0], 0, [8, 9]), (hashes[0], 1, [1, 2]), (hashes[1], 0, [3, 4])];
+        for (block, (hash, salt, tokens)) in others.into_iter().enumerate() {
+            let blocks = vec![BlockId(block as u32)];
+            let node = Node { hash, parent: None, salt, tokens: tokens.into(), blocks, num_children: 0 };
+            cache.node_of_block[block] = Some(cache.insert_node(node));
+        }
+        assert_eq!(cache.find(0, &tokens, 2), []);
+        assert_eq!(cache.attach(BlockId(3), ROOT, 0, &tokens[..2]), None);
+        assert_eq!(cache.find(0, &tokens, 2), [BlockId(3)]);
+        assert_eq!(cache.attach(BlockId(4), Some(BlockId(3)), 0, &tokens[2..]), None);
+        assert_eq!(cache.find(0, &tokens, 2), [BlockId(3), BlockId(4)]);
     }
 }

@@ -196,3 +196,142 @@ impl Scheduler {
         sequence.table.register(sequence.salt, &sequence.tokens[..num_known], &mut self.allocator);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SchedulerConfig;
+    use crate::scheduler::tests::{CONFIG, commit_all, scheduler, sequence, shares};
+    use crate::sequence::NewSequence;
+    use crate::step::BlockCopy;
+
+    /// Schedules and commits one step; what was in it.
+    fn run_step(scheduler: &mut Scheduler) -> Vec<(u64, usize, usize)> {
+        let step = scheduler.schedule();
+        commit_all(scheduler, &step, 7, false);
+        shares(&step)
+    }
+
+    #[test]
+    fn a_long_prompt_comes_in_chunks_that_leave_room_for_the_others() {
+        let mut scheduler = scheduler(SchedulerConfig { max_num_batched_tokens: 8, ..CONFIG });
+        scheduler.add(sequence(1, 0, 3)).expect("it can run");
+        scheduler.add(sequence(2, 100, 20)).expect("it can run");
+        scheduler.add(sequence(3, 200, 4)).expect("it can run");
+        assert_eq!(run_step(&mut scheduler), [(1, 0, 3), (2, 0, 5)]);
+        assert_eq!(run_step(&mut scheduler), [(1, 3, 1), (2, 5, 7)]);
+        assert_eq!(run_step(&mut scheduler), [(1, 4, 1), (2, 12, 7)]);
+        assert_eq!(run_step(&mut scheduler), [(1, 5, 1), (2, 19, 1), (3, 0, 4)]);
+        assert_eq!(run_step(&mut scheduler), [(1, 6, 1), (2, 20, 1), (3, 4, 1)]);
+    }
+
+    #[test]
+    fn an_older_chunk_leaves_room_for_younger_decodes() {
+        let mut scheduler = scheduler(SchedulerConfig { max_num_batched_tokens: 4, ..CONFIG });
+        scheduler.add(NewSequence { priority: 1, ..sequence(1, 0, 3) }).expect("it can run");
+        run_step(&mut scheduler);
+        scheduler.add(sequence(2, 100, 20)).expect("it can run");
+        assert_eq!(run_step(&mut scheduler), [(1, 3, 1), (2, 0, 3)]);
+        assert_eq!(run_step(&mut scheduler), [(2, 3, 3), (1, 4, 1)]);
+    }
+
+    #[test]
+    fn lower_priorities_run_first_and_equal_ones_by_arrival() {
+        let mut scheduler = scheduler(SchedulerConfig { max_num_seqs: 1, ..CONFIG });
+        for (id, priority) in [(1, 0), (2, 5), (3, -1), (4, 0)] {
+            scheduler.add(NewSequence { priority, max_tokens: 1, ..sequence(id, 0, 3) }).expect("it can run");
+        }
+        let order: Vec<u64> = (0..4).map(|_| run_step(&mut scheduler)[0].0).collect();
+        assert_eq!(order, [3, 1, 4, 2]);
+    }
+
+    #[test]
+    fn blocks_of_a_queued_step_are_hits_and_one_token_is_computed_at_least() {
+        let mut scheduler = scheduler(CONFIG);
+        scheduler.add(sequence(1, 0, 8)).expect("it can run");
+        let queued = scheduler.schedule();
+        scheduler.add(sequence(2, 0, 8)).expect("it can run");
+        scheduler.add(NewSequence { use_prefix_cache: false, ..sequence(3, 0, 5) }).expect("it can run");
+        scheduler.add(NewSequence { salt: 1, ..sequence(4, 0, 4) }).expect("it can run");
+        let step = scheduler.schedule();
+        assert_eq!(shares(&step), [(1, 8, 1), (2, 4, 4), (3, 0, 5), (4, 0, 4)]);
+        assert_eq!(step.sequences[1].admitted, Some(Admission { cached_tokens: 4, resumed: false }));
+        commit_all(&mut scheduler, &queued, 7, false);
+        commit_all(&mut scheduler, &step, 7, false);
+        let stats = scheduler.stats();
+        assert_eq!((stats.num_prefix_query_tokens, stats.num_prefix_hit_tokens), (8 + 8 + 4, 4));
+    }
+
+    #[test]
+    fn the_head_of_an_old_prompt_outlives_its_tail() {
+        let mut scheduler = scheduler(SchedulerConfig { num_blocks: 6, max_model_len: 24, max_num_batched_tokens: 32, ..CONFIG });
+        for (id, first_token, prompt_len) in [(1, 0, 16), (2, 100, 15)] {
+            scheduler.add(NewSequence { max_tokens: 1, ..sequence(id, first_token, prompt_len) }).expect("it can run");
+            run_step(&mut scheduler);
+        }
+        assert_eq!(scheduler.stats().num_evictions, 2);
+        scheduler.add(sequence(3, 0, 16)).expect("it can run");
+        assert_eq!(run_step(&mut scheduler), [(3, 8, 8)]);
+    }
+
+    #[test]
+    fn the_last_of_the_lowest_priority_is_preempted_and_comes_back_first() {
+        let mut scheduler = scheduler(SchedulerConfig { num_blocks: 6, max_model_len: 24, prefix_caching: false, ..CONFIG });
+        for (id, priority) in [(1, 0), (2, 1), (3, 1)] {
+            scheduler.add(NewSequence { priority, max_tokens: 6, ..sequence(id, 100 * id as u32, 4) }).expect("it can run");
+        }
+        assert_eq!(run_step(&mut scheduler), [(1, 0, 4), (2, 0, 4), (3, 0, 4)]);
+        scheduler.add(NewSequence { priority: 1, ..sequence(4, 0, 4) }).expect("it can run");
+        for start in 4..8 {
+            assert_eq!(run_step(&mut scheduler), [(1, start, 1), (2, start, 1), (3, start, 1)]);
+        }
+        // Two blocks each, and all six are taken: sequence 1 takes those of 3.
+        let step = scheduler.schedule();
+        assert_eq!((shares(&step), &step.preempted[..]), (vec![(1, 8, 1), (2, 8, 1)], &[SequenceId(3)][..]));
+        assert_eq!(scheduler.tokens(SequenceId(3)).map(<[u32]>::len), Some(9));
+        commit_all(&mut scheduler, &step, 7, false);
+        let step = scheduler.schedule();
+        assert_eq!(shares(&step), [(3, 0, 9), (4, 0, 4)]);
+        assert_eq!(step.sequences[0].admitted, Some(Admission { cached_tokens: 0, resumed: true }));
+        assert_eq!(scheduler.stats().num_preemptions, 1);
+    }
+
+    #[test]
+    fn a_preempted_sequence_waits_for_its_token_in_flight() {
+        let mut scheduler = scheduler(SchedulerConfig { num_blocks: 2, max_model_len: 8, ..CONFIG });
+        for id in [1, 2] {
+            scheduler.add(sequence(id, 100 * id as u32, 4)).expect("it can run");
+        }
+        let first = scheduler.schedule();
+        let second = scheduler.schedule();
+        assert_eq!((shares(&second), &second.preempted[..]), (vec![(1, 4, 1)], &[SequenceId(2)][..]));
+        scheduler.abort(SequenceId(1));
+        assert!(scheduler.schedule().is_empty());
+        assert_eq!(commit_all(&mut scheduler, &first, 7, false).len(), 1);
+        // Sequence 1 got its block, so all is computed again.
+        assert_eq!(shares(&scheduler.schedule()), [(2, 0, 5)]);
+        assert_eq!(scheduler.tokens(SequenceId(2)), Some(&[200, 201, 202, 203, 7][..]));
+        commit_all(&mut scheduler, &second, 7, false);
+    }
+
+    #[test]
+    fn choices_share_the_prompt_and_copy_what_they_write_into() {
+        let mut scheduler = scheduler(CONFIG);
+        scheduler.add(NewSequence { children: vec![SequenceId(2), SequenceId(3)], ..sequence(1, 0, 6) }).expect("it can run");
+        scheduler.add(sequence(4, 100, 4)).expect("it can run");
+        scheduler.add(sequence(5, 200, 4)).expect("it can run");
+        let step = scheduler.schedule();
+        assert_eq!(shares(&step), [(1, 0, 6), (4, 0, 4)], "the fifth has to wait: children count");
+        assert_eq!(step.sequences[0].samples, [SequenceId(1), SequenceId(2), SequenceId(3)]);
+        assert_eq!((scheduler.num_running(), scheduler.num_waiting()), (4, 1));
+        let shared: Vec<BlockId> = scheduler.block_table(SequenceId(1)).expect("it runs").to_vec();
+        commit_all(&mut scheduler, &step, 7, false);
+        let step = scheduler.schedule();
+        assert_eq!(shares(&step), [(1, 6, 1), (2, 6, 1), (3, 6, 1), (4, 4, 1)]);
+        let tables = [1, 2, 3].map(|id| scheduler.block_table(SequenceId(id)).expect("it runs"));
+        assert!(tables.iter().all(|table| table[0] == shared[0]) && tables[2] == shared);
+        let copies = [tables[0][1], tables[1][1]].map(|dst| BlockCopy { src: shared[1], dst });
+        assert_eq!(step.block_copies, copies, "the last one writes in place");
+        commit_all(&mut scheduler, &step, 7, false);
+    }
+}

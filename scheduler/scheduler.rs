@@ -151,3 +151,110 @@ impl Scheduler {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::step::{Committed, SampledToken, Step};
+
+    /// Blocks of 4 tokens, 16 of them; 4 sequences, 16 tokens a step.
+    pub(crate) const CONFIG: SchedulerConfig = SchedulerConfig {
+        block_size: 4,
+        num_blocks: 16,
+        max_num_seqs: 4,
+        max_num_batched_tokens: 16,
+        max_model_len: 64,
+        prefix_caching: true,
+        max_waiting: 4,
+    };
+
+    pub(crate) fn scheduler(config: SchedulerConfig) -> Scheduler {
+        Scheduler::new(config).expect("the config of a test is valid")
+    }
+
+    /// A sequence with tokens `first_token..` as its prompt.
+    pub(crate) fn sequence(id: u64, first_token: u32, prompt_len: u32) -> NewSequence {
+        NewSequence {
+            id: SequenceId(id),
+            prompt: (first_token..first_token + prompt_len).collect(),
+            max_tokens: 50,
+            priority: 0,
+            salt: 0,
+            use_prefix_cache: true,
+            children: Vec::new(),
+        }
+    }
+
+    /// Id, start and number of tokens of everything in the step.
+    pub(crate) fn shares(step: &Step) -> Vec<(u64, usize, usize)> {
+        step.sequences.iter().map(|scheduled| (scheduled.id.0, scheduled.start, scheduled.num_tokens)).collect()
+    }
+
+    /// Commits the same token for every sample of the step.
+    pub(crate) fn commit_all(scheduler: &mut Scheduler, step: &Step, token: u32, is_stop: bool) -> Vec<Committed> {
+        let ids = step.sequences.iter().flat_map(|scheduled| &scheduled.samples);
+        let sampled: Vec<SampledToken> = ids.map(|id| SampledToken { id: *id, token, is_stop }).collect();
+        let committed = scheduler.commit(step, &sampled);
+        scheduler.check_integrity();
+        committed
+    }
+
+    #[test]
+    fn what_can_never_run_is_refused() {
+        let mut scheduler = scheduler(CONFIG);
+        let children = |ids: &[u64]| ids.iter().copied().map(SequenceId).collect();
+        scheduler.add(NewSequence { children: children(&[2, 3]), ..sequence(1, 0, 5) }).expect("it can run");
+        let mut check = |new: NewSequence, error: AddError| assert_eq!(scheduler.add(new), Err(error));
+        check(sequence(9, 0, 0), AddError::EmptyPrompt);
+        check(NewSequence { max_tokens: 0, ..sequence(9, 0, 5) }, AddError::ZeroMaxTokens);
+        check(sequence(9, 0, 64), AddError::PromptTooLong { prompt_tokens: 64, max: 63 });
+        check(NewSequence { children: children(&[4, 5, 6, 7]), ..sequence(9, 0, 5) }, AddError::TooManyChoices { choices: 5, max: 4 });
+        check(sequence(1, 0, 5), AddError::DuplicateId(SequenceId(1)));
+        check(sequence(3, 0, 5), AddError::DuplicateId(SequenceId(3)));
+        check(NewSequence { children: children(&[2]), ..sequence(9, 0, 5) }, AddError::DuplicateId(SequenceId(2)));
+        check(NewSequence { children: children(&[9]), ..sequence(9, 0, 5) }, AddError::DuplicateId(SequenceId(9)));
+        for id in 10..13 {
+            scheduler.add(sequence(id, 0, 63)).expect("four may wait");
+        }
+        assert_eq!(scheduler.add(sequence(9, 0, 5)), Err(AddError::QueueFull { max: 4 }));
+        scheduler.check_integrity();
+    }
+
+    #[test]
+    fn abort_takes_unforked_children_along_and_no_others() {
+        let mut scheduler = scheduler(CONFIG);
+        let new = NewSequence { children: vec![SequenceId(2), SequenceId(3)], ..sequence(1, 0, 20) };
+        scheduler.add(new.clone()).expect("it can run");
+        let first_chunk = scheduler.schedule();
+        assert!(scheduler.abort(SequenceId(2)), "one choice less");
+        assert!(scheduler.abort(SequenceId(1)), "the parent and the other choice");
+        assert!(!scheduler.abort(SequenceId(3)) && !scheduler.has_work());
+        assert_eq!(scheduler.stats().num_used_blocks, 0);
+        assert_eq!(commit_all(&mut scheduler, &first_chunk, 7, false), []);
+
+        scheduler.add(new).expect("the ids are free again");
+        let last_chunk = scheduler.schedule();
+        assert_eq!(last_chunk.sequences[0].samples, [SequenceId(1), SequenceId(2), SequenceId(3)]);
+        assert!(scheduler.abort(SequenceId(1)));
+        let ids: Vec<u64> = commit_all(&mut scheduler, &last_chunk, 7, false).iter().map(|committed| committed.id.0).collect();
+        assert_eq!(ids, [2, 3]);
+        assert_eq!(scheduler.num_output_tokens(SequenceId(3)), Some(1));
+    }
+
+    #[test]
+    fn clearing_forgets_running_sequences_too() {
+        let mut scheduler = scheduler(CONFIG);
+        scheduler.add(sequence(1, 0, 10)).expect("it can run");
+        let step = scheduler.schedule();
+        scheduler.clear_prefix_cache();
+        commit_all(&mut scheduler, &step, 7, false);
+        for _ in 0..8 {
+            let step = scheduler.schedule();
+            commit_all(&mut scheduler, &step, 7, false);
+        }
+        scheduler.abort(SequenceId(1));
+        assert_eq!(scheduler.stats().num_evictable_blocks, 0);
+        scheduler.add(sequence(2, 0, 10)).expect("it can run");
+        assert_eq!(shares(&scheduler.schedule()), [(2, 0, 10)]);
+    }
+}

@@ -108,3 +108,52 @@ impl Scheduler {
         assert_eq!(num_used, num_holders.len(), "a block in use is in no block table");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::SchedulerConfig;
+    use crate::scheduler::tests::{CONFIG, commit_all, scheduler, sequence};
+    use crate::sequence::{NewSequence, SequenceId};
+
+    #[test]
+    fn shared_blocks_count_once() {
+        let mut scheduler = scheduler(CONFIG);
+        scheduler.add(NewSequence { children: vec![SequenceId(2), SequenceId(3)], ..sequence(1, 0, 6) }).expect("it can run");
+        let mut check = |num_used_blocks: usize, num_used_slots: usize| {
+            let step = scheduler.schedule();
+            let stats = scheduler.stats();
+            assert_eq!((stats.num_used_blocks, stats.num_used_slots), (num_used_blocks, num_used_slots));
+            assert_eq!(stats.num_allocated_slots, num_used_blocks * 4);
+            commit_all(&mut scheduler, &step, 7, false);
+        };
+        // Together: 4 + 2 slots. Then each has a block of its own for 4 5 and the token after: 4 + 3 * 3; two steps later 4 + 3 * (4 + 1).
+        check(2, 6);
+        check(4, 13);
+        check(4, 16);
+        check(7, 19);
+    }
+
+    #[test]
+    fn waste_is_below_4_percent_from_256_tokens_on() {
+        let config = SchedulerConfig {
+            block_size: 16,
+            num_blocks: 2048,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 1 << 16,
+            max_model_len: 512,
+            max_waiting: 64,
+            ..CONFIG
+        };
+        let mut scheduler = scheduler(config);
+        for id in 0..64 {
+            scheduler.add(NewSequence { max_tokens: 100, ..sequence(id, 1000 * id as u32, 256 + id as u32) }).expect("it can run");
+        }
+        for num_steps in 0..64 {
+            let step = scheduler.schedule();
+            let stats = scheduler.stats();
+            assert_eq!(stats.num_used_slots, 64 * (256 + num_steps) + 63 * 64 / 2);
+            assert!(stats.kv_waste() > 0.0 && stats.kv_waste() < 0.04, "{}", stats.kv_waste());
+            commit_all(&mut scheduler, &step, 7, false);
+        }
+    }
+}

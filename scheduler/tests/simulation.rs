@@ -15,7 +15,7 @@ use device::{Device, QueuedStep};
 use pagoda_scheduler::{Committed, Scheduler, SequenceId, Step};
 use workload::{Rng, Workload};
 
-const SEEDS: std::ops::Range<u64> = 0..300;
+const SEEDS: std::ops::Range<u64> = 0..1000;
 
 /// What happened over all seeds: the work must reach what it is to test.
 #[derive(Debug, Default)]
@@ -51,20 +51,23 @@ struct Simulation<'a> {
     rng: Rng,
     queued: VecDeque<QueuedStep>,
     progress: BTreeMap<SequenceId, Progress>,
+    /// Most steps that are queued while the next one is made.
+    num_ahead: usize,
     tick: u64,
     totals: &'a mut Totals,
 }
 
 impl<'a> Simulation<'a> {
-    fn new(workload: &'a Workload, totals: &'a mut Totals) -> Simulation<'a> {
+    fn new(workload: &'a Workload, num_ahead: usize, totals: &'a mut Totals) -> Simulation<'a> {
         let scheduler = Scheduler::new(workload.config).expect("the workload's config is valid");
         let device = Device::new(workload.config.num_blocks, workload.config.block_size);
         let (queued, progress) = (VecDeque::new(), BTreeMap::new());
-        Simulation { workload, scheduler, device, rng: Rng(workload.seed ^ 0x5eed), queued, progress, tick: 0, totals }
+        let rng = Rng(workload.seed ^ 0x5eed);
+        Simulation { workload, scheduler, device, rng, queued, progress, num_ahead, tick: 0, totals }
     }
 
-    /// The engine's loop: up to `num_ahead` steps are queued on the device while the next one is made.
-    fn run(&mut self, num_ahead: usize) {
+    /// The engine's loop.
+    fn run(&mut self) {
         let mut arrivals: VecDeque<usize> = (0..self.workload.requests.len()).collect();
         while !arrivals.is_empty() || self.scheduler.has_work() {
             while arrivals.front().is_some_and(|request| self.workload.requests[*request].arrives_at <= self.tick) {
@@ -78,7 +81,7 @@ impl<'a> Simulation<'a> {
                 self.queued.push_back(self.device.prepare(step, &self.scheduler));
             }
             assert!(!is_empty || !self.queued.is_empty() || !self.scheduler.has_work(), "nothing runs and nothing will");
-            while self.queued.len() > if is_empty { 0 } else { num_ahead } {
+            while self.queued.len() > if is_empty { 0 } else { self.num_ahead } {
                 self.execute_and_commit();
             }
             self.tick += 1;
@@ -179,7 +182,7 @@ impl<'a> Simulation<'a> {
             progress.is_over = finished.is_some();
             if finished.is_some() {
                 let num_steps = self.tick - progress.added_at;
-                let bound = self.workload.max_steps(progress.request, self.queued.len());
+                let bound = self.workload.max_steps(progress.request, self.num_ahead);
                 assert!(num_steps <= bound, "{id:?} took {num_steps} steps, more than {bound}");
             }
         }
@@ -205,7 +208,7 @@ fn outputs_are_those_of_an_infinite_pool() {
         let workload = Workload::new(seed);
         for num_ahead in [0, 1, 3] {
             println!("seed {seed}, {num_ahead} steps ahead, {:?}", workload.config);
-            Simulation::new(&workload, &mut totals).run(num_ahead);
+            Simulation::new(&workload, num_ahead, &mut totals).run();
         }
     }
     println!("{totals:?}");
