@@ -135,4 +135,19 @@ mod tests {
         assert_eq!(shares(&scheduler.schedule()), [(2, 8, 2)]);
         assert_eq!(scheduler.stats().num_prefix_hit_tokens, 8);
     }
+
+    #[test]
+    fn a_block_that_ended_in_flight_is_findable_after_the_commit() {
+        let mut scheduler = scheduler(CONFIG);
+        scheduler.add(sequence(1, 0, 6)).expect("it can run");
+        let steps = [scheduler.schedule(), scheduler.schedule(), scheduler.schedule()];
+        commit_all(&mut scheduler, &steps[0], 7, false);
+        assert_eq!(commit_all(&mut scheduler, &steps[1], 7, true)[0].finished, Some(Finish::Stop));
+        // Its tokens are 0 1 2 3 | 4 5 7 7; the queued third step computes the last.
+        let mut again = sequence(2, 0, 6);
+        again.prompt.extend([7, 7, 9]);
+        scheduler.add(again).expect("it can run");
+        assert_eq!(shares(&scheduler.schedule()), [(2, 8, 1)]);
+        assert_eq!(commit_all(&mut scheduler, &steps[2], 7, false), []);
+    }
 }

@@ -1,6 +1,5 @@
 //! Block allocator and prefix cache against a naive model that scans lists: 100,000 operations over a vocabulary of two tokens, in a pool
 //! that is nearly always full. After each operation every answer and the whole state are compared.
-#![expect(clippy::print_stdout, reason = "the seed is shown with a failure")]
 
 use pagoda_scheduler::{BlockAllocator, BlockId};
 use proptest::prelude::*;

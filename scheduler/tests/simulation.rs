@@ -4,7 +4,6 @@
 //!
 //! The fake model hashes everything that it reads through the block table, so that a wrong block, a lost copy, an early reuse or a false
 //! hit changes the output from there on. The device runs steps in order and as late as it may, and the sequences of a step in any order.
-#![expect(clippy::print_stdout, reason = "the seed is shown with a failure")]
 
 mod device;
 mod workload;
