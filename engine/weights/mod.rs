@@ -3,6 +3,7 @@
 //! Knows files and names; knows no device and no model arithmetic.
 
 pub mod checkpoint;
+pub mod dequant;
 pub mod format;
 pub mod gguf;
 mod gguf_keys;

@@ -1,0 +1,63 @@
+//! Gated activations and the soft cap.
+
+use super::math;
+use super::norm::{map_in_place, padded};
+use super::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
+use crate::models::config::Activation;
+
+/// out[i] = act(gate_up[i]) * gate_up[n + i], one row.
+pub struct Gated<'a> {
+    /// `[2n]`.
+    pub gate_up: &'a [f32],
+    /// `[n]`.
+    pub out: &'a mut [f32],
+    /// The function.
+    pub activation: Activation,
+}
+
+impl Kernel for Gated<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (gate, up) = self.gate_up.split_at(self.out.len());
+        match self.activation {
+            Activation::Silu => gated(s, gate, up, self.out, |v| math::silu(s, v)),
+            Activation::GeluTanh => gated(s, gate, up, self.out, |v| math::gelu_tanh(s, v)),
+            Activation::Gelu => gated(s, gate, up, self.out, |v| math::gelu(s, v)),
+        }
+    }
+}
+
+#[inline(always)]
+fn gated<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32], f: impl Fn(S::V) -> S::V) {
+    let whole = out.len() / LANES * LANES;
+    let mut i = 0;
+    while i < whole {
+        let v = f(s.load(lanes(gate, i)));
+        s.store(s.mul(v, s.load(lanes(up, i))), lanes_mut(out, i));
+        i += LANES;
+    }
+    if whole < out.len() {
+        let v = f(s.load(&padded(&gate[whole..])));
+        let mut last = [0.0; LANES];
+        s.store(s.mul(v, s.load(&padded(&up[whole..]))), &mut last);
+        let rest = out.len() - whole;
+        out[whole..].copy_from_slice(&last[..rest]);
+    }
+}
+
+/// x = cap * tanh(x / cap).
+pub struct SoftCap<'a> {
+    /// Updated.
+    pub x: &'a mut [f32],
+    /// The cap.
+    pub cap: f32,
+}
+
+impl Kernel for SoftCap<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        map_in_place(s, self.x, |v| math::soft_cap(s, v, self.cap));
+    }
+}

@@ -1,0 +1,208 @@
+//! Two 256-bit registers a vector: lanes 0..8 and 8..16.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Simd};
+
+/// Proof that the processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The proof, if it holds.
+    pub fn detect() -> Option<Avx2> {
+        let all = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        all.then_some(Avx2(()))
+    }
+}
+
+/// Lanes 0..8 and 8..16.
+#[derive(Clone, Copy)]
+pub struct Pair(__m256, __m256);
+
+/// Calls one intrinsic. Sound because an `Avx2` exists only where `detect` found the features; pointers come from arrays of the
+/// size that the intrinsic reads or writes.
+macro_rules! op {
+    ($call:expr) => {
+        // SAFETY: `self` proves the features; addresses are of arrays as large as the access, and no alignment is assumed.
+        unsafe { $call }
+    };
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn entry<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+impl Avx2 {
+    /// Lanes i, i + 4, i + 8, i + 12 summed in the order of `sum`.
+    #[inline(always)]
+    fn fold4(self, v: Pair) -> __m128 {
+        op!({
+            let v = _mm256_add_ps(v.0, v.1);
+            _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))
+        })
+    }
+}
+
+impl Simd for Avx2 {
+    type V = Pair;
+    type B = __m128i;
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        op!(entry(self, kernel))
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        op!(Pair(_mm256_set1_ps(x), _mm256_set1_ps(x)))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::V {
+        op!(Pair(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x[8..].as_ptr())))
+    }
+    #[inline(always)]
+    fn load_f32_bytes(self, x: &[u8; 64]) -> Self::V {
+        op!(Pair(_mm256_loadu_ps(x.as_ptr().cast()), _mm256_loadu_ps(x[32..].as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 32]) -> Self::V {
+        op!(Pair(_mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())), _mm256_cvtph_ps(_mm_loadu_si128(x[16..].as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 32]) -> Self::V {
+        op!({
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x[16..].as_ptr().cast()));
+            Pair(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)))
+        })
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V, out: &mut [f32; LANES]) {
+        op!(_mm256_storeu_ps(out.as_mut_ptr(), v.0));
+        op!(_mm256_storeu_ps(out[8..].as_mut_ptr(), v.1));
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        op!(Pair(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        op!(Pair(_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        op!(Pair(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        op!(Pair(_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        op!(Pair(_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        op!(Pair(_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        op!(Pair(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)))
+    }
+    #[inline(always)]
+    fn round(self, v: Self::V) -> Self::V {
+        op!(Pair(
+            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v.0),
+            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v.1)
+        ))
+    }
+    #[inline(always)]
+    fn pow2(self, v: Self::V) -> Self::V {
+        op!({
+            let low = _mm256_add_epi32(_mm256_cvtps_epi32(v.0), _mm256_set1_epi32(127));
+            let high = _mm256_add_epi32(_mm256_cvtps_epi32(v.1), _mm256_set1_epi32(127));
+            Pair(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high)))
+        })
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        op!({
+            let v = self.fold4(v);
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+    #[inline(always)]
+    fn sum4(self, v: [Self::V; 4]) -> [f32; 4] {
+        op!({
+            let [a, b, c, d] = [self.fold4(v[0]), self.fold4(v[1]), self.fold4(v[2]), self.fold4(v[3])];
+            let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+            let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+            let sums = _mm_add_ps(_mm_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm_shuffle_ps::<0b11_01_11_01>(ab, cd));
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), sums);
+            out
+        })
+    }
+    #[inline(always)]
+    fn max_lane(self, v: Self::V) -> f32 {
+        op!({
+            let v = _mm256_max_ps(v.0, v.1);
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+    #[inline(always)]
+    fn add_where(self, v: Self::V, mask: u16, x: f32) -> Self::V {
+        op!({
+            let (mask, x) = (_mm256_set1_epi32(i32::from(mask)), _mm256_set1_ps(x));
+            let (low, high) =
+                (_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), _mm256_setr_epi32(256, 512, 1024, 2048, 4096, 8192, 16384, 32768));
+            let low = _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(mask, low), low));
+            let high = _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(mask, high), high));
+            Pair(_mm256_add_ps(v.0, _mm256_and_ps(low, x)), _mm256_add_ps(v.1, _mm256_and_ps(high, x)))
+        })
+    }
+    #[inline(always)]
+    fn f16(self, bits: u16) -> f32 {
+        op!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
+    }
+    #[inline(always)]
+    fn bytes(self, b: &[u8; 16]) -> Self::B {
+        op!(_mm_loadu_si128(b.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn and(self, b: Self::B, mask: u8) -> Self::B {
+        op!(_mm_and_si128(b, _mm_set1_epi8(mask.cast_signed())))
+    }
+    #[inline(always)]
+    fn or(self, a: Self::B, b: Self::B) -> Self::B {
+        op!(_mm_or_si128(a, b))
+    }
+    #[inline(always)]
+    fn shr(self, b: Self::B, n: u32) -> Self::B {
+        op!(_mm_and_si128(_mm_srl_epi16(b, _mm_cvtsi32_si128(n.cast_signed())), _mm_set1_epi8((0xffu8 >> n).cast_signed())))
+    }
+    #[inline(always)]
+    fn shl(self, b: Self::B, n: u32) -> Self::B {
+        op!(_mm_and_si128(_mm_sll_epi16(b, _mm_cvtsi32_si128(n.cast_signed())), _mm_set1_epi8((0xffu8 << n).cast_signed())))
+    }
+    #[inline(always)]
+    fn u8_f32(self, b: Self::B) -> Self::V {
+        op!(Pair(
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(b, b)))
+        ))
+    }
+    #[inline(always)]
+    fn i8_f32(self, b: Self::B) -> Self::V {
+        op!(Pair(
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(b, b)))
+        ))
+    }
+}
