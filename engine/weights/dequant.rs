@@ -58,11 +58,8 @@ fn q8_0(b: &[u8], out: &mut [f32]) {
 
 /// (d * scale, dmin * min) of sub-block `j`; `b` is the 12 bytes of 6-bit scales and minima.
 fn scale_min(b: &[u8], j: usize, d: f32, dmin: f32) -> (f32, f32) {
-    let (scale, min) = if j < 4 {
-        (b[j] & 63, b[j + 4] & 63)
-    } else {
-        ((b[j + 4] & 15) | (b[j - 4] >> 6 << 4), (b[j + 4] >> 4) | (b[j] >> 6 << 4))
-    };
+    let (scale, min) =
+        if j < 4 { (b[j] & 63, b[j + 4] & 63) } else { ((b[j + 4] & 15) | (b[j - 4] >> 6 << 4), (b[j + 4] >> 4) | (b[j] >> 6 << 4)) };
     (d * f32::from(scale), dmin * f32::from(min))
 }
 

@@ -250,7 +250,14 @@ impl RowTile<'_> {
 
     /// R rows against G groups of 16 keys; the sum over dimensions is one chain an element, whatever R and G.
     #[inline(always)]
-    fn score_groups<S: Simd, const R: usize, const G: usize>(&self, s: S, queries: &[f32], source: &Keys<'_>, group: usize, out: &mut [f32]) {
+    fn score_groups<S: Simd, const R: usize, const G: usize>(
+        &self,
+        s: S,
+        queries: &[f32],
+        source: &Keys<'_>,
+        group: usize,
+        out: &mut [f32],
+    ) {
         let stride = self.stride();
         let mut acc = [[s.splat(0.0); G]; R];
         for i in 0..self.params.head_dim {

@@ -172,11 +172,8 @@ impl Blocks for Q8_0 {
 /// The scale and the negated minimum of sub-block `j` of a Q4_K or Q5_K block.
 #[inline(always)]
 fn scale_min(b: &[u8; 12], j: usize, d: f32, dmin: f32) -> (f32, f32) {
-    let (sc, m) = if j < 4 {
-        (b[j] & 63, b[j + 4] & 63)
-    } else {
-        ((b[j + 4] & 15) | (b[j - 4] >> 6 << 4), (b[j + 4] >> 4) | (b[j] >> 6 << 4))
-    };
+    let (sc, m) =
+        if j < 4 { (b[j] & 63, b[j + 4] & 63) } else { ((b[j + 4] & 15) | (b[j - 4] >> 6 << 4), (b[j + 4] >> 4) | (b[j] >> 6 << 4)) };
     (d * f32::from(sc), -(dmin * f32::from(m)))
 }
 

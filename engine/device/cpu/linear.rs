@@ -29,7 +29,11 @@ impl CpuDevice {
             let (part, start, column) = locate(&linear.parts, rows, task);
             let len = rows.min(part.host.n - start);
             let bias = linear.bias.as_ref().map(|bias| &bias.values.as_slice()[column..column + len]);
-            if tokens == 1 { self.vector_task(&out, x, part, start, len, column, bias) } else { self.panel_task(&out, x, part, start, len, linear.n, column, bias) }
+            if tokens == 1 {
+                self.vector_task(&out, x, part, start, len, column, bias)
+            } else {
+                self.panel_task(&out, x, part, start, len, linear.n, column, bias)
+            }
         });
     }
 
@@ -44,7 +48,16 @@ impl CpuDevice {
         (fitting.min(shared) / PANEL_ROWS * PANEL_ROWS).max(PANEL_ROWS)
     }
 
-    fn vector_task(&self, out: &SharedMut<'_, f32>, x: &[f32], part: &CpuWeight, start: usize, len: usize, column: usize, bias: Option<&[f32]>) {
+    fn vector_task(
+        &self,
+        out: &SharedMut<'_, f32>,
+        x: &[f32],
+        part: &CpuWeight,
+        start: usize,
+        len: usize,
+        column: usize,
+        bias: Option<&[f32]>,
+    ) {
         // SAFETY: every task has columns of its own.
         let out = unsafe { out.slice(column, len) };
         self.dispatch.run(MatVec { format: part.host.format, weight: part.rows(start, len), x, out: &mut *out });

@@ -2,8 +2,8 @@
 //!
 //! A token's sum runs over its experts in ascending order, whatever batch it is in.
 
-use super::activation::Gated;
 use super::CpuDevice;
+use super::activation::Gated;
 use crate::device::MoeWeights;
 
 /// Scratch of the op; grows to the largest step (the workspace bounds its tokens) and stays.

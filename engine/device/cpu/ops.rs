@@ -19,12 +19,12 @@ type CpuTensor = Tensor<CpuDevice>;
 
 impl CpuTensor {
     /// The rows in use.
-    fn values(&self) -> &[f32] {
+    pub(super) fn values(&self) -> &[f32] {
         &self.buffer.values.as_slice()[..self.rows * self.cols]
     }
 
     /// The rows in use, after setting their number.
-    fn values_mut(&mut self, rows: usize) -> &mut [f32] {
+    pub(super) fn values_mut(&mut self, rows: usize) -> &mut [f32] {
         self.set_rows(rows);
         &mut self.buffer.values.as_mut_slice()[..rows * self.cols]
     }
@@ -259,7 +259,7 @@ impl Device for CpuDevice {
                 None => sample_row(unsafe { values.slice(rows[index].logits_row * cols, cols) }, &rows[index]),
             };
             // SAFETY: every task has its own entry.
-            unsafe { slots.slice(index, 1) }[0] = Some(sampled);
+            unsafe { slots.set(index, Some(sampled)) };
         });
         let outputs: Vec<SampleOutput> = outputs.into_iter().map(|output| output.expect("every task ran")).collect();
         for (row, output) in rows.iter().zip(&outputs) {
@@ -276,7 +276,7 @@ impl Device for CpuDevice {
             let (row, token) = rows[index];
             let entry = token_logprobs(&values[row * cols..][..cols], token, top);
             // SAFETY: every task has its own entry.
-            unsafe { slots.slice(index, 1) }[0] = Some(entry);
+            unsafe { slots.set(index, Some(entry)) };
         });
         Ok(outputs.into_iter().map(|output| output.expect("every task ran")).collect())
     }

@@ -15,7 +15,14 @@ const TASK_TOKENS: usize = 16;
 
 impl CpuDevice {
     /// Every row of `qkv` at its position and slot; a slot of -1 stores nothing.
-    pub(super) fn rope_kv_slices(&self, qkv: &mut [f32], kv: &mut CpuKv, positions: &[i32], slots: &[i32], params: &RopeKvParams<'_, CpuDevice>) {
+    pub(super) fn rope_kv_slices(
+        &self,
+        qkv: &mut [f32],
+        kv: &mut CpuKv,
+        positions: &[i32],
+        slots: &[i32],
+        params: &RopeKvParams<'_, CpuDevice>,
+    ) {
         let cols = (params.num_heads + 2 * params.num_kv_heads) * params.head_dim;
         assert_eq!(qkv.len(), positions.len() * cols, "qkv rows of {cols} columns");
         assert_eq!((params.num_kv_heads, params.head_dim), (kv.shape.num_kv_heads, kv.shape.head_dim), "heads of the kv cache");
@@ -84,7 +91,14 @@ fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
     }
 }
 
-fn store_row(row: &[f32], k: &SharedElements<'_>, v: &SharedElements<'_>, block_size: usize, slot: usize, params: &RopeKvParams<'_, CpuDevice>) {
+fn store_row(
+    row: &[f32],
+    k: &SharedElements<'_>,
+    v: &SharedElements<'_>,
+    block_size: usize,
+    slot: usize,
+    params: &RopeKvParams<'_, CpuDevice>,
+) {
     match (k, v) {
         (SharedElements::F32(k), SharedElements::F32(v)) => store_as(row, k, v, block_size, slot, params, |x| x),
         (SharedElements::F16(k), SharedElements::F16(v)) => store_as(row, k, v, block_size, slot, params, f16::from_f32),
@@ -109,7 +123,7 @@ fn store_as<T>(
         let base = (block * heads + head) * dim * block_size;
         for (i, x) in keys[head * dim..][..dim].iter().enumerate() {
             // SAFETY: each token of a step has a slot of its own, so no other task writes this element.
-            unsafe { k.slice(base + i * block_size + offset, 1) }[0] = convert(*x);
+            unsafe { k.set(base + i * block_size + offset, convert(*x)) };
         }
         // SAFETY: as above.
         let out = unsafe { v.slice(base + offset * dim, dim) };

@@ -221,4 +221,14 @@ impl<'a, T> SharedMut<'a, T> {
         // SAFETY: in bounds, alive for 'a, and not aliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(first, len) }
     }
+
+    /// Element `index` = `value`.
+    ///
+    /// # Safety
+    /// As `slice`.
+    pub unsafe fn set(&self, index: usize, value: T) {
+        // SAFETY: the caller promises what `slice` asks for.
+        let element = unsafe { self.slice(index, 1) };
+        element[0] = value;
+    }
 }

@@ -193,16 +193,10 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn u8_f32(self, b: Self::B) -> Self::V {
-        op!(Pair(
-            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)),
-            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(b, b)))
-        ))
+        op!(Pair(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(b, b)))))
     }
     #[inline(always)]
     fn i8_f32(self, b: Self::B) -> Self::V {
-        op!(Pair(
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(b, b)))
-        ))
+        op!(Pair(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(b, b)))))
     }
 }
