@@ -5,6 +5,8 @@
 pub mod core;
 pub mod device;
 pub mod error;
+pub mod loader;
+pub mod memory_plan;
 pub mod models;
 pub mod request;
 pub mod runner;

@@ -1,0 +1,241 @@
+//! From a path to a running engine: open, plan memory, load, start. The only place that ties the parts together.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pagoda_scheduler::SchedulerConfig;
+use tracing::info;
+
+use crate::core::{EngineConfig, EngineHandle, start};
+use crate::device::cpu::CpuDevice;
+use crate::device::{DType, Device, KvShape};
+use crate::error::{EngineError, Result};
+use crate::memory_plan::{MemoryPlan, PlanRequest};
+use crate::models::config::ModelConfig;
+use crate::models::decoder::Decoder;
+use crate::runner::{Runner, StepBounds};
+use crate::text::chat_template::ChatTemplate;
+use crate::text::tokenizer::Tokenizer;
+use crate::weights::checkpoint::{Checkpoint, GenerationDefaults};
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvDtype {
+    /// What the device prefers.
+    #[default]
+    Auto,
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// How to run a model. `Default` holds the documented defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineOptions {
+    /// Compute threads; None: all cores.
+    pub threads: Option<usize>,
+    /// Element type of the KV cache.
+    pub kv_cache_dtype: KvDtype,
+    /// Longest prompt plus output; None: what the checkpoint allows, at most 32768 and what the memory holds.
+    pub max_model_len: Option<usize>,
+    /// Tokens of a KV block.
+    pub block_size: usize,
+    /// Bytes of the KV pool; None: planned from free memory.
+    pub kv_cache_bytes: Option<usize>,
+    /// Share of free memory that weights, workspace and KV pool may take together.
+    pub memory_utilization: f32,
+    /// Count this as the free memory instead of asking the system.
+    pub memory_limit_bytes: Option<usize>,
+    /// Sequences of a step.
+    pub max_num_seqs: usize,
+    /// Tokens of a step.
+    pub max_num_batched_tokens: usize,
+    /// Keep finished prefixes findable.
+    pub prefix_caching: bool,
+    /// Make the next step while the last one runs.
+    pub step_ahead: bool,
+    /// Requests that may wait.
+    pub max_waiting: usize,
+    /// Go on after a failed step.
+    pub restart_on_failure: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            threads: None,
+            kv_cache_dtype: KvDtype::Auto,
+            max_model_len: None,
+            block_size: 16,
+            kv_cache_bytes: None,
+            memory_utilization: 0.9,
+            memory_limit_bytes: None,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 512,
+            prefix_caching: true,
+            step_ahead: true,
+            max_waiting: 1024,
+            restart_on_failure: false,
+        }
+    }
+}
+
+impl EngineOptions {
+    fn validate(&self) -> Result<()> {
+        let check = |option: &'static str, ok: bool, reason: String| if ok { Ok(()) } else { Err(EngineError::Option { option, reason }) };
+        let block = self.block_size;
+        check("block_size", (1..=256).contains(&block) && block.is_power_of_two(), format!("{block} is not a power of two in 1..=256"))?;
+        let share = self.memory_utilization;
+        check("memory_utilization", share > 0.0 && share <= 1.0, format!("{share} is not in (0, 1]"))?;
+        let seqs = self.max_num_seqs;
+        check("max_num_seqs", (1..=4096).contains(&seqs), format!("{seqs} is not in 1..=4096"))?;
+        let tokens = self.max_num_batched_tokens;
+        check("max_num_batched_tokens", (1..=131_072).contains(&tokens), format!("{tokens} is not in 1..=131072"))?;
+        check("max_num_batched_tokens", tokens >= seqs, format!("{tokens} is less than max_num_seqs {seqs}"))?;
+        let waiting = self.max_waiting;
+        check("max_waiting", (1..=1_000_000).contains(&waiting), format!("{waiting} is not in 1..=1000000"))?;
+        let threads = self.threads.unwrap_or(1);
+        check("threads", (1..=1024).contains(&threads), format!("{threads} is not in 1..=1024"))?;
+        let len = self.max_model_len.unwrap_or(2);
+        check("max_model_len", len >= 2, format!("{len} is less than 2"))
+    }
+}
+
+/// Where a load has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// What is being done: "weights".
+    pub stage: &'static str,
+    /// Bytes done.
+    pub done_bytes: usize,
+    /// Bytes in all.
+    pub total_bytes: usize,
+}
+
+/// A running model and what callers need around it.
+pub struct LoadedModel {
+    /// The engine.
+    pub handle: EngineHandle,
+    /// Its tokeniser.
+    pub tokenizer: Tokenizer,
+    /// Its chat template, if the checkpoint has one.
+    pub chat_template: Option<ChatTemplate>,
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Sampling defaults of the checkpoint.
+    pub generation: GenerationDefaults,
+    /// Where the memory goes.
+    pub plan: MemoryPlan,
+    /// "cpu avx512".
+    pub device: String,
+}
+
+/// Opens the checkpoint at `path` (folder or .gguf file), loads it and starts an engine thread.
+///
+/// # Errors
+/// Options out of range, a damaged or unknown checkpoint, not enough memory: all before memory is taken.
+pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadProgress)) -> Result<LoadedModel> {
+    options.validate()?;
+    let checkpoint = Checkpoint::open(path)?;
+    let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text)?;
+    let chat_template = checkpoint.text.chat_template.as_deref().map(|source| ChatTemplate::new(source, &checkpoint.text)).transpose()?;
+    let device = Arc::new(CpuDevice::new(options.threads)?);
+    load_on(&device, &checkpoint, options, progress, |handle, plan| LoadedModel {
+        handle,
+        tokenizer,
+        chat_template,
+        config: checkpoint.config.clone(),
+        generation: checkpoint.generation.clone(),
+        plan,
+        device: device.name(),
+    })
+}
+
+/// The memory plan of a checkpoint, without loading it.
+///
+/// # Errors
+/// As `load`.
+pub fn plan(path: &Path, options: &EngineOptions) -> Result<(ModelConfig, MemoryPlan)> {
+    options.validate()?;
+    let checkpoint = Checkpoint::open(path)?;
+    let device = CpuDevice::new(options.threads)?;
+    let plan = plan_on(&device, &checkpoint, options)?;
+    Ok((checkpoint.config, plan))
+}
+
+fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptions) -> Result<MemoryPlan> {
+    let free_bytes = match options.memory_limit_bytes {
+        Some(bytes) => bytes,
+        None => device.free_memory()?,
+    };
+    MemoryPlan::new(&PlanRequest {
+        config: &checkpoint.config,
+        options,
+        kv_dtype: kv_dtype(device, options.kv_cache_dtype),
+        activation_dtype: device.activation_dtype(),
+        weight_bytes: checkpoint.weight_bytes(),
+        free_bytes,
+    })
+}
+
+fn load_on<D: Device, T>(
+    device: &Arc<D>,
+    checkpoint: &Checkpoint,
+    options: &EngineOptions,
+    progress: &mut dyn FnMut(LoadProgress),
+    finish: impl FnOnce(EngineHandle, MemoryPlan) -> T,
+) -> Result<T> {
+    let plan = plan_on(&**device, checkpoint, options)?;
+    let total_bytes = plan.weight_bytes;
+    let mut on_layer = |done: usize, layers: usize| {
+        progress(LoadProgress { stage: "weights", done_bytes: total_bytes / layers * done, total_bytes });
+    };
+    let decoder = Decoder::load(&**device, checkpoint, plan.max_model_len, &mut on_layer)?;
+    let config = &checkpoint.config;
+    let kv = KvShape {
+        num_blocks: plan.num_blocks,
+        block_size: options.block_size,
+        num_kv_heads: config.num_kv_heads,
+        head_dim: config.head_dim,
+        dtype: plan.kv_dtype,
+    };
+    let bounds = StepBounds {
+        max_tokens: options.max_num_batched_tokens,
+        max_seqs: options.max_num_seqs,
+        max_blocks_per_seq: plan.max_model_len.div_ceil(options.block_size),
+        block_size: options.block_size,
+        max_logit_rows: plan.max_logit_rows,
+    };
+    let mut runner = Runner::new(device.clone(), decoder, kv, bounds)?;
+    let engine = EngineConfig {
+        scheduler: SchedulerConfig {
+            block_size: options.block_size,
+            num_blocks: plan.num_blocks,
+            max_num_seqs: options.max_num_seqs,
+            max_num_batched_tokens: options.max_num_batched_tokens,
+            max_model_len: plan.max_model_len,
+            prefix_caching: options.prefix_caching,
+            max_waiting: options.max_waiting,
+        },
+        vocab_size: config.vocab_size,
+        eos_token_ids: config.eos_token_ids.clone(),
+        step_ahead: options.step_ahead,
+        restart_on_failure: options.restart_on_failure,
+    };
+    let handle = start(engine, move |inputs| runner.execute(inputs))?;
+    let (family, device_name) = (config.family, device.name());
+    info!(family, device = device_name, num_blocks = plan.num_blocks, max_model_len = plan.max_model_len, "engine ready");
+    Ok(finish(handle, plan))
+}
+
+fn kv_dtype<D: Device>(device: &D, wanted: KvDtype) -> DType {
+    match wanted {
+        KvDtype::Auto => device.default_kv_dtype(),
+        KvDtype::F32 => DType::F32,
+        KvDtype::F16 => DType::F16,
+        KvDtype::Bf16 => DType::BF16,
+    }
+}
