@@ -1,17 +1,16 @@
-//! Memory of the CPU device: zeroed, aligned to a cache line, of any plain element type.
+//! Memory of the CPU device: zeroed, aligned to a page, of any plain element type.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
+use memmap2::MmapMut;
 
 use crate::error::EngineError;
 
-/// One cache line; fixes the alignment.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// A fixed number of `T`, the first on a 64-byte boundary.
+/// A fixed number of `T`, the first on a page boundary.
+///
+/// An anonymous mapping and not the heap: an over-aligned zeroed allocation is written through by the standard library, which would touch
+/// a KV pool of gigabytes at start.
 pub struct Buffer<T: Pod> {
-    lines: Box<[Line]>,
+    pages: MmapMut,
     len: usize,
     element: std::marker::PhantomData<T>,
 }
@@ -23,8 +22,8 @@ impl<T: Pod> Buffer<T> {
     /// `OutOfMemory` naming `what`.
     pub fn zeroed(what: &str, len: usize) -> Result<Buffer<T>, EngineError> {
         let bytes = len.checked_mul(size_of::<T>());
-        let lines = bytes.and_then(|bytes| bytemuck::try_zeroed_slice_box::<Line>(bytes.div_ceil(64)).ok());
-        let Some(lines) = lines else {
+        let pages = bytes.and_then(|bytes| MmapMut::map_anon(bytes.max(1)).ok());
+        let Some(pages) = pages else {
             return Err(EngineError::OutOfMemory {
                 what: what.to_owned(),
                 needed_bytes: bytes.unwrap_or(usize::MAX),
@@ -32,7 +31,7 @@ impl<T: Pod> Buffer<T> {
                 hint: "use a shorter context, a smaller batch or a smaller model".to_owned(),
             });
         };
-        Ok(Buffer { lines, len, element: std::marker::PhantomData })
+        Ok(Buffer { pages, len, element: std::marker::PhantomData })
     }
 
     /// Number of elements.
@@ -47,11 +46,11 @@ impl<T: Pod> Buffer<T> {
 
     /// The elements.
     pub fn as_slice(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        bytemuck::cast_slice(&self.pages[..self.len * size_of::<T>()])
     }
 
     /// The elements, to be written.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        bytemuck::cast_slice_mut(&mut self.pages[..self.len * size_of::<T>()])
     }
 }
