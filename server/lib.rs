@@ -1,2 +1,32 @@
-//! HTTP front end of pagoda: Anthropic's and OpenAI's APIs over any backend.
+//! HTTP front end of pagoda: Anthropic's and OpenAI's APIs over any `InferenceBackend`.
+//!
+//! `run(listener, config, models, shutdown)` is all an embedder needs. Layers, outermost first: `listener` accepts connections,
+//! `connection` watches one socket, `front` does what every request needs (ids, CORS, keys, error bodies), `app` routes, and the folders
+//! `anthropic` and `openai` each know one wire dialect. Nothing below this crate sees a wire type.
 #![forbid(unsafe_code)]
+
+mod anthropic;
+mod app;
+mod auth;
+mod body;
+mod config;
+mod connection;
+mod cors;
+mod error;
+mod fields;
+mod front;
+#[doc(hidden)]
+pub mod fuzzing;
+mod health;
+mod ids;
+mod limits;
+mod listener;
+mod model_source;
+mod openai;
+mod sampling;
+mod sse;
+mod tokenize;
+
+pub use config::{CorsOrigins, ServerConfig};
+pub use listener::{ServerError, run};
+pub use model_source::{ModelSource, ServedModel};

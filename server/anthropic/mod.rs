@@ -1,0 +1,12 @@
+//! Anthropic's dialect: `/v1/messages` and `/v1/messages/count_tokens`. Nothing outside this folder knows its shapes.
+
+mod blocks;
+pub(crate) mod convert;
+mod count_tokens;
+mod messages;
+mod stream;
+mod tools;
+mod types;
+
+pub(crate) use count_tokens::count_tokens;
+pub(crate) use messages::messages;

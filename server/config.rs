@@ -1,0 +1,53 @@
+//! `ServerConfig`: what the front end can be told. The binary resolves it from options, environment and file.
+
+use std::time::Duration;
+
+/// Options of the server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Keys that open the API; empty: no key is asked for.
+    pub api_keys: Vec<String>,
+    /// Largest request body, bytes.
+    pub max_body_bytes: usize,
+    /// Requests that generate at the same time; one more is told to come back later.
+    pub max_concurrent_requests: usize,
+    /// Pages that may call the API from a browser.
+    pub cors_origins: CorsOrigins,
+    /// Longest time a request may take; None: as long as it needs.
+    pub request_timeout: Option<Duration>,
+    /// Longest time for a request's headers to arrive, also the longest idle time of a kept connection.
+    pub header_timeout: Duration,
+    /// Longest time that running requests get to finish after shutdown began.
+    pub drain_timeout: Duration,
+    /// Silence on a stream after which a ping is sent; clients expect 15 s at most.
+    pub ping_interval: Duration,
+    /// Served at `/version`.
+    pub version: String,
+}
+
+impl Default for ServerConfig {
+    /// No key, 32 MB bodies, any origin.
+    fn default() -> Self {
+        ServerConfig {
+            api_keys: Vec::new(),
+            max_body_bytes: 32 << 20,
+            max_concurrent_requests: 1024,
+            cors_origins: CorsOrigins::Any,
+            request_timeout: None,
+            header_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(10),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// Origins that a browser may call from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CorsOrigins {
+    /// Every page.
+    #[default]
+    Any,
+    /// These, as `scheme://host[:port]`.
+    List(Vec<String>),
+}

@@ -1,0 +1,127 @@
+//! `ChatStream`: a backend's events as chunks of a chat completion.
+
+use axum::body::Bytes;
+use pagoda_backends::{GenerateEvent, StopReason, TokenInfo, Usage};
+
+use super::convert::Format;
+use super::logprobs::ChatLogprobs;
+use super::types::{ChatChunk, ChatChunkChoice, ChatDelta, finish_reason, stop_reason, token_ids};
+use crate::error::{ApiError, Family};
+use crate::ids::{new_id, unix_time};
+use crate::sse::{self, Encode, Frames};
+
+/// The last frame of every stream.
+pub(super) const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+
+/// Encoder of one chat completion.
+pub(crate) struct ChatStream {
+    id: String,
+    created: u64,
+    model_id: String,
+    num_choices: usize,
+    format: Format,
+    usage: Usage,
+    aborted: bool,
+}
+
+impl ChatStream {
+    pub(crate) fn new(model_id: &str, num_choices: usize, format: Format) -> Self {
+        ChatStream {
+            id: new_id("chatcmpl-"),
+            created: unix_time(),
+            model_id: model_id.to_owned(),
+            num_choices,
+            format,
+            usage: Usage::default(),
+            aborted: false,
+        }
+    }
+
+    fn chunk<'a>(&'a self, choices: Vec<ChatChunkChoice<'a>>) -> ChatChunk<'a> {
+        ChatChunk {
+            id: &self.id,
+            object: "chat.completion.chunk",
+            created: self.created,
+            model: &self.model_id,
+            prompt_token_ids: None,
+            choices,
+            usage: self.format.continuous_usage.then(|| self.usage.into()),
+        }
+    }
+
+    /// The role of every choice, before its content.
+    fn start(&mut self, prompt_token_ids: &[u32], frames: &mut Frames) {
+        for index in 0..self.num_choices {
+            let delta = ChatDelta { role: Some("assistant"), content: Some("") };
+            let mut chunk = self.chunk(vec![ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }]);
+            chunk.prompt_token_ids = (self.format.token_ids && index == 0).then_some(prompt_token_ids);
+            frames.push_back(sse::data_frame(&chunk));
+        }
+    }
+
+    fn delta(&mut self, index: usize, text: &str, tokens: &[TokenInfo], frames: &mut Frames) {
+        self.usage.completion_tokens += tokens.len();
+        let tokens_matter = (self.format.logprobs || self.format.token_ids) && !tokens.is_empty();
+        if text.is_empty() && !tokens_matter {
+            return;
+        }
+        let choice = ChatChunkChoice {
+            index,
+            delta: ChatDelta { role: None, content: Some(text) },
+            logprobs: (self.format.logprobs && !tokens.is_empty()).then(|| ChatLogprobs::new(tokens, self.format.token_names)),
+            token_ids: self.format.token_ids.then(|| token_ids(tokens)),
+            ..ChatChunkChoice::default()
+        };
+        frames.push_back(sse::data_frame(&self.chunk(vec![choice])));
+    }
+
+    fn finish(&mut self, index: usize, reason: &StopReason, frames: &mut Frames) {
+        if *reason == StopReason::Aborted {
+            self.aborted = true;
+            return;
+        }
+        let choice = ChatChunkChoice {
+            index,
+            finish_reason: Some(finish_reason(reason)),
+            stop_reason: stop_reason(reason),
+            ..ChatChunkChoice::default()
+        };
+        frames.push_back(sse::data_frame(&self.chunk(vec![choice])));
+    }
+}
+
+impl Encode for ChatStream {
+    fn event(&mut self, _prompt_idx: usize, event: GenerateEvent, frames: &mut Frames) {
+        match event {
+            GenerateEvent::Started { prompt_token_ids, cached_tokens } => {
+                self.usage = Usage { prompt_tokens: prompt_token_ids.len(), cached_tokens, completion_tokens: 0 };
+                self.start(&prompt_token_ids, frames);
+            }
+            GenerateEvent::Delta { choice, text, tokens } => self.delta(choice as usize, &text, &tokens, frames),
+            GenerateEvent::Finished { choice, reason } => self.finish(choice as usize, &reason, frames),
+            GenerateEvent::Done(usage) => self.usage = usage,
+            GenerateEvent::PromptLogprobs(_) | GenerateEvent::Failed(_) => {}
+        }
+    }
+
+    fn end(&mut self, frames: &mut Frames) {
+        if self.aborted {
+            return self.error(&sse::aborted_error(), frames);
+        }
+        if self.format.include_usage {
+            let mut chunk = self.chunk(Vec::new());
+            chunk.usage = Some(self.usage.into());
+            frames.push_back(sse::data_frame(&chunk));
+        }
+        frames.push_back(DONE);
+    }
+
+    fn ping(&self) -> Bytes {
+        sse::comment_ping()
+    }
+
+    fn error(&mut self, error: &ApiError, frames: &mut Frames) {
+        frames.push_back(sse::data_frame(&error.json(Family::OpenAi, None)));
+        frames.push_back(DONE);
+    }
+}

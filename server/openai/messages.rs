@@ -1,0 +1,122 @@
+//! Messages of OpenAI's chat, turned into the plain messages that chat templates render.
+
+use pagoda_backends::{ChatMessage, ChatPrompt};
+use serde_json::{Value, json};
+
+use crate::anthropic::convert::template_kwargs;
+use crate::error::ApiError;
+use crate::fields::Fields;
+
+/// What stands between the text parts of one message, as in vLLM.
+const PART_SEPARATOR: &str = "\n";
+
+/// `messages` and the switches of the template. Also read by `/tokenize`.
+pub(crate) fn read_chat_prompt(body: &Fields) -> Result<ChatPrompt, ApiError> {
+    let items = match body.require("messages")?.as_array() {
+        Some(items) if !items.is_empty() => items,
+        _ => return Err(body.wrong("messages", "a non-empty array")),
+    };
+    let message = |(idx, item)| read_message(&Fields::of(item, format!("messages[{idx}]"))?);
+    let messages: Vec<ChatMessage> = items.iter().enumerate().map(message).collect::<Result<_, _>>()?;
+    let continue_final_message = body.boolean("continue_final_message")?.unwrap_or(false);
+    let add_generation_prompt = body.boolean("add_generation_prompt")?;
+    if continue_final_message {
+        if add_generation_prompt == Some(true) {
+            return Err(body.error("continue_final_message", "cannot be combined with add_generation_prompt: true"));
+        }
+        if messages.last().is_none_or(|last| last.role != "assistant") {
+            return Err(body.error("continue_final_message", "needs a last message of the assistant"));
+        }
+    }
+    Ok(ChatPrompt {
+        messages,
+        tools: Vec::new(),
+        add_generation_prompt: add_generation_prompt.unwrap_or(!continue_final_message),
+        continue_final_message,
+        template_kwargs: template_kwargs(body)?,
+    })
+}
+
+fn read_message(message: &Fields) -> Result<ChatMessage, ApiError> {
+    let role = match message.required_string("role")? {
+        // Templates know `system` only.
+        "system" | "developer" => "system",
+        role @ ("user" | "assistant" | "tool") => role,
+        _ => return Err(message.wrong("role", "one of system, developer, user, assistant, tool")),
+    };
+    let tool_calls = if role == "assistant" { read_tool_calls(message)? } else { Vec::new() };
+    let content = match message.get("content") {
+        None if !tool_calls.is_empty() => String::new(),
+        None => return Err(message.error("content", "field required")),
+        Some(_) => read_content(message)?,
+    };
+    let tool_call_id = if role == "tool" { Some(message.required_string("tool_call_id")?.to_owned()) } else { None };
+    let reasoning = match message.string("reasoning_content")? {
+        Some(text) => Some(text),
+        None => message.string("reasoning")?,
+    };
+    Ok(ChatMessage {
+        role: role.to_owned(),
+        content,
+        tool_calls,
+        tool_call_id,
+        name: message.string("name")?.map(str::to_owned),
+        reasoning: reasoning.map(str::to_owned),
+    })
+}
+
+/// A string, or text parts.
+fn read_content(message: &Fields) -> Result<String, ApiError> {
+    let parts = match message.require("content")? {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts,
+        _ => return Err(message.wrong("content", "a string or an array of parts")),
+    };
+    let text = |(idx, part)| {
+        let part = Fields::of(part, format!("{}[{idx}]", message.path("content")))?;
+        match part.required_string("type")? {
+            "text" => part.require("text")?.as_str().ok_or_else(|| part.wrong("text", "a string")),
+            "refusal" => part.require("refusal")?.as_str().ok_or_else(|| part.wrong("refusal", "a string")),
+            "image_url" => Err(part.error("type", "images are not supported: this model reads text only")),
+            "input_audio" => Err(part.error("type", "audio is not supported: this model reads text only")),
+            kind => Err(part.error("type", format!("parts of type {kind:?} are not supported"))),
+        }
+    };
+    let texts: Vec<&str> = parts.iter().enumerate().map(text).collect::<Result<_, _>>()?;
+    Ok(texts.join(PART_SEPARATOR))
+}
+
+/// Calls of an assistant message, arguments as an object where they are one.
+fn read_tool_calls(message: &Fields) -> Result<Vec<Value>, ApiError> {
+    let mut calls = Vec::new();
+    for (idx, item) in message.array("tool_calls")?.unwrap_or_default().iter().enumerate() {
+        let call = Fields::of(item, format!("{}[{idx}]", message.path("tool_calls")))?;
+        let function = Fields::of(call.require("function")?, call.path("function"))?;
+        let name = function.required_string("name")?;
+        let arguments = match function.get("arguments") {
+            None => json!({}),
+            Some(Value::String(text)) if text.trim().is_empty() => json!({}),
+            Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str())),
+            Some(object @ Value::Object(_)) => object.clone(),
+            Some(_) => return Err(function.wrong("arguments", "a string of JSON")),
+        };
+        let id = call.string("id")?.unwrap_or_default();
+        calls.push(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}));
+    }
+    Ok(calls)
+}
+
+/// `tools` in OpenAI's shape, checked and passed on as they are.
+pub(crate) fn read_tools(body: &Fields) -> Result<Vec<Value>, ApiError> {
+    let items = body.array("tools")?.unwrap_or_default();
+    for (idx, item) in items.iter().enumerate() {
+        let tool = Fields::of(item, format!("tools[{idx}]"))?;
+        if tool.required_string("type")? != "function" {
+            return Err(tool.wrong("type", "\"function\""));
+        }
+        let function = Fields::of(tool.require("function")?, tool.path("function"))?;
+        function.required_string("name")?;
+        function.object("parameters")?;
+    }
+    Ok(items.to_vec())
+}

@@ -1,0 +1,16 @@
+//! OpenAI's dialect, with vLLM's extras: chat completions, completions and models. Nothing outside this folder knows its shapes.
+
+mod chat;
+mod chat_stream;
+mod completions;
+mod completions_stream;
+pub(crate) mod convert;
+mod logprobs;
+mod messages;
+mod models;
+mod types;
+
+pub(crate) use chat::chat;
+pub(crate) use completions::completions;
+pub(crate) use messages::{read_chat_prompt, read_tools};
+pub(crate) use models::{list_models, retrieve_model};

@@ -1,0 +1,115 @@
+//! `GET /v1/models` and `/v1/models/{id}`: entries that satisfy both families' clients.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::app::SharedApp;
+use crate::error::ApiError;
+use crate::ids::rfc3339;
+use crate::model_source::ServedModel;
+
+const DEFAULT_LIMIT: usize = 1000;
+
+/// One model under one of its ids.
+#[derive(Serialize)]
+struct Entry<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// The name that this id is an alias of, or the name itself.
+    root: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    display_name: &'a str,
+    created_at: String,
+    lifecycle: &'static str,
+    max_model_len: usize,
+    max_input_tokens: usize,
+    max_tokens: usize,
+}
+
+impl<'a> Entry<'a> {
+    fn new(id: &'a str, model: &'a ServedModel) -> Self {
+        let window = model.backend.capabilities().max_context_length;
+        Entry {
+            id,
+            object: "model",
+            created: model.created,
+            owned_by: "pagoda",
+            root: &model.name,
+            kind: "model",
+            display_name: id,
+            created_at: rfc3339(model.created),
+            lifecycle: "active",
+            max_model_len: window,
+            max_input_tokens: window,
+            max_tokens: window,
+        }
+    }
+}
+
+/// All models, in pages when asked for.
+pub(crate) async fn list_models(State(app): State<SharedApp>, Query(query): Query<Vec<(String, String)>>) -> Result<Json<Value>, ApiError> {
+    let models = app.models.all()?;
+    let entries: Vec<Entry> = models.iter().flat_map(|model| model.ids().map(move |id| Entry::new(id, model))).collect();
+    let page = Page::parse(&query)?;
+    let (range, has_more) = page.range(&entries);
+    let data = &entries[range];
+    let (first_id, last_id) = (data.first().map(|entry| entry.id), data.last().map(|entry| entry.id));
+    Ok(Json(json!({"object": "list", "data": data, "has_more": has_more, "first_id": first_id, "last_id": last_id})))
+}
+
+/// One model, with what its backend can do.
+pub(crate) async fn retrieve_model(State(app): State<SharedApp>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    let model = app.models.find(&id)?;
+    let mut entry = serde_json::to_value(Entry::new(&id, &model)).expect("wire types serialise");
+    let can = model.backend.capabilities();
+    entry["capabilities"] = json!({
+        "streaming": can.streaming,
+        "tool_calling": can.tool_calling,
+        "batching": can.batching,
+        "multi_gpu": can.multi_gpu,
+        "quantization": can.quantization,
+        "max_context_length": can.max_context_length,
+        "continuous_batching": can.continuous_batching,
+        "paged_attention": can.paged_attention,
+    });
+    Ok(Json(entry))
+}
+
+/// A page of the list, by Anthropic's query parameters.
+struct Page<'a> {
+    limit: usize,
+    after_id: Option<&'a str>,
+    before_id: Option<&'a str>,
+}
+
+impl<'a> Page<'a> {
+    fn parse(query: &'a [(String, String)]) -> Result<Self, ApiError> {
+        let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let limit = match value("limit") {
+            None => DEFAULT_LIMIT,
+            Some(text) => match text.parse::<usize>() {
+                Ok(limit) if limit >= 1 => limit,
+                _ => return Err(ApiError::field("limit", format!("must be an integer of at least 1, got {text:?}"))),
+            },
+        };
+        Ok(Page { limit, after_id: value("after_id"), before_id: value("before_id") })
+    }
+
+    /// The page's entries, and whether more follow in its direction. An unknown id has nothing after or before it.
+    fn range(&self, entries: &[Entry]) -> (std::ops::Range<usize>, bool) {
+        let place = |id: &str| entries.iter().position(|entry| entry.id == id);
+        if let Some(before) = self.before_id {
+            let end = place(before).unwrap_or(0);
+            let start = end.saturating_sub(self.limit);
+            return (start..end, start > 0);
+        }
+        let start = self.after_id.map_or(0, |after| place(after).map_or(entries.len(), |idx| idx + 1));
+        let end = start.saturating_add(self.limit).min(entries.len());
+        (start..end, end < entries.len())
+    }
+}
