@@ -1,7 +1,8 @@
 //! Top-k, top-p, min-p and the draw over a row of weights (exp of scaled logits, the largest is 1), without sorting the row.
 //!
 //! Weights are counted into buckets by their leading bits (sign, exponent, 5 bits of mantissa: order is kept), so the bucket in which a
-//! filter's boundary lies is found by walking buckets from the top, and only that bucket is sorted. Equal weights count by id.
+//! filter's boundary lies is found by walking buckets from the top, and only that bucket is sorted. Equal weights count by id. Bucket 0
+//! holds nothing but zeros: weights are 0 or normal numbers.
 
 use super::vector;
 
@@ -66,7 +67,7 @@ impl Histogram {
     /// The `count` largest stay.
     fn keep_count(&mut self, weights: &mut [f32], count: usize) {
         let mut left = count;
-        for bucket in (0..NUM_BUCKETS).rev() {
+        for bucket in (1..NUM_BUCKETS).rev() {
             let in_bucket = self.counts[bucket] as usize;
             if in_bucket > left {
                 let order = sorted_bucket(weights, bucket);
@@ -83,7 +84,7 @@ impl Histogram {
     fn keep_share(&mut self, weights: &mut [f32], share: f64) {
         let target = share * self.masses.iter().rev().sum::<f64>();
         let mut mass = 0.0;
-        for bucket in (0..NUM_BUCKETS).rev() {
+        for bucket in (1..NUM_BUCKETS).rev() {
             if self.counts[bucket] == 0 || mass + self.masses[bucket] < target {
                 mass += self.masses[bucket];
                 continue;
@@ -144,4 +145,78 @@ pub(super) fn draw(weights: &[f32], uniform: f64) -> u32 {
         return last;
     }
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rule by a full sort, in f64.
+    fn oracle(weights: &[f32], filter: Filter) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..weights.len() as u32).filter(|&id| weights[id as usize] > 0.0).collect();
+        order.sort_by(|&a, &b| weights[b as usize].total_cmp(&weights[a as usize]).then(a.cmp(&b)));
+        if filter.top_k > 0 {
+            order.truncate(filter.top_k);
+        }
+        if filter.top_p < 1.0 {
+            let total: f64 = order.iter().map(|&id| f64::from(weights[id as usize])).sum();
+            let mut mass = 0.0;
+            let kept = order.iter().position(|&id| {
+                mass += f64::from(weights[id as usize]);
+                mass >= f64::from(filter.top_p) * total
+            });
+            order.truncate(kept.map_or(order.len(), |at| at + 1));
+        }
+        order.retain(|&id| weights[id as usize] >= filter.min_p);
+        order.sort_unstable();
+        order
+    }
+
+    /// `flatness` 0 is a uniform row; larger rows are more peaked. Some weights are equal, some 0.
+    fn row(len: usize, flatness: f32, seed: u32) -> Vec<f32> {
+        let mut row: Vec<f32> = (0..len as u32)
+            .map(|i| {
+                let hash = i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 16;
+                if hash % 11 == 0 { 0.0 } else { (-((hash % 1000) as f32) / 1000.0 * flatness).exp() }
+            })
+            .collect();
+        row[len / 2] = 1.0;
+        row
+    }
+
+    #[test]
+    fn filters_agree_with_a_full_sort() {
+        for len in [1, 2, 17, 1023, 1025, 5000] {
+            for flatness in [0.0, 0.5, 5.0, 40.0] {
+                for (top_k, top_p, min_p) in [
+                    (0, 0.9, 0.0),
+                    (0, 0.01, 0.0),
+                    (5, 1.0, 0.0),
+                    (1, 1.0, 0.0),
+                    (50, 0.5, 0.0),
+                    (700, 0.95, 0.1),
+                    (0, 1.0, 0.3),
+                    (9999, 0.999, 0.0),
+                ] {
+                    let filter_of = Filter { top_k, top_p, min_p };
+                    let before = row(len, flatness, len as u32);
+                    let mut after = before.clone();
+                    filter(&mut after, filter_of);
+                    let kept: Vec<u32> = (0..len as u32).filter(|&id| after[id as usize] > 0.0).collect();
+                    assert_eq!(kept, oracle(&before, filter_of), "len {len} flatness {flatness} {filter_of:?}");
+                    assert!(kept.iter().all(|&id| after[id as usize] == before[id as usize]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_mass() {
+        let mut weights = vec![0.0; 3000];
+        (weights[5], weights[2000], weights[2999]) = (0.5, 1.0, 0.5);
+        for (uniform, expected) in [(0.0, 5), (0.249, 5), (0.251, 2000), (0.749, 2000), (0.751, 2999), (0.999_999_999_999, 2999)] {
+            assert_eq!(draw(&weights, uniform), expected, "{uniform}");
+        }
+        assert_eq!(draw(&[0.0, 1.0, 0.0], 0.5), 1);
+    }
 }

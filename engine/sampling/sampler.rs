@@ -1,8 +1,8 @@
 //! One row's token: masks and penalties on the logits, then the choice. Order and meaning follow vLLM and transformers (Apache-2.0).
 //!
-//! 1. logprobs of the raw logits, 2. logit_bias, 3. bad words, 4. stop tokens before `min_tokens`, 5. repetition penalty, 6. presence and
-//! frequency penalties, 7. greedy or temperature, top-k, top-p, min-p and a draw. The draw depends on seed, choice and output index only,
-//! so a request gives the same tokens alone, in a batch and after preemption.
+//! Logprobs of the raw logits come first; then logit_bias, bad words, stop tokens before `min_tokens`, repetition penalty, presence and
+//! frequency penalties; then greedy, or temperature, top-k, top-p, min-p and a draw. The draw depends on seed, choice and output index
+//! only, so a request gives the same tokens alone, in a batch and after preemption.
 
 use super::choose::{self, Filter};
 use super::logprobs::token_logprobs;

@@ -22,7 +22,9 @@ pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 /// Longest rendered prompt.
 pub const MAX_RENDERED_BYTES: usize = 16 << 20;
 /// Instructions (and 64-byte pieces of strings) a render may use.
-const MAX_FUEL: u64 = 20_000_000;
+const MAX_FUEL: u64 = 4_000_000;
+/// The same for the two renders that find out what the template does with `content`.
+const PROBE_FUEL: u64 = 100_000;
 /// Nesting of blocks, macros and values.
 const MAX_RECURSION: usize = 128;
 const NAME: &str = "chat";
@@ -76,6 +78,7 @@ impl ChatTemplate {
         special_tokens.extend(text.special_tokens.iter().cloned());
         let mut template = ChatTemplate { environment, source: source.to_owned(), special_tokens, content: ContentFormat::Text };
         template.content = template.probe_content();
+        template.environment.set_fuel(Some(MAX_FUEL));
         Ok(template)
     }
 
@@ -133,7 +136,7 @@ impl ChatTemplate {
 
         let template = self.environment.get_template(NAME).expect("added in new");
         let mut output = Capped::default();
-        template.render_captured_to(Value::from_iter(variables), &mut output).map_err(|error| {
+        template.render_captured_to(Value::from(variables), &mut output).map_err(|error| {
             if output.full {
                 return refused(&format!("the rendered prompt is longer than {MAX_RENDERED_BYTES} bytes"));
             }
@@ -179,7 +182,7 @@ fn environment(source: &str) -> std::result::Result<Environment<'static>, miniji
     let mut environment = Environment::new();
     environment.set_syntax(minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_fuel(Some(MAX_FUEL));
+    environment.set_fuel(Some(PROBE_FUEL));
     environment.set_recursion_limit(MAX_RECURSION);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     template_filters::add_to(&mut environment);

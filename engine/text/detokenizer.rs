@@ -121,3 +121,81 @@ fn take_characters(pending: &mut Vec<u8>) -> String {
     pending.drain(..pending.len() - incomplete);
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tokenizer::tests::{byte_level, sentence_piece, word_piece};
+    use super::*;
+
+    /// Pieces of `ids`, flush last.
+    fn stream(tokenizer: &Tokenizer, ids: &[u32], skip: bool) -> Vec<String> {
+        let mut detokenizer = Detokenizer::new(tokenizer.clone(), skip);
+        let mut pieces: Vec<String> = ids.iter().map(|&id| detokenizer.push(id).unwrap()).collect();
+        pieces.push(detokenizer.flush());
+        pieces
+    }
+
+    fn ids(tokenizer: &Tokenizer, tokens: &[&str]) -> Vec<u32> {
+        tokens.iter().map(|token| tokenizer.token_id(token).unwrap()).collect()
+    }
+
+    #[test]
+    fn characters_come_when_they_are_whole() {
+        let tokenizer = byte_level();
+        let check = |tokens: &[&str], skip, expected: &[&str]| assert_eq!(stream(&tokenizer, &ids(&tokenizer, tokens), skip), expected);
+        check(&["hello", "Ġworld"], false, &["hello", " world", ""]);
+        check(&["æĹ", "¥", "x"], false, &["", "日", "x", ""]);
+        check(&["Ġð", "Ł", "ĺ", "Ģ"], false, &[" ", "", "", "😀", ""]);
+        check(&["ð", "Ł"], false, &["", "", "\u{fffd}"]);
+        check(&["æĹ", "x"], false, &["", "\u{fffd}x", ""]);
+        check(&["¥", "¥"], false, &["\u{fffd}", "\u{fffd}", ""]);
+        check(&["æĹ", "</s>", "¥"], false, &["", "\u{fffd}</s>", "\u{fffd}", ""]);
+        check(&["æĹ", "</s>", "¥"], true, &["", "", "日", ""]);
+    }
+
+    #[test]
+    fn spaces_are_stripped_at_the_very_start_only() {
+        let tokenizer = sentence_piece();
+        let check = |tokens: &[&str], skip, expected: &[&str]| assert_eq!(stream(&tokenizer, &ids(&tokenizer, tokens), skip), expected);
+        check(&["▁hello", "▁hello"], true, &["hello", " hello", ""]);
+        check(&["<s>", "▁hello"], true, &["", "hello", ""]);
+        check(&["<s>", "▁hello"], false, &["<s>", " hello", ""]);
+        check(&["▁", "▁hello"], true, &["", " hello", ""]);
+        check(&["<0x20>", "<0xE6>", "<0x97>", "<0xA5>"], true, &["", "", "", "日", ""]);
+    }
+
+    #[test]
+    fn other_decoders_go_by_a_window() {
+        let tokenizer = word_piece();
+        let tokens = ids(&tokenizer, &["[CLS]", "hello", "##s", "world", ".", "un", "##known", "[SEP]"]);
+        assert_eq!(stream(&tokenizer, &tokens, true), ["", "hello", "s", " world", ".", " un", "known", "", ""]);
+        assert_eq!(stream(&tokenizer, &tokens, true).concat(), tokenizer.decode(&tokens, true).unwrap());
+    }
+
+    #[test]
+    fn an_unknown_id_leaves_the_state_alone() {
+        let tokenizer = byte_level();
+        let mut detokenizer = Detokenizer::new(tokenizer.clone(), false);
+        let tokens = ids(&tokenizer, &["æĹ", "¥"]);
+        assert_eq!(detokenizer.push(tokens[0]).unwrap(), "");
+        assert!(detokenizer.push(100_000).is_err());
+        assert_eq!(detokenizer.push(tokens[1]).unwrap(), "日");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 2000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn pieces_are_the_decoding(picks in proptest::collection::vec(any::<u32>(), 0..24), which in 0..3usize, skip: bool) {
+            thread_local!(static TOKENIZERS: [Tokenizer; 3] = [byte_level(), sentence_piece(), word_piece()]);
+            let tokenizer = TOKENIZERS.with(|all| all[which].clone());
+            let ids: Vec<u32> = picks.iter().map(|pick| pick % tokenizer.vocab_size() as u32).collect();
+            let pieces = stream(&tokenizer, &ids, skip);
+            prop_assert_eq!(pieces.concat(), tokenizer.decode(&ids, skip).unwrap());
+        }
+    }
+}

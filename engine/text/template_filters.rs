@@ -18,6 +18,7 @@ const MAX_INDENT: usize = 16;
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", |value: &Value| python_str(value));
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -73,7 +74,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     if sort_keys {
         json.sort_all_objects();
     }
-    let style = JsonStyle { indent: indent.map(|n| n.min(MAX_INDENT)), item, key, ensure_ascii, depth: 0 };
+    let style = JsonStyle { indent: indent.map(|n| n.min(MAX_INDENT)), item, key, ensure_ascii, depth: 0, is_empty: true };
     let mut out = Vec::new();
     json.serialize(&mut serde_json::Serializer::with_formatter(&mut out, style))
         .map_err(|error| Error::new(ErrorKind::BadSerialization, format!("tojson: {error}")))?;
@@ -87,9 +88,26 @@ struct JsonStyle<'a> {
     key: &'a str,
     ensure_ascii: bool,
     depth: usize,
+    /// Nothing is written yet of the array or object begun last.
+    is_empty: bool,
 }
 
 impl JsonStyle<'_> {
+    fn open<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> std::io::Result<()> {
+        self.depth += 1;
+        self.is_empty = true;
+        writer.write_all(bracket)
+    }
+
+    fn close<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> std::io::Result<()> {
+        self.depth -= 1;
+        if !self.is_empty {
+            self.line(writer)?;
+        }
+        self.is_empty = false;
+        writer.write_all(bracket)
+    }
+
     fn line<W: ?Sized + std::io::Write>(&self, writer: &mut W) -> std::io::Result<()> {
         match self.indent {
             Some(indent) => write!(writer, "\n{:1$}", "", indent * self.depth),
@@ -100,11 +118,11 @@ impl JsonStyle<'_> {
 
 impl serde_json::ser::Formatter for JsonStyle<'_> {
     fn begin_array<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        self.depth += 1;
-        writer.write_all(b"[")
+        self.open(writer, b"[")
     }
 
     fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        self.is_empty = false;
         if !first {
             writer.write_all(self.item.as_bytes())?;
         }
@@ -112,14 +130,11 @@ impl serde_json::ser::Formatter for JsonStyle<'_> {
     }
 
     fn end_array<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        self.depth -= 1;
-        self.line(writer)?;
-        writer.write_all(b"]")
+        self.close(writer, b"]")
     }
 
     fn begin_object<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        self.depth += 1;
-        writer.write_all(b"{")
+        self.open(writer, b"{")
     }
 
     fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
@@ -131,9 +146,7 @@ impl serde_json::ser::Formatter for JsonStyle<'_> {
     }
 
     fn end_object<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        self.depth -= 1;
-        self.line(writer)?;
-        writer.write_all(b"}")
+        self.close(writer, b"}")
     }
 
     fn write_f64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
@@ -236,6 +249,9 @@ fn write_quoted(out: &mut String, text: &str) {
 }
 
 fn now_seconds() -> u64 {
+    if cfg!(test) {
+        return 1_721_952_000;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -339,6 +355,7 @@ mod tests {
         check(json!(12), "12");
         check(json!("it's"), "it's");
         check(json!(["a", "it's", null, {"k": 1.5}]), r#"['a', "it's", None, {'k': 1.5}]"#);
+        assert_eq!(show("{{ x is iterable }}{{ [] is iterable }}{{ 'a' is iterable }}", json!(null)), "FalseTrueTrue");
         assert_eq!(show("{{ x.missing }}|{{ x | string }}", json!({"a": false})), "|{'a': False}");
     }
 
