@@ -10,6 +10,7 @@ pub mod tokenizer;
 mod gguf_vocab;
 mod pieces;
 mod pre_tokenizers;
+mod strftime;
 mod template_filters;
 
 pub use chat_template::{ChatInput, ChatTemplate};
