@@ -37,6 +37,57 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn pagoda_status_string(status: pagoda_status) -> *const ::core::ffi::c_char;
 }
+pub const PAGODA_SKINNY_GEMV: pagoda_skinny_kernel = 0;
+pub const PAGODA_SKINNY_SM80: pagoda_skinny_kernel = 1;
+pub const PAGODA_SKINNY_SM90: pagoda_skinny_kernel = 2;
+pub type pagoda_skinny_kernel = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_skinny_gemm_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub bias: *const f32,
+    pub residual: *const ::core::ffi::c_void,
+    pub num_tokens: i32,
+    pub n: i32,
+    pub k: i32,
+    pub ld_out: i32,
+    pub out_dtype: pagoda_dtype,
+    pub gated: i32,
+    pub kernel: pagoda_skinny_kernel,
+    pub block_n: i32,
+    pub split_k: i32,
+    pub num_stages: i32,
+    pub max_ctas: i32,
+    pub programmatic: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_skinny_gemm_params"][::core::mem::size_of::<pagoda_skinny_gemm_params>() - 88usize];
+    ["Alignment of pagoda_skinny_gemm_params"][::core::mem::align_of::<pagoda_skinny_gemm_params>() - 8usize];
+    ["Offset of field: pagoda_skinny_gemm_params::out"][::core::mem::offset_of!(pagoda_skinny_gemm_params, out) - 0usize];
+    ["Offset of field: pagoda_skinny_gemm_params::x"][::core::mem::offset_of!(pagoda_skinny_gemm_params, x) - 8usize];
+    ["Offset of field: pagoda_skinny_gemm_params::w"][::core::mem::offset_of!(pagoda_skinny_gemm_params, w) - 16usize];
+    ["Offset of field: pagoda_skinny_gemm_params::bias"][::core::mem::offset_of!(pagoda_skinny_gemm_params, bias) - 24usize];
+    ["Offset of field: pagoda_skinny_gemm_params::residual"][::core::mem::offset_of!(pagoda_skinny_gemm_params, residual) - 32usize];
+    ["Offset of field: pagoda_skinny_gemm_params::num_tokens"][::core::mem::offset_of!(pagoda_skinny_gemm_params, num_tokens) - 40usize];
+    ["Offset of field: pagoda_skinny_gemm_params::n"][::core::mem::offset_of!(pagoda_skinny_gemm_params, n) - 44usize];
+    ["Offset of field: pagoda_skinny_gemm_params::k"][::core::mem::offset_of!(pagoda_skinny_gemm_params, k) - 48usize];
+    ["Offset of field: pagoda_skinny_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_skinny_gemm_params, ld_out) - 52usize];
+    ["Offset of field: pagoda_skinny_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_skinny_gemm_params, out_dtype) - 56usize];
+    ["Offset of field: pagoda_skinny_gemm_params::gated"][::core::mem::offset_of!(pagoda_skinny_gemm_params, gated) - 60usize];
+    ["Offset of field: pagoda_skinny_gemm_params::kernel"][::core::mem::offset_of!(pagoda_skinny_gemm_params, kernel) - 64usize];
+    ["Offset of field: pagoda_skinny_gemm_params::block_n"][::core::mem::offset_of!(pagoda_skinny_gemm_params, block_n) - 68usize];
+    ["Offset of field: pagoda_skinny_gemm_params::split_k"][::core::mem::offset_of!(pagoda_skinny_gemm_params, split_k) - 72usize];
+    ["Offset of field: pagoda_skinny_gemm_params::num_stages"][::core::mem::offset_of!(pagoda_skinny_gemm_params, num_stages) - 76usize];
+    ["Offset of field: pagoda_skinny_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_skinny_gemm_params, max_ctas) - 80usize];
+    ["Offset of field: pagoda_skinny_gemm_params::programmatic"]
+        [::core::mem::offset_of!(pagoda_skinny_gemm_params, programmatic) - 84usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_skinny_gemm(params: *const pagoda_skinny_gemm_params, stream: pagoda_stream) -> pagoda_status;
+}
 pub const PAGODA_NORM: pagoda_norm_kind = 0;
 pub const PAGODA_ADD_NORM: pagoda_norm_kind = 1;
 pub const PAGODA_NORM_ADD: pagoda_norm_kind = 2;

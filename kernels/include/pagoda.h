@@ -39,6 +39,37 @@ pagoda_status pagoda_get_runtime_info(pagoda_runtime_info *info);
 /* English name of a status; static storage, never NULL. */
 const char *pagoda_status_string(pagoda_status status);
 
+/* == Skinny product: out[t, i] = act(sum_k x[t, k] * w[i, k] + bias[i]) + residual[t, i] for 1 to 64 tokens. f32 sums. */
+
+/* Which kernel. The order of additions of one output depends on kernel, n, k and split_k, never on num_tokens. */
+typedef enum pagoda_skinny_kernel {
+  PAGODA_SKINNY_GEMV = 0, /* one token, fused multiply-add */
+  PAGODA_SKINNY_SM80 = 1, /* mma.sync, weights through registers */
+  PAGODA_SKINNY_SM90 = 2  /* mma.sync, weights through a ring of tensor copies; compute capability 9.0 and later */
+} pagoda_skinny_kernel;
+
+/* Row-major; x and w are aligned to 16 bytes. n_out is n, or n / 2 when gated: rows [0, n/2) of w are the gate, the rest is up. */
+typedef struct pagoda_skinny_gemm_params {
+  void *out;            /* [num_tokens, n_out] of row stride ld_out, out_dtype */
+  const void *x;        /* [num_tokens, k] bf16, no gaps */
+  const void *w;        /* [n, k] bf16, no gaps */
+  const float *bias;    /* [n] f32, or NULL */
+  const void *residual; /* [num_tokens, n_out] of row stride ld_out, out_dtype; may be out; or NULL */
+  int32_t num_tokens;   /* 1..64 */
+  int32_t n;
+  int32_t k; /* a multiple of 8 */
+  int32_t ld_out;
+  pagoda_dtype out_dtype; /* PAGODA_F32 or PAGODA_BF16 */
+  int32_t gated;          /* 1: out = silu(gate) * up (+ residual) */
+  pagoda_skinny_kernel kernel;
+  int32_t block_n;    /* rows of w a CTA works on: SM90 64, 128 or 256; GEMV rows a warp 1, 2 or 4; heuristics.rs, like the next three */
+  int32_t split_k;    /* SM90: CTAs (one cluster) that share a tile, 1..8 */
+  int32_t num_stages; /* SM90: depth of the ring, 2..8 */
+  int32_t max_ctas;   /* SM90: CTAs of the grid when split_k is 1 */
+  int32_t programmatic; /* 1: may start while the previous kernel of the stream ends (programmatic dependent launch) */
+} pagoda_skinny_gemm_params;
+pagoda_status pagoda_skinny_gemm(const pagoda_skinny_gemm_params *params, pagoda_stream stream);
+
 /* Which of the three RMS norms of a decoder; norm(v)[i] = v[i] / sqrt(mean(v^2) + eps) * weight[i]. */
 typedef enum pagoda_norm_kind {
   PAGODA_NORM = 0,     /* out = norm(x) */

@@ -1,6 +1,7 @@
 //! Launchers: check shape, type and alignment, then one unsafe call. One file a group of kernels.
 
 pub mod elementwise;
+pub mod gemm;
 
 use crate::sys;
 

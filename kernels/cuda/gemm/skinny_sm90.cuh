@@ -1,0 +1,254 @@
+// Skinny product for sm_90 and later: out[t, i] = sum_k x[t, k] * w[i, k], up to 64 tokens.
+//
+// A CTA makes kBlockN rows of w against all tokens. One warp keeps a ring of shared memory full with tensor copies (boxes of 64 k, rows
+// of 128 bytes, swizzled), the other warps eat it: each multiplies its 16 or 32 rows (m side of mma.m16n8k16) by the tokens (n side). Ends of n, k and tokens arrive as zeros, so every shape takes the same path.
+//
+//   stage:  | w: kBoxes x [kBlockN][64] | x: kBoxes x [kTokens][64] |      full barrier: bytes; empty barrier: one arrival a warp
+//   w rows of a tile:  plain  n0 .. n0 + kBlockN;   gated  kBlockN / 2 of gate, then the same of up
+//
+// Few rows and long k: split_k CTAs form a cluster, each takes a range of boxes, and all add the partial sums of the cluster in rank
+// order through distributed shared memory. A range depends on k and split_k alone and every sum runs in order of k, so one token's
+// result does not depend on the others. Many rows: split_k is 1, CTAs walk over tiles and the ring runs ahead across their ends.
+//
+// Weights never change, so the ring is filled before waiting for the previous kernel; x follows after it.
+// Bound by memory up to 64 tokens; x is read once a CTA and chunk from L2 (kTokens / kBlockN of the bytes of w).
+// Producer warp and ring as in CUTLASS (BSD-3) and tinygemm2 of TensorRT-LLM (Apache-2.0).
+#pragma once
+#include "../common/reduce.cuh"
+#include "../ptx/mma.cuh"
+#include "../ptx/tensor_copy.cuh"
+#include "skinny_output.cuh"
+
+namespace pagoda {
+
+constexpr int kBoxK = 64; // 128 bytes, the width of the swizzle
+constexpr int kMaxSkinnyStages = 8;
+constexpr int kMaxSkinnySplit = 8;
+
+template <int kTiles, int kRows, int kStageBoxes, int kWarpRowTiles> struct SkinnySm90 {
+  static constexpr int kTokenTiles = kTiles; // of 8 tokens
+  static constexpr int kTokens = 8 * kTokenTiles;
+  static constexpr int kBlockN = kRows;
+  static constexpr int kBoxes = kStageBoxes;
+  static constexpr int kRowTiles = kWarpRowTiles; // of 16 rows, of one warp
+  static constexpr int kConsumerWarps = kBlockN / (16 * kRowTiles);
+  static constexpr int kConsumers = kConsumerWarps * kWarpSize;
+  static constexpr int kThreads = kConsumers + kWarpSize;
+  static constexpr int kWBoxBytes = kBlockN * kBoxK * 2;
+  static constexpr int kXBoxBytes = kTokens * kBoxK * 2;
+  static constexpr int kStageBytes = kBoxes * (kWBoxBytes + kXBoxBytes);
+  static constexpr int kAccStride = kBlockN + 4; // floats; the 4 keeps a warp's stores in different banks
+  static constexpr int kAccBytes = kTokens * kAccStride * 4;
+  static constexpr int kAlignment = 1024; // of the swizzle pattern
+  static_assert(kXBoxBytes % kAlignment == 0 && kWBoxBytes / 2 % kAlignment == 0, "boxes follow each other, and each starts a pattern");
+  static constexpr int smem_bytes(int num_stages) { return num_stages * kStageBytes + kAccBytes + kAlignment; }
+};
+
+#if __CUDA_ARCH__ >= 900
+
+// Position in the ring.
+struct RingSlot {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int num_stages) {
+    if (++stage == num_stages) stage = 0, parity ^= 1;
+  }
+};
+
+// What one CTA works on: boxes box_begin .. box_end of the tiles first_tile, first_tile + tile_stride, ...
+struct SkinnyWork {
+  int first_tile, tile_stride, num_tiles, box_begin, box_end;
+  __device__ __forceinline__ SkinnyWork(const pagoda_skinny_gemm_params &p, int block_n) {
+    const int tile_cols = p.gated ? block_n / 2 : block_n;
+    const int num_boxes = (p.k + kBoxK - 1) / kBoxK;
+    const int rank = blockIdx.x % p.split_k;
+    num_tiles = (skinny_out_cols(p) + tile_cols - 1) / tile_cols;
+    first_tile = blockIdx.x / p.split_k;
+    tile_stride = gridDim.x / p.split_k;
+    box_begin = num_boxes * rank / p.split_k;
+    box_end = num_boxes * (rank + 1) / p.split_k;
+  }
+};
+
+// The producer's walk over its work, one stage at a time.
+template <typename Tile> struct SkinnyCursor {
+  const SkinnyWork &work;
+  int tile, box;
+  __device__ __forceinline__ explicit SkinnyCursor(const SkinnyWork &w) : work(w), tile(w.first_tile), box(w.box_begin) {
+    if (w.box_begin == w.box_end) tile = w.num_tiles;
+  }
+  __device__ __forceinline__ bool done() const { return tile >= work.num_tiles; }
+  __device__ __forceinline__ int num_boxes() const { return min(Tile::kBoxes, work.box_end - box); }
+  __device__ __forceinline__ void advance() {
+    box += Tile::kBoxes;
+    if (box >= work.box_end) box = work.box_begin, tile += work.tile_stride;
+  }
+};
+
+// One thread: keeps the ring full.
+template <typename Tile>
+__device__ __forceinline__ void skinny_produce(const pagoda_skinny_gemm_params &p, const CUtensorMap *w_map, const CUtensorMap *x_map, const SkinnyWork &work,
+                                               uint32_t ring, uint32_t full, uint32_t empty) {
+  const uint64_t w_policy = ptx::evict_first_policy(), x_policy = ptx::evict_last_policy();
+  const int tile_cols = p.gated ? Tile::kBlockN / 2 : Tile::kBlockN;
+  auto copy_w = [&](const SkinnyCursor<Tile> &at, int stage) {
+    const uint32_t barrier = full + 8 * stage;
+    ptx::arrive_expecting(barrier, at.num_boxes() * (Tile::kWBoxBytes + Tile::kXBoxBytes));
+    for (int b = 0; b < at.num_boxes(); ++b) {
+      const uint32_t smem = ring + stage * Tile::kStageBytes + b * Tile::kWBoxBytes;
+      const int k = (at.box + b) * kBoxK, row = at.tile * tile_cols;
+      ptx::copy_box(smem, w_map, k, row, barrier, w_policy);
+      if (p.gated) ptx::copy_box(smem + Tile::kWBoxBytes / 2, w_map, k, p.n / 2 + row, barrier, w_policy);
+    }
+  };
+  auto copy_x = [&](const SkinnyCursor<Tile> &at, int stage) {
+    for (int b = 0; b < at.num_boxes(); ++b) {
+      const uint32_t smem = ring + stage * Tile::kStageBytes + Tile::kBoxes * Tile::kWBoxBytes + b * Tile::kXBoxBytes;
+      ptx::copy_box(smem, x_map, (at.box + b) * kBoxK, 0, full + 8 * stage, x_policy);
+    }
+  };
+  SkinnyCursor<Tile> at(work), x_at(work);
+  int num_filled = 0;
+  for (; num_filled < p.num_stages && !at.done(); ++num_filled, at.advance()) copy_w(at, num_filled);
+  ptx::wait_for_previous_kernel();
+  for (int stage = 0; stage < num_filled; ++stage, x_at.advance()) copy_x(x_at, stage);
+  for (RingSlot slot; !at.done(); at.advance(), slot.advance(p.num_stages)) {
+    ptx::wait_barrier(empty + 8 * slot.stage, slot.parity);
+    copy_w(at, slot.stage);
+    copy_x(at, slot.stage);
+  }
+}
+
+// One warp's sums: [16 rows][8 tokens] fragments of mma.m16n8k16.
+template <typename Tile> using SkinnySums = float[Tile::kRowTiles][Tile::kTokenTiles][4];
+
+// One warp: acc += its rows times all tokens, over the boxes of one stage. Every sum runs in order of k.
+template <typename Tile> __device__ __forceinline__ void skinny_multiply(SkinnySums<Tile> &acc, uint32_t stage_smem, int num_boxes, int warp, int lane) {
+  const int row = lane % 8; // within a matrix of 8 rows; it is also what the swizzle turns by
+  const uint32_t w_row = stage_smem + (warp * 16 * Tile::kRowTiles + lane % 16) * 128;
+  const uint32_t x_row = stage_smem + Tile::kBoxes * Tile::kWBoxBytes + row * 128;
+#pragma unroll
+  for (int b = 0; b < Tile::kBoxes; ++b) {
+    if (b >= num_boxes) break;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) { // 32 k: two mma deep
+      uint32_t w_frag[2][Tile::kRowTiles][4], x_frag[Tile::kTokenTiles][4];
+#pragma unroll
+      for (int s = 0; s < 2; ++s) {
+#pragma unroll
+        for (int r = 0; r < Tile::kRowTiles; ++r)
+          ptx::load_matrix_x4(w_frag[s][r], w_row + b * Tile::kWBoxBytes + r * 2048 + (((half * 4 + s * 2 + lane / 16) ^ row) << 4));
+      }
+#pragma unroll
+      for (int q = 0; q < Tile::kTokenTiles; ++q)
+        ptx::load_matrix_x4(x_frag[q], x_row + b * Tile::kXBoxBytes + q * 1024 + (((half * 4 + lane / 8) ^ row) << 4));
+#pragma unroll
+      for (int s = 0; s < 2; ++s) {
+#pragma unroll
+        for (int r = 0; r < Tile::kRowTiles; ++r) {
+          const uint32_t(&w)[4] = w_frag[s][r];
+#pragma unroll
+          for (int q = 0; q < Tile::kTokenTiles; ++q) ptx::mma_bf16(acc[r][q], w[0], w[1], w[2], w[3], x_frag[q][2 * s], x_frag[q][2 * s + 1]);
+        }
+      }
+    }
+  }
+}
+
+// One warp: its sums to shared memory, [token][row].
+template <typename Tile> __device__ __forceinline__ void skinny_put(const SkinnySums<Tile> &acc, uint32_t acc_smem, int warp, int lane) {
+  const uint32_t address = acc_smem + (lane % 4 * 2 * Tile::kAccStride + warp * 16 * Tile::kRowTiles + lane / 4) * 4;
+#pragma unroll
+  for (int r = 0; r < Tile::kRowTiles; ++r) {
+#pragma unroll
+    for (int q = 0; q < Tile::kTokenTiles; ++q) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) ptx::store_shared(address + ((q * 8 + e % 2) * Tile::kAccStride + r * 16 + e / 2 * 8) * 4, acc[r][q][e]);
+    }
+  }
+}
+
+// All consumers: adds the cluster's partial sums in rank order, each CTA for its share of the outputs, and stores them.
+template <typename Tile> __device__ __forceinline__ void skinny_reduce(const pagoda_skinny_gemm_params &p, uint32_t acc_smem, int tile, int thread) {
+  const int tile_cols = p.gated ? Tile::kBlockN / 2 : Tile::kBlockN;
+  const int fours = tile_cols / 4, out_cols = skinny_out_cols(p);
+  const bool fits = skinny_stores_fours(p);
+  const int rank = blockIdx.x % p.split_k;
+  for (int j = rank * Tile::kConsumers + thread; j < fours * p.num_tokens; j += p.split_k * Tile::kConsumers) {
+    const int col = j % fours * 4, token = j / fours, i = tile * tile_cols + col;
+    if (i >= out_cols) continue;
+    const uint32_t here = acc_smem + (token * Tile::kAccStride + col) * 4;
+    float4 sum = make_float4(0, 0, 0, 0), up_sum = sum;
+    for (int r = 0; r < p.split_k; ++r) {
+      const float4 v = ptx::load_cluster_16b(ptx::address_in_rank(here, r));
+      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+      if (p.gated) {
+        const float4 u = ptx::load_cluster_16b(ptx::address_in_rank(here + tile_cols * 4, r));
+        up_sum.x += u.x, up_sum.y += u.y, up_sum.z += u.z, up_sum.w += u.w;
+      }
+    }
+    skinny_finish4(p, token, i, sum, up_sum, fits && i + 4 <= out_cols);
+  }
+}
+
+template <typename Tile>
+__device__ __forceinline__ void skinny_consume(const pagoda_skinny_gemm_params &p, const SkinnyWork &work, uint32_t ring, uint32_t acc_smem, uint32_t full,
+                                               uint32_t empty) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  ptx::wait_for_previous_kernel();
+  ptx::allow_next_kernel();
+  RingSlot slot;
+  for (int tile = work.first_tile; tile < work.num_tiles; tile += work.tile_stride) {
+    SkinnySums<Tile> acc = {};
+    for (int box = work.box_begin; box < work.box_end; box += Tile::kBoxes, slot.advance(p.num_stages)) {
+      ptx::wait_barrier(full + 8 * slot.stage, slot.parity);
+      skinny_multiply<Tile>(acc, ring + slot.stage * Tile::kStageBytes, work.box_end - box, warp, lane);
+      __syncwarp();
+      if (lane == 0) ptx::arrive(empty + 8 * slot.stage);
+    }
+    if (tile != work.first_tile) ptx::sync_threads(1, Tile::kConsumers); // the last tile's sums have been read
+    skinny_put<Tile>(acc, acc_smem, warp, lane);
+    if (p.split_k > 1) ptx::sync_cluster();
+    else ptx::sync_threads(1, Tile::kConsumers);
+    skinny_reduce<Tile>(p, acc_smem, tile, threadIdx.x);
+  }
+  if (p.split_k > 1) ptx::sync_cluster(); // nobody leaves while others read its sums
+}
+
+#endif
+
+// With split_k > 1 the grid has one cluster a tile, so that every thread passes the same two cluster barriers.
+template <typename Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlockN > 128 ? 1 : 2)
+    skinny_gemm_sm90_kernel(const __grid_constant__ pagoda_skinny_gemm_params p, const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ unsigned char dynamic_smem[];
+  __shared__ alignas(8) uint64_t barriers_smem[2 * kMaxSkinnyStages];
+  const uint32_t ring = (ptx::shared_address(dynamic_smem) + Tile::kAlignment - 1) / Tile::kAlignment * Tile::kAlignment;
+  const uint32_t acc_smem = ring + p.num_stages * Tile::kStageBytes;
+  const uint32_t full = ptx::shared_address(barriers_smem), empty = full + 8 * kMaxSkinnyStages;
+  if (threadIdx.x == Tile::kConsumers) {
+    ptx::prefetch_map(&w_map);
+    ptx::prefetch_map(&x_map);
+    for (int stage = 0; stage < p.num_stages; ++stage) {
+      ptx::init_barrier(full + 8 * stage, 1);
+      ptx::init_barrier(empty + 8 * stage, Tile::kConsumerWarps);
+    }
+    ptx::fence_barrier_init();
+  }
+  __syncthreads();
+  const SkinnyWork work(p, Tile::kBlockN);
+  if (threadIdx.x < Tile::kConsumers) {
+    skinny_consume<Tile>(p, work, ring, acc_smem, full, empty);
+    return;
+  }
+  if (threadIdx.x == Tile::kConsumers) skinny_produce<Tile>(p, &w_map, &x_map, work, ring, full, empty);
+  if (p.split_k > 1) {
+    __syncwarp();
+    ptx::sync_cluster();
+    ptx::sync_cluster();
+  }
+#endif
+}
+
+} // namespace pagoda

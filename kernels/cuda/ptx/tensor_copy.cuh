@@ -1,0 +1,108 @@
+// What sm_90 and later add around copies: barriers that count bytes, tensor copies, clusters, and programmatic dependent launch.
+// One instruction a function. Below sm_90 only the last two compile, to nothing.
+#pragma once
+#include <cuda.h>
+#include <stdint.h>
+
+namespace pagoda::ptx {
+
+// Returns when the kernels before this one have completed and their writes can be seen. Nothing that they write is read before it,
+// and nothing that they use is written before it. No-op in a kernel that was not launched programmatically.
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel of the stream start where there is room, up to its own wait_for_previous_kernel.
+__device__ __forceinline__ void allow_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#if __CUDA_ARCH__ >= 900
+
+__device__ __forceinline__ uint32_t shared_address(const void *smem) { return static_cast<uint32_t>(__cvta_generic_to_shared(smem)); }
+
+__device__ __forceinline__ void init_barrier(uint32_t barrier, uint32_t num_arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(num_arrivals) : "memory");
+}
+
+// Makes initialised barriers known to the copy engine.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void arrive_expecting(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void arrive(uint32_t barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+
+// Returns when the phase of this parity is over.
+__device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  do {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n"
+                 "}"
+                 : "=r"(done)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+  } while (!done);
+}
+
+__device__ __forceinline__ void store_shared(uint32_t smem, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(smem), "f"(v) : "memory"); }
+
+// Policy of copies of what is read once: leaves L2 first.
+__device__ __forceinline__ uint64_t evict_first_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// Policy of copies of what many CTAs read: leaves L2 last.
+__device__ __forceinline__ uint64_t evict_last_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// One box of a matrix: columns from `col`, rows from `row`; what lies outside the matrix arrives as zeros, and counts as bytes.
+__device__ __forceinline__ void copy_box(uint32_t smem, const CUtensorMap *map, int32_t col, int32_t row, uint32_t barrier, uint64_t policy) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(smem),
+               "l"(map), "r"(col), "r"(row), "r"(barrier), "l"(policy)
+               : "memory");
+}
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+
+// A barrier of some warps of the CTA.
+__device__ __forceinline__ void sync_threads(uint32_t id, uint32_t num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+// A barrier of all threads of the cluster; what was written to shared memory before it can be read by the others after it.
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// Address of the same variable in the CTA of this rank in the cluster.
+__device__ __forceinline__ uint32_t address_in_rank(uint32_t smem, uint32_t rank) {
+  uint32_t r;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(smem), "r"(rank));
+  return r;
+}
+
+__device__ __forceinline__ float4 load_cluster_16b(uint32_t address) {
+  float4 v;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address) : "memory");
+  return v;
+}
+
+#endif
+
+} // namespace pagoda::ptx
