@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::json;
+
 /// Longest seed: a longer valid file is cut, header first.
 const MAX_SEED_BYTES: usize = 16 << 10;
 
@@ -16,10 +18,10 @@ fn write(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
 /// A safetensors file of (name, dtype, shape, bytes).
 fn safetensors(tensors: &[(&str, &str, &[usize], usize)]) -> Vec<u8> {
     let mut header = serde_json::Map::new();
-    header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
+    header.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut end = 0;
     for (name, dtype, shape, len) in tensors {
-        header.insert((*name).into(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [end, end + len]}));
+        header.insert((*name).into(), json!({"dtype": dtype, "shape": shape, "data_offsets": [end, end + len]}));
         end += len;
     }
     let header = serde_json::Value::Object(header).to_string();
@@ -57,6 +59,37 @@ fn gguf() -> Vec<u8> {
     file
 }
 
+/// (name, route as in targets/request_bodies.rs, body).
+fn bodies() -> Vec<(&'static str, u8, serde_json::Value)> {
+    let messages = json!({
+        "model": "m", "max_tokens": 16, "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}],
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "1"}]}]},
+        ],
+        "stop_sequences": ["a"], "stream": true, "temperature": 0.5, "top_p": 0.9, "top_k": 4,
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "auto"}, "thinking": {"type": "disabled"},
+    });
+    let chat = json!({
+        "model": "m", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "u"}]}],
+        "max_completion_tokens": 5, "n": 2, "logprobs": true, "top_logprobs": 2, "stop": ["x"], "seed": 1, "logit_bias": {"5": -100},
+        "presence_penalty": 0.1, "stream": true, "stream_options": {"include_usage": true}, "response_format": {"type": "text"},
+        "min_p": 0.1, "repetition_penalty": 1.1, "ignore_eos": true, "chat_template_kwargs": {"enable_thinking": false},
+    });
+    let completion = json!({"model": "m", "prompt": [[1, 2], [3]], "max_tokens": 4, "logprobs": 5, "echo": true, "return_token_ids": true});
+    let tokenize = json!({"model": "m", "prompt": "a b", "add_special_tokens": false});
+    vec![
+        ("messages", 0, messages.clone()),
+        ("count", 1, messages),
+        ("chat", 2, chat),
+        ("completion", 3, completion),
+        ("completion_text", 3, json!({"prompt": "once", "suffix": null, "best_of": 1})),
+        ("tokenize", 4, tokenize),
+        ("nested", 2, json!({"messages": [[[[[[[[{}]]]]]]]]})),
+    ]
+}
+
 fn main() -> std::io::Result<()> {
     write("safetensors_header", "two_tensors", &safetensors(&[("a.weight", "BF16", &[2, 3], 12), ("b", "F32", &[1], 4)]))?;
     write("safetensors_header", "empty", &safetensors(&[]))?;
@@ -83,6 +116,10 @@ fn main() -> std::io::Result<()> {
         b"{{ messages | tojson }}{{ messages[0].role | upper }}\0[{\"role\": \"user\", \"content\": \"x\"}]",
     )?;
     write("chat_template", "long_loop", b"{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}")?;
+
+    for (name, route, body) in bodies() {
+        write("request_bodies", name, &[&[route][..], body.to_string().as_bytes()].concat())?;
+    }
 
     let sizes = [3, 30, 4, 3, 16, 3, 8];
     let one = [&sizes[..], &[0, 12, 0x5a, 0, 6, 1, 0, 4, 6, 1, 4, 6, 2, 4, 4, 6, 3, 6, 4]].concat();
