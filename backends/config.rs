@@ -23,6 +23,10 @@ pub struct ServerOptions {
     pub served_model_names: Vec<String>,
     /// Largest request body.
     pub max_body_bytes: usize,
+    /// Requests that generate at the same time.
+    pub max_concurrent_requests: usize,
+    /// Origins that a browser may call from; empty: any.
+    pub cors_origins: Vec<String>,
     /// Time for requests in flight at shutdown.
     pub shutdown_timeout: Duration,
 }
@@ -44,18 +48,18 @@ pub struct NativeOptions {
     pub kv_cache_dtype: String,
     /// Size of the KV cache.
     pub kv_cache_bytes: Option<usize>,
-    /// auto, f32, f16, bf16.
-    pub dtype: String,
     /// Prefix cache.
     pub prefix_caching: bool,
     /// One-step-ahead loop.
     pub step_ahead: bool,
-    /// Restart after a panic.
-    pub restart_on_panic: bool,
+    /// Go on after a failed step.
+    pub restart_on_failure: bool,
     /// CPU threads.
     pub threads: Option<usize>,
     /// Share of free memory.
     pub memory_utilization: f32,
+    /// Taken for the free memory.
+    pub memory_limit_bytes: Option<usize>,
     /// GPUs of one model.
     pub tensor_parallel_size: usize,
     /// Format of weights.
@@ -217,6 +221,8 @@ impl Values<'_> {
             api_key_file: self.text("api_key_file").map(PathBuf::from),
             served_model_names: self.texts("served_model_name"),
             max_body_bytes: self.count("max_body_bytes").unwrap_or_default(),
+            max_concurrent_requests: self.count("max_concurrent_requests").unwrap_or_default(),
+            cors_origins: self.texts("cors_origins"),
             shutdown_timeout: Duration::from_secs_f64(self.number("shutdown_timeout")),
         }
     }
@@ -231,11 +237,11 @@ impl Values<'_> {
             block_size: count("block_size"),
             kv_cache_dtype: self.text("kv_cache_dtype").unwrap_or_default(),
             kv_cache_bytes: self.count("kv_cache_bytes"),
-            dtype: self.text("dtype").unwrap_or_default(),
             prefix_caching: self.switch("prefix_caching"),
             step_ahead: self.switch("step_ahead"),
-            restart_on_panic: self.switch("restart_on_panic"),
+            restart_on_failure: self.switch("restart_on_failure"),
             threads: self.count("threads"),
+            memory_limit_bytes: self.count("memory_limit_bytes"),
             memory_utilization: self.number("gpu_memory_utilization") as f32,
             tensor_parallel_size: count("tensor_parallel_size"),
             quantization: self.text("quantization"),

@@ -5,11 +5,14 @@
 
 mod backend;
 pub mod config;
+pub mod factory;
 pub mod options;
 pub mod registry;
 pub mod settings;
+mod vllm_local;
 
 pub use backend::*;
+pub use vllm_local::{Parts, VllmLocal};
 
 use futures_util::StreamExt;
 

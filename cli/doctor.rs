@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::Result;
 use pagoda::hub::Hub;
 use pagoda_backends::config::Config;
+use pagoda_backends::factory;
 use pagoda_backends::settings::Origin;
 
 use super::flags::Flags;
 use super::terminal::bytes;
-use super::{context, machine, terminal};
+use super::{context, machine, models, terminal};
 
 /// Arguments of `pagoda doctor`.
 #[derive(clap::Args)]
@@ -29,6 +30,7 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
     machine_section(&mut text)?;
     cache_section(&mut text, &hub)?;
     config_section(&mut text, &config, file)?;
+    backend_section(&mut text, &hub, &config, arguments.model.as_deref())?;
     terminal::print(&text)?;
     Ok(())
 }
@@ -45,6 +47,8 @@ fn machine_section(text: &mut String) -> Result<()> {
         [] => writeln!(text, "  gpu       none")?,
         gpus => writeln!(text, "  gpu       {}", gpus.join(", "))?,
     }
+    let kernels = if pagoda_kernels::available() { "built in" } else { "not built in (no nvcc when pagoda was built)" };
+    writeln!(text, "  cuda      kernels {kernels}")?;
     Ok(())
 }
 
@@ -69,6 +73,24 @@ fn config_section(text: &mut String, config: &Config, file: Option<&Path>) -> Re
     }
     for model in &config.models {
         writeln!(text, "  model {}: {:?}, {:?}", model.name, model.model_type, model.source)?;
+    }
+    Ok(())
+}
+
+/// Which kind of backend would run, and where the model's memory would go.
+fn backend_section(text: &mut String, hub: &Hub, config: &Config, model: Option<&str>) -> Result<()> {
+    writeln!(text, "\nbackend")?;
+    let target = models::target_for(config, model)?;
+    writeln!(text, "  kind      {} ({})", target.kind.as_str(), target.reason)?;
+    let Some(path) = target.find(hub)? else {
+        writeln!(text, "  model     not on this machine yet; `pagoda pull` fetches it")?;
+        return Ok(());
+    };
+    writeln!(text, "  model     {}", path.display())?;
+    let (shape, plan) = factory::plan(&path, target.entry.as_ref(), config)?;
+    writeln!(text, "  family    {}, {} layers, context {}", shape.family, shape.layers.len(), shape.max_position_embeddings)?;
+    for line in plan.to_string().lines() {
+        writeln!(text, "  {line}")?;
     }
     Ok(())
 }

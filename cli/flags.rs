@@ -76,7 +76,7 @@ impl<const SERVER: bool> FromArgMatches for Flags<SERVER> {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for spec in Self::options() {
             let value = match spec.kind {
-                // The flag turns the default around: `--no-prefix-caching`, `--restart-on-panic`.
+                // The flag turns the default around: `--no-prefix-caching`, `--restart-on-failure`.
                 Kind::Switch => matches.get_flag(spec.key).then(|| (spec.default != Some("true")).to_string()),
                 // Given twice: the last one counts, except for keys and names, which add up.
                 _ => matches.get_many::<String>(spec.key).and_then(|values| {
@@ -114,7 +114,7 @@ mod tests {
         check(&[], &[]);
         check(&["--port", "1", "--port=2"], &[("port", "2")]);
         check(&["--api-key", "a", "--api-key", "b"], &[("api_key", "a,b")]);
-        check(&["--no-prefix-caching", "--restart-on-panic"], &[("prefix_caching", "false"), ("restart_on_panic", "true")]);
+        check(&["--no-prefix-caching", "--restart-on-failure"], &[("prefix_caching", "false"), ("restart_on_failure", "true")]);
         check(&["--port", "-5"], &[("port", "-5")]);
     }
 }

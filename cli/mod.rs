@@ -2,17 +2,26 @@
 //!
 //! Parses, resolves the configuration, starts logging and hands over to one file per command. Any error ends as one line on stderr.
 
+mod answer;
+mod bench;
+mod chat;
 mod context;
 mod doctor;
 mod flags;
+mod generate;
 mod logging;
 mod machine;
+mod models;
 mod progress;
 mod pull;
+mod sampling;
+mod serve;
 mod terminal;
+mod try_out;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
@@ -29,8 +38,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve models over the Anthropic and OpenAI APIs
+    Serve(serve::Arguments),
+    /// Chat with a model on the terminal
+    Chat(chat::Arguments),
+    /// Continue a prompt
+    Generate(generate::Arguments),
     /// Fetch a model into the cache
     Pull(pull::Arguments),
+    /// Measure the embedded engine
+    Bench(bench::Arguments),
     /// Show this machine, the configuration and what would run
     Doctor(doctor::Arguments),
 }
@@ -40,13 +57,19 @@ const USAGE: u8 = 2;
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    let started = Instant::now();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    let file = cli.config.as_deref();
     let outcome = match cli.command {
-        Command::Pull(arguments) => pull::run(&arguments, cli.config.as_deref()),
-        Command::Doctor(arguments) => doctor::run(&arguments, cli.config.as_deref()),
+        Command::Serve(arguments) => serve::run(&arguments, file),
+        Command::Chat(arguments) => chat::run(&arguments, file),
+        Command::Generate(arguments) => generate::run(&arguments, file),
+        Command::Pull(arguments) => pull::run(&arguments, file),
+        Command::Bench(arguments) => bench::run(&arguments, file, started),
+        Command::Doctor(arguments) => doctor::run(&arguments, file),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,161 @@
+//! From a kind, a model's files and the configuration to a running backend.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pagoda_engine::loader::{self, EngineOptions, KvDtype, LoadProgress};
+use pagoda_engine::memory_plan::MemoryPlan;
+use pagoda_engine::models::config::ModelConfig as ModelShape;
+use pagoda_engine::text::ChatTemplate;
+use pagoda_engine::weights::checkpoint::Checkpoint;
+use pagoda_engine::{EngineError, Result as EngineResult};
+
+use crate::config::{Config, NativeOptions};
+use crate::registry::{BackendKind, ModelConfig, ModelType};
+use crate::{InferenceBackend, VllmLocal};
+
+/// Kinds that this build can make.
+pub const AVAILABLE: &[BackendKind] = &[BackendKind::VllmLocal];
+
+/// Why a backend could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FactoryError {
+    /// The kind is known but not built in.
+    #[error("backend kind `{}` is not available in this build; available: {}", .0.as_str(), available())]
+    Kind(BackendKind),
+    /// The option has no effect in this build and must not be ignored.
+    #[error("{option}: `{value}`: {reason}")]
+    Option {
+        /// The flag.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is possible.
+        reason: &'static str,
+    },
+    /// The type of model is not served by any kind of this build.
+    #[error("model `{0}`: type {1:?} is not available in this build; available: causal_lm")]
+    Type(String, ModelType),
+    /// The engine refused the model.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+fn available() -> String {
+    AVAILABLE.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The kind to use for a model, and why.
+pub fn detect(config: &Config, model: Option<&ModelConfig>) -> (BackendKind, &'static str) {
+    match (model.and_then(|model| model.backend_type), config.backend) {
+        (Some(kind), _) => (kind, "the model's backend_type"),
+        (None, Some(kind)) => (kind, "asked for"),
+        (None, None) if config.vllm_remote.url.is_some() => (BackendKind::VllmRemote, "VLLM_REMOTE_URL is set"),
+        (None, None) if config.remote_openai.url.is_some() => (BackendKind::RemoteOpenai, "REMOTE_OPENAI_URL is set"),
+        (None, None) => (BackendKind::VllmLocal, "no remote address is set"),
+    }
+}
+
+/// Checks what can be known before any file is opened.
+///
+/// # Errors
+/// A kind, a type of model or an option that this build does not have.
+pub fn check(kind: BackendKind, model: Option<&ModelConfig>, config: &Config) -> Result<(), FactoryError> {
+    if !AVAILABLE.contains(&kind) {
+        return Err(FactoryError::Kind(kind));
+    }
+    if let Some(model) = model.filter(|model| model.model_type != ModelType::CausalLm) {
+        return Err(FactoryError::Type(model.name.clone(), model.model_type));
+    }
+    let native = &config.native;
+    let refuse = |option, value: String, reason| Err(FactoryError::Option { option, value, reason });
+    if native.tensor_parallel_size != 1 {
+        return refuse("--tensor-parallel-size", native.tensor_parallel_size.to_string(), "this build runs a model on one device; use 1");
+    }
+    if let Some(name) = &native.quantization {
+        return refuse(
+            "--quantization",
+            name.clone(),
+            "this build runs weights as they are stored; leave it unset or use a quantised .gguf",
+        );
+    }
+    if model.is_some_and(|model| model.quantize_4bit) {
+        return refuse("quantize_4bit", "true".into(), "this build runs weights as they are stored; use a quantised .gguf");
+    }
+    Ok(())
+}
+
+/// Loads a model's files into a backend of the given kind.
+///
+/// # Errors
+/// As `check`, and whatever the engine says about the files.
+pub fn create(
+    kind: BackendKind,
+    path: &Path,
+    model: Option<&ModelConfig>,
+    config: &Config,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Arc<dyn InferenceBackend>, FactoryError> {
+    check(kind, model, config)?;
+    Ok(Arc::new(load_local(path, &options_for(model, config), &config.native, progress)?))
+}
+
+/// Loads a model onto pagoda's own engine.
+///
+/// # Errors
+/// Whatever the engine says about files and options.
+pub fn load_local(
+    path: &Path,
+    options: &EngineOptions,
+    native: &NativeOptions,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> EngineResult<VllmLocal> {
+    // Read first: a wrong template should not cost a load.
+    let template = native.chat_template.as_deref().map(|file| template_from(file, path)).transpose()?;
+    let mut model = loader::load(path, options, progress)?;
+    model.chat_template = template.or(model.chat_template);
+    Ok(VllmLocal::new(model))
+}
+
+fn template_from(file: &Path, model: &Path) -> EngineResult<ChatTemplate> {
+    let source = std::fs::read_to_string(file).map_err(|source| EngineError::Io { path: file.into(), source })?;
+    ChatTemplate::new(&source, &Checkpoint::open(model)?.text)
+}
+
+/// The memory plan of a model's files, without loading them.
+///
+/// # Errors
+/// As `create`.
+pub fn plan(path: &Path, model: Option<&ModelConfig>, config: &Config) -> Result<(ModelShape, MemoryPlan), FactoryError> {
+    Ok(loader::plan(path, &options_for(model, config))?)
+}
+
+/// The engine's options for a model.
+pub fn options_for(model: Option<&ModelConfig>, config: &Config) -> EngineOptions {
+    let mut options = engine_options(&config.native);
+    options.max_model_len = model.and_then(|model| model.context_length).or(options.max_model_len);
+    options
+}
+
+fn engine_options(native: &NativeOptions) -> EngineOptions {
+    EngineOptions {
+        threads: native.threads,
+        kv_cache_dtype: match native.kv_cache_dtype.as_str() {
+            "f32" => KvDtype::F32,
+            "f16" => KvDtype::F16,
+            "bf16" => KvDtype::Bf16,
+            _ => KvDtype::Auto,
+        },
+        max_model_len: native.max_model_len,
+        block_size: native.block_size,
+        kv_cache_bytes: native.kv_cache_bytes,
+        memory_utilization: native.memory_utilization,
+        memory_limit_bytes: native.memory_limit_bytes,
+        max_num_seqs: native.max_num_seqs,
+        max_num_batched_tokens: native.max_num_batched_tokens,
+        prefix_caching: native.prefix_caching,
+        step_ahead: native.step_ahead,
+        max_waiting: native.max_waiting,
+        restart_on_failure: native.restart_on_failure,
+    }
+}

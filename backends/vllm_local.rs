@@ -1,0 +1,255 @@
+//! `VllmLocal`: pagoda's own engine behind `InferenceBackend`.
+//!
+//! Renders and tokenises on the blocking pool, hands token ids to the engine thread, and turns its events into text on the request's own
+//! task. Knows no wire format.
+
+mod output;
+mod params;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use pagoda_engine::EngineError;
+use pagoda_engine::core::EngineHandle;
+use pagoda_engine::loader::LoadedModel;
+use pagoda_engine::request::Request;
+use pagoda_engine::text::{ChatInput, ChatTemplate, Tokenizer};
+use pagoda_engine::weights::checkpoint::GenerationDefaults;
+use serde_json::json;
+
+use crate::{
+    BackendCapabilities, BackendError, BackendStats, ChatMessage, ChatPrompt, GenerateRequest, GenerateStream, GenerationConfig,
+    InferenceBackend, Json, Prompt,
+};
+use output::Output;
+
+/// Seconds after which a refused request may be sent again.
+const RETRY_AFTER_S: u32 = 1;
+
+/// One model on the native engine. Clones share it.
+#[derive(Clone)]
+pub struct VllmLocal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    handle: EngineHandle,
+    tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
+    eos_token_ids: Vec<u32>,
+    max_model_len: usize,
+    default_config: GenerationConfig,
+    capabilities: BackendCapabilities,
+}
+
+/// What a `VllmLocal` is made of, for engines that the loader did not start.
+pub struct Parts {
+    /// The engine.
+    pub handle: EngineHandle,
+    /// Its tokeniser.
+    pub tokenizer: Tokenizer,
+    /// None: chat prompts are refused.
+    pub chat_template: Option<ChatTemplate>,
+    /// Tokens that the engine ends at.
+    pub eos_token_ids: Vec<u32>,
+    /// Sampling defaults.
+    pub generation: GenerationDefaults,
+}
+
+impl VllmLocal {
+    /// Wraps a loaded model.
+    pub fn new(model: LoadedModel) -> VllmLocal {
+        VllmLocal::from_parts(Parts {
+            handle: model.handle,
+            tokenizer: model.tokenizer,
+            chat_template: model.chat_template,
+            eos_token_ids: model.config.eos_token_ids,
+            generation: model.generation,
+        })
+    }
+
+    /// Wraps an engine.
+    pub fn from_parts(parts: Parts) -> VllmLocal {
+        let max_model_len = parts.handle.max_model_len();
+        let tool_calling = parts.chat_template.as_ref().is_some_and(|template| template.source().contains("tools"));
+        let inner = Inner {
+            max_model_len,
+            default_config: default_config(&parts.generation),
+            capabilities: capabilities(max_model_len, tool_calling),
+            handle: parts.handle,
+            tokenizer: parts.tokenizer,
+            chat_template: parts.chat_template,
+            eos_token_ids: parts.eos_token_ids,
+        };
+        VllmLocal { inner: Arc::new(inner) }
+    }
+
+    /// The engine behind it.
+    pub fn handle(&self) -> &EngineHandle {
+        &self.inner.handle
+    }
+
+    /// Whether chat prompts can be rendered.
+    pub fn has_chat_template(&self) -> bool {
+        self.inner.chat_template.is_some()
+    }
+
+    /// Runs work that takes longer than an async thread should be held.
+    async fn on_blocking_pool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let inner = self.inner.clone();
+        let outcome = tokio::task::spawn_blocking(move || work(&inner)).await;
+        outcome.unwrap_or_else(|error| Err(BackendError::Internal(format!("text processing failed: {error}"))))
+    }
+}
+
+#[async_trait]
+impl InferenceBackend for VllmLocal {
+    async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
+        let GenerateRequest { prompt, config } = request;
+        let (request, config) = self.on_blocking_pool(move |inner| Ok((inner.request(&prompt, &config)?, config))).await?;
+        let inner = &self.inner;
+        let prompt = request.prompt.clone();
+        // Ends at the room left in the window rather than at the client's own limit.
+        let is_clamped = config.max_tokens.is_none_or(|max| max > request.sampling.max_tokens);
+        let output = Output::new(&inner.tokenizer, &inner.eos_token_ids, config, prompt, is_clamped)?;
+        let stream = inner.handle.submit(request).map_err(engine_error)?;
+        Ok(output.into_stream(stream).boxed())
+    }
+
+    async fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError> {
+        let prompt = prompt.clone();
+        self.on_blocking_pool(move |inner| inner.tokenize(&prompt)).await
+    }
+
+    async fn detokenize(&self, tokens: &[u32]) -> Result<String, BackendError> {
+        let tokens = tokens.to_vec();
+        self.on_blocking_pool(move |inner| inner.tokenizer.decode(&tokens, false).map_err(engine_error)).await
+    }
+
+    fn token_str(&self, token: u32) -> Option<String> {
+        self.inner.tokenizer.token_str(token)
+    }
+
+    fn default_config(&self) -> GenerationConfig {
+        self.inner.default_config.clone()
+    }
+
+    fn capabilities(&self) -> &BackendCapabilities {
+        &self.inner.capabilities
+    }
+
+    fn stats(&self) -> BackendStats {
+        let stats = self.inner.handle.stats();
+        BackendStats {
+            num_running: stats.num_running,
+            num_waiting: stats.num_waiting,
+            num_blocks: stats.num_blocks,
+            num_used_blocks: stats.num_used_blocks,
+            kv_waste: stats.kv_waste(),
+            num_preemptions: stats.num_preemptions,
+            num_steps: stats.num_steps,
+            max_running: stats.max_running,
+        }
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.inner.handle.health()
+    }
+}
+
+impl Inner {
+    fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError> {
+        match prompt {
+            Prompt::Chat(chat) => self.tokenizer.encode(&self.render(chat)?, false).map_err(engine_error),
+            Prompt::Text { text, add_special_tokens } => self.tokenizer.encode(text, *add_special_tokens).map_err(engine_error),
+            Prompt::Tokens(tokens) => Ok(tokens.clone()),
+        }
+    }
+
+    fn render(&self, chat: &ChatPrompt) -> Result<String, BackendError> {
+        let Some(template) = &self.chat_template else {
+            let message = "this model has no chat template: use a completion instead, or start with --chat-template FILE";
+            return Err(BackendError::InvalidRequest { param: Some("messages".into()), message: message.into() });
+        };
+        let messages: Vec<Json> = chat.messages.iter().map(message_json).collect();
+        let input = ChatInput {
+            messages: &messages,
+            tools: &chat.tools,
+            add_generation_prompt: chat.add_generation_prompt,
+            continue_final_message: chat.continue_final_message,
+            kwargs: &chat.template_kwargs,
+        };
+        template.render(&input).map_err(engine_error)
+    }
+
+    /// Tokens and sampling parameters, checked against the window.
+    fn request(&self, prompt: &Prompt, config: &GenerationConfig) -> Result<Request, BackendError> {
+        let prompt = self.tokenize(prompt)?;
+        if prompt.is_empty() {
+            return Err(invalid("prompt", "the prompt has no tokens; at least one is needed"));
+        }
+        if prompt.len() >= self.max_model_len {
+            return Err(BackendError::PromptTooLong { prompt_tokens: prompt.len(), max_tokens: self.max_model_len - 1 });
+        }
+        let room = u32::try_from(self.max_model_len - prompt.len()).unwrap_or(u32::MAX);
+        let sampling = params::sampling(config, room, &self.tokenizer)?;
+        Ok(Request { prompt, sampling, priority: config.priority, cache_salt: config.cache_salt })
+    }
+}
+
+/// A message as chat templates expect it.
+fn message_json(message: &ChatMessage) -> Json {
+    let mut json = json!({ "role": message.role, "content": message.content });
+    let mut set = |key: &str, value: Option<Json>| {
+        if let Some(value) = value {
+            json[key] = value;
+        }
+    };
+    set("tool_calls", (!message.tool_calls.is_empty()).then(|| Json::from(message.tool_calls.clone())));
+    set("tool_call_id", message.tool_call_id.clone().map(Json::from));
+    set("name", message.name.clone().map(Json::from));
+    set("reasoning_content", message.reasoning.clone().map(Json::from));
+    json
+}
+
+fn default_config(model: &GenerationDefaults) -> GenerationConfig {
+    let built_in = GenerationConfig::default();
+    GenerationConfig {
+        temperature: model.temperature.unwrap_or(built_in.temperature),
+        top_p: model.top_p.unwrap_or(built_in.top_p),
+        top_k: model.top_k.filter(|&top_k| top_k > 0).or(built_in.top_k),
+        repetition_penalty: model.repetition_penalty.unwrap_or(built_in.repetition_penalty),
+        ..built_in
+    }
+}
+
+fn capabilities(max_context_length: usize, tool_calling: bool) -> BackendCapabilities {
+    BackendCapabilities {
+        streaming: true,
+        tool_calling,
+        batching: true,
+        multi_gpu: false,
+        quantization: vec!["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"],
+        max_context_length,
+        continuous_batching: true,
+        paged_attention: true,
+    }
+}
+
+fn invalid(param: &str, message: &str) -> BackendError {
+    BackendError::InvalidRequest { param: Some(param.into()), message: message.into() }
+}
+
+/// Engine errors by whose fault they are.
+fn engine_error(error: EngineError) -> BackendError {
+    match error {
+        EngineError::InvalidRequest(message) | EngineError::Text(message) => BackendError::InvalidRequest { param: None, message },
+        EngineError::QueueFull(_) => BackendError::Overloaded { message: error.to_string(), retry_after_s: RETRY_AFTER_S },
+        EngineError::Unsupported(what) => BackendError::Unsupported(what),
+        other => BackendError::Internal(other.to_string()),
+    }
+}

@@ -1,0 +1,194 @@
+//! The outputs of one request: engine events in, text out. Detokenises, finds stop strings, counts what the client gets.
+//!
+//! Polled by whoever reads the answer, so a slow client slows nobody else; dropping it drops the engine's stream, which aborts.
+
+use std::collections::VecDeque;
+
+use futures_util::{Stream, stream};
+use pagoda_engine::core::RequestStream;
+use pagoda_engine::request::{Event, FinishReason};
+use pagoda_engine::sampling::TokenLogprobs;
+use pagoda_engine::text::{Detokenizer, StopMatcher, Tokenizer};
+
+use super::engine_error;
+use crate::{BackendError, GenerateEvent, GenerationConfig, StopReason, TokenInfo, Usage};
+
+/// State of a request's outputs.
+pub(super) struct Output {
+    tokenizer: Tokenizer,
+    config: GenerationConfig,
+    eos_token_ids: Vec<u32>,
+    prompt: Vec<u32>,
+    is_clamped: bool,
+    choices: Vec<Choice>,
+    usage: Usage,
+    events: VecDeque<GenerateEvent>,
+}
+
+/// One of the `n` outputs.
+struct Choice {
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    num_tokens: u32,
+    ended: bool,
+}
+
+impl Output {
+    /// Prepares the outputs of a request.
+    ///
+    /// # Errors
+    /// `InvalidRequest` for stop strings that are empty, too long or too many.
+    pub(super) fn new(
+        tokenizer: &Tokenizer,
+        eos_token_ids: &[u32],
+        config: GenerationConfig,
+        prompt: Vec<u32>,
+        is_clamped: bool,
+    ) -> Result<Output, BackendError> {
+        let mut choices = Vec::with_capacity(config.n as usize);
+        for _ in 0..config.n {
+            choices.push(Choice {
+                detokenizer: Detokenizer::new(tokenizer.clone(), config.skip_special_tokens),
+                stops: StopMatcher::new(config.stop_sequences.clone(), config.include_stop_str).map_err(engine_error)?,
+                num_tokens: 0,
+                ended: false,
+            });
+        }
+        Ok(Output {
+            tokenizer: tokenizer.clone(),
+            config,
+            eos_token_ids: eos_token_ids.to_vec(),
+            usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
+            prompt,
+            is_clamped,
+            choices,
+            events: VecDeque::new(),
+        })
+    }
+
+    /// The answer's events, driven by the engine's.
+    pub(super) fn into_stream(self, engine: RequestStream) -> impl Stream<Item = GenerateEvent> + Send + 'static {
+        stream::unfold((self, Some(engine)), |(mut output, mut engine)| async move {
+            loop {
+                if let Some(event) = output.events.pop_front() {
+                    return Some((event, (output, engine)));
+                }
+                let stream = engine.as_mut()?;
+                match stream.next().await {
+                    Some(event) => output.take(event, stream),
+                    None => output.fail("the engine's stream ended without a final event".into(), false),
+                }
+                // The last event is on its way: dropping the engine's stream ends whatever still runs.
+                if matches!(output.events.back(), Some(GenerateEvent::Done(_) | GenerateEvent::Failed(_))) {
+                    engine = None;
+                }
+            }
+        })
+    }
+
+    fn take(&mut self, event: Event, engine: &RequestStream) {
+        match event {
+            Event::Started { cached_tokens } => {
+                self.usage.cached_tokens = cached_tokens;
+                let prompt_token_ids = std::mem::take(&mut self.prompt);
+                self.events.push_back(GenerateEvent::Started { prompt_token_ids, cached_tokens });
+            }
+            Event::PromptLogprobs(entries) => {
+                let entries = entries.iter().map(|entry| self.token_info(entry.token, Some(entry))).collect();
+                self.events.push_back(GenerateEvent::PromptLogprobs(entries));
+            }
+            Event::Token { choice, token, logprobs } => self.take_token(choice, token, logprobs.as_ref(), engine),
+            Event::Finished { choice, reason } => self.finish(choice, reason),
+            Event::Done(_) => self.events.push_back(GenerateEvent::Done(self.usage)),
+            Event::Failed { message, caller_fault } => self.fail(message, caller_fault),
+        }
+    }
+
+    fn fail(&mut self, message: String, caller_fault: bool) {
+        let error = match caller_fault {
+            true => BackendError::InvalidRequest { param: None, message },
+            false => BackendError::Internal(message),
+        };
+        self.events.push_back(GenerateEvent::Failed(error));
+    }
+
+    fn take_token(&mut self, idx: u32, token: u32, logprobs: Option<&TokenLogprobs>, engine: &RequestStream) {
+        let is_end = self.is_end(token);
+        let info = self.token_info(token, logprobs);
+        let choice = &mut self.choices[idx as usize];
+        if choice.ended {
+            return; // sampled after a stop string matched
+        }
+        choice.num_tokens += 1;
+        self.usage.completion_tokens += 1;
+        // The token that ends an output is no text of it, unless the client wants to see what ended it.
+        let piece = if is_end && !self.config.include_stop_str { Ok(String::new()) } else { choice.detokenizer.push(token) };
+        let piece = match piece {
+            Ok(piece) => piece,
+            Err(error) => return self.fail(error.to_string(), false),
+        };
+        // No stop before min_tokens: what came earlier is not searched.
+        let (text, matched) = if choice.num_tokens < self.config.min_tokens {
+            (piece, None)
+        } else {
+            let found = choice.stops.push(&piece);
+            (found.text, found.matched)
+        };
+        self.events.push_back(GenerateEvent::Delta { choice: idx, text, tokens: vec![info] });
+        if let Some(stop) = matched {
+            self.end(idx, StopReason::StopSequence(stop));
+            match self.choices.iter().all(|choice| choice.ended) {
+                true => self.events.push_back(GenerateEvent::Done(self.usage)),
+                false => engine.end_choice(idx),
+            }
+        }
+    }
+
+    /// The engine ended an output: what is held back comes out.
+    fn finish(&mut self, idx: u32, reason: FinishReason) {
+        let choice = &mut self.choices[idx as usize];
+        if choice.ended {
+            return; // ended by a stop string before
+        }
+        let tail = choice.detokenizer.flush();
+        let mut text = choice.stops.push(&tail).text;
+        text.push_str(&choice.stops.flush());
+        let matched = choice.stops.matched().map(str::to_string);
+        if !text.is_empty() {
+            self.events.push_back(GenerateEvent::Delta { choice: idx, text, tokens: Vec::new() });
+        }
+        let reason = match (matched, reason) {
+            (Some(stop), _) => StopReason::StopSequence(stop),
+            (None, FinishReason::Eos) => StopReason::EndOfTurn,
+            (None, FinishReason::StopToken(token)) => StopReason::StopToken(token),
+            (None, FinishReason::MaxTokens | FinishReason::ContextFull) if self.is_clamped => StopReason::ContextFull,
+            (None, FinishReason::MaxTokens | FinishReason::ContextFull) => StopReason::MaxTokens,
+            (None, FinishReason::Aborted) => StopReason::Aborted,
+        };
+        self.end(idx, reason);
+    }
+
+    fn end(&mut self, idx: u32, reason: StopReason) {
+        self.choices[idx as usize].ended = true;
+        self.events.push_back(GenerateEvent::Finished { choice: idx, reason });
+    }
+
+    /// Whether the engine ends an output with this token.
+    fn is_end(&self, token: u32) -> bool {
+        self.config.stop_token_ids.contains(&token) || !self.config.ignore_eos && self.eos_token_ids.contains(&token)
+    }
+
+    fn token_info(&self, token: u32, logprobs: Option<&TokenLogprobs>) -> TokenInfo {
+        let top = logprobs.map_or(&[][..], |entry| &entry.top);
+        TokenInfo {
+            logprob: logprobs.map(|entry| entry.logprob),
+            top: top.iter().map(|&(token, logprob)| TokenInfo { logprob: Some(logprob), ..self.plain(token) }).collect(),
+            ..self.plain(token)
+        }
+    }
+
+    fn plain(&self, token: u32) -> TokenInfo {
+        let bytes = self.tokenizer.token_bytes(token);
+        TokenInfo { id: token, text: String::from_utf8_lossy(&bytes).into_owned(), bytes, logprob: None, top: Vec::new() }
+    }
+}

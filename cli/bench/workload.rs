@@ -1,0 +1,134 @@
+//! The workloads and their prompts: random tokens from a seed, so that two runs and two engines see the same.
+
+use anyhow::{Result, ensure};
+use pagoda_engine::loader::LoadedModel;
+
+/// Requests of one shape, all sent at once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Workload {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// How many.
+    pub requests: usize,
+    /// Prompt tokens that all requests share.
+    pub shared_len: usize,
+    /// All prompt tokens of a request.
+    pub input_len: usize,
+    /// Output tokens of a request.
+    pub output_len: usize,
+}
+
+/// The standard workloads.
+pub const WORKLOADS: &[Workload] = &[
+    Workload::plain("c1", 1, 128, 256),
+    Workload::plain("c8", 8, 512, 256),
+    Workload::plain("c64", 64, 512, 256),
+    Workload::plain("c512", 512, 512, 256),
+    Workload::plain("prefill", 4, 8192, 1),
+    Workload { name: "prefix", requests: 256, shared_len: 2048, input_len: 2112, output_len: 64 },
+    Workload::plain("long", 16, 16384, 128),
+];
+
+impl Workload {
+    /// Requests that share nothing.
+    pub const fn plain(name: &'static str, requests: usize, input_len: usize, output_len: usize) -> Workload {
+        Workload { name, requests, shared_len: 0, input_len, output_len }
+    }
+
+    /// The same with lengths multiplied.
+    pub fn scaled(self, scale: f64) -> Workload {
+        let times = |len: usize| (len as f64 * scale).round() as usize;
+        Workload {
+            shared_len: times(self.shared_len),
+            input_len: times(self.input_len).max(times(self.shared_len) + 1),
+            output_len: times(self.output_len).max(1),
+            ..self
+        }
+    }
+
+    /// The same with some numbers replaced. A given prompt length keeps the shared share.
+    pub fn with(self, requests: Option<usize>, input_len: Option<usize>, output_len: Option<usize>) -> Workload {
+        let input = input_len.unwrap_or(self.input_len);
+        Workload {
+            requests: requests.unwrap_or(self.requests),
+            shared_len: self.shared_len * input / self.input_len,
+            input_len: input,
+            output_len: output_len.unwrap_or(self.output_len),
+            ..self
+        }
+    }
+}
+
+/// Source of random prompts.
+pub struct Prompts {
+    state: u64,
+    tokens: Vec<u32>,
+}
+
+impl Prompts {
+    /// Draws from the ordinary tokens of a model.
+    ///
+    /// # Errors
+    /// A vocabulary without ordinary tokens.
+    pub fn new(seed: u64, model: &LoadedModel) -> Result<Prompts> {
+        let size = model.config.vocab_size.min(model.tokenizer.vocab_size()) as u32;
+        let tokens: Vec<u32> = (0..size).filter(|&token| !model.tokenizer.is_special(token)).collect();
+        ensure!(!tokens.is_empty(), "the model's vocabulary has no ordinary tokens");
+        Ok(Prompts { state: seed, tokens })
+    }
+
+    /// The prompts of one run; every run gets new ones, so that no run finds another's in the prefix cache.
+    pub fn draw(&mut self, workload: &Workload) -> Vec<Vec<u32>> {
+        let shared: Vec<u32> = (0..workload.shared_len).map(|_| self.token()).collect();
+        let own = workload.input_len - workload.shared_len;
+        (0..workload.requests)
+            .map(|_| {
+                let mut prompt = shared.clone();
+                prompt.extend((0..own).map(|_| self.token()));
+                prompt
+            })
+            .collect()
+    }
+
+    fn token(&mut self) -> u32 {
+        let idx = (u128::from(self.next()) * self.tokens.len() as u128) >> 64;
+        self.tokens[idx as usize]
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workloads_scale() {
+        let find = |name: &str| *WORKLOADS.iter().find(|workload| workload.name == name).expect("known");
+        let prefix = find("prefix").scaled(0.125);
+        assert_eq!((prefix.shared_len, prefix.input_len, prefix.output_len), (256, 264, 8));
+        let tiny = find("prefill").scaled(1e-6);
+        assert_eq!((tiny.input_len, tiny.output_len), (1, 1));
+        let replaced = find("prefix").with(Some(3), Some(1056), Some(5));
+        assert_eq!((replaced.requests, replaced.shared_len, replaced.input_len, replaced.output_len), (3, 1024, 1056, 5));
+    }
+
+    #[test]
+    fn prompts_follow_the_seed_and_share_their_beginning() {
+        let prompts = |seed| Prompts { state: seed, tokens: vec![3, 5, 7] };
+        let workload = Workload { name: "x", requests: 2, shared_len: 20, input_len: 50, output_len: 1 };
+        let (a, b) = (prompts(1).draw(&workload), prompts(1).draw(&workload));
+        assert_eq!(a, b);
+        assert_ne!(a, prompts(2).draw(&workload));
+        assert_eq!(a[0][..20], a[1][..20]);
+        assert_ne!(a[0], a[1]);
+        assert!(a.iter().all(|prompt| prompt.len() == 50 && prompt.iter().all(|token| [3, 5, 7].contains(token))));
+    }
+}

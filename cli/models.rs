@@ -1,0 +1,107 @@
+//! Which models a command runs and how they get from a name to a backend.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use pagoda::hub::{Hub, Located, Report};
+use pagoda_backends::config::Config;
+use pagoda_backends::registry::{BackendKind, ModelConfig, ModelSource};
+use pagoda_backends::{InferenceBackend, factory};
+use pagoda_engine::loader::LoadProgress;
+use tracing::info;
+
+use super::progress::Progress;
+
+/// One model to run: what the user named, and what the configuration says about it.
+pub struct Target {
+    /// As the user wrote it; None: the default model.
+    reference: Option<String>,
+    /// Its entry in the configuration.
+    pub entry: Option<ModelConfig>,
+    /// Kind of backend.
+    pub kind: BackendKind,
+    /// Why that kind.
+    pub reason: &'static str,
+}
+
+/// A running model.
+pub struct Running {
+    /// What runs it.
+    pub backend: Arc<dyn InferenceBackend>,
+    /// Name to show and serve.
+    pub name: String,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+/// The models of a command: the argument's, else the configured ones, else the default. Checked as far as no file is needed.
+pub fn targets(config: &Config, argument: Option<&str>) -> Result<Vec<Target>> {
+    let reference = argument.or(config.model.as_deref());
+    let known = |name: &str| config.models.iter().find(|model| model.name == name || model.aliases.iter().any(|alias| alias == name));
+    let targets: Vec<Target> = match reference {
+        Some(name) => vec![target(config, Some(name), known(name))],
+        None if config.models.is_empty() => vec![target(config, None, None)],
+        None => config.models.iter().map(|entry| target(config, Some(&entry.name), Some(entry))).collect(),
+    };
+    for target in &targets {
+        factory::check(target.kind, target.entry.as_ref(), config)?;
+    }
+    Ok(targets)
+}
+
+/// The one model of a command that runs one: the first of `targets`.
+pub fn target_for(config: &Config, argument: Option<&str>) -> Result<Target> {
+    targets(config, argument)?.into_iter().next().context("no model is configured")
+}
+
+fn target(config: &Config, reference: Option<&str>, entry: Option<&ModelConfig>) -> Target {
+    let (kind, reason) = factory::detect(config, entry);
+    Target { reference: reference.map(str::to_string), entry: entry.cloned(), kind, reason }
+}
+
+impl Target {
+    fn source(&self) -> Option<String> {
+        match self.entry.as_ref().map(|entry| &entry.source) {
+            Some(ModelSource::Hub(id)) => Some(id.clone()),
+            Some(ModelSource::Path(path)) => Some(path.display().to_string()),
+            None => self.reference.clone(),
+        }
+    }
+
+    /// Finds the files, fetching them when they are not on this machine.
+    pub fn locate(&self, hub: &Hub, report: &mut dyn Report) -> Result<Located> {
+        Ok(hub.resolve(self.source().as_deref(), report)?)
+    }
+
+    /// Finds the files without any network.
+    pub fn find(&self, hub: &Hub) -> Result<Option<PathBuf>> {
+        Ok(hub.find(self.source().as_deref())?.map(|located| located.path))
+    }
+
+    /// Finds the files and loads them.
+    pub fn load(&self, hub: &Hub, config: &Config, progress: &mut Progress) -> Result<Running> {
+        let located = self.locate(hub, progress)?;
+        let started = Instant::now();
+        let mut is_first = true;
+        let mut on_load = |load: LoadProgress| {
+            if std::mem::take(&mut is_first) {
+                progress.start(&format!("loading {}", located.name), Some(load.total_bytes as u64));
+            }
+            progress.advance(load.done_bytes as u64);
+        };
+        let backend = factory::create(self.kind, &located.path, self.entry.as_ref(), config, &mut on_load)?;
+        progress.finish();
+        let name = self.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
+        info!(model = name, seconds = started.elapsed().as_secs_f32(), "model loaded");
+        Ok(Running {
+            backend,
+            aliases: self.entry.as_ref().map_or_else(Vec::new, |entry| entry.aliases.clone()),
+            name,
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
+        })
+    }
+}

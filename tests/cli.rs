@@ -1,0 +1,281 @@
+//! The binary as a user meets it: what goes wrong is one line on stderr that says what and what to do, and the exit code is not 0.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use pagoda_engine::testing::{tiny_config, write_tiny, write_tiny_gguf};
+use tempfile::TempDir;
+
+/// The binary in an environment of its own: an empty cache, no network, no variables of the caller.
+fn pagoda(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pagoda"));
+    command.args(arguments).env_clear().env("HOME", home).env("HF_ENDPOINT", "http://127.0.0.1:9").env("PATH", "/no/such/folder");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn home() -> TempDir {
+    tempfile::tempdir().expect("folder")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Fails with `code` and one line that contains all `parts`.
+fn check_failure(output: &Output, code: i32, parts: &[&str]) {
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("pagoda: ")).collect();
+    assert_eq!(lines.len(), 1, "{stderr}");
+    for part in parts {
+        assert!(lines[0].contains(part), "`{part}` in `{}`", lines[0]);
+    }
+}
+
+fn fails(arguments: &[&str], code: i32, parts: &[&str]) {
+    let home = home();
+    let output = pagoda(home.path(), arguments).output().expect("runs");
+    check_failure(&output, code, parts);
+    assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
+}
+
+#[test]
+fn wrong_command_lines() {
+    fails(&["serv"], 2, &["unrecognized subcommand 'serv'", "pagoda --help"]);
+    fails(&["serve", "--prot", "1"], 2, &["unexpected argument '--prot'"]);
+    fails(&["serve", "--port"], 2, &["a value is required for '--port"]);
+}
+
+#[test]
+fn wrong_options() {
+    fails(&["serve", "--port", "x"], 1, &["--port: `x` (command line): expected a whole number from 0 to 65535"]);
+    fails(&["serve", "--host", "nowhere"], 1, &["--host: `nowhere`", "IP address"]);
+    fails(&["chat", "--kv-cache-dtype", "f8"], 1, &["--kv-cache-dtype: `f8`", "one of auto, f32, f16, bf16"]);
+    fails(&["generate", "--prompt", "x", "--temperature", "3"], 1, &["--temperature: `3`", "0 to 2"]);
+    fails(&["bench", "--workloads", "c9"], 1, &["--workloads: `c9`", "c1, c8"]);
+    fails(&["serve", "--api-key-file", "/no/such/file"], 1, &["--api-key-file: /no/such/file"]);
+    fails(&["serve", "--config", "/no/such/file"], 1, &["/no/such/file"]);
+    fails(&["doctor", "--log-level", "=x="], 1, &["--log-level: `=x=`"]);
+}
+
+#[test]
+fn kinds_of_backend_that_are_not_there() {
+    let kind = "is not available in this build; available: vllm_local";
+    fails(&["serve", "--backend", "huggingface"], 1, &["`huggingface`", kind]);
+    fails(&["serve", "--vllm-remote-url", "http://127.0.0.1:9"], 1, &["`vllm_remote`", kind]);
+    fails(&["serve", "--tensor-parallel-size", "2"], 1, &["--tensor-parallel-size: `2`"]);
+    fails(&["serve", "--quantization", "awq"], 1, &["--quantization: `awq`"]);
+}
+
+#[test]
+fn variables_are_named_in_errors() {
+    let home = home();
+    let output = pagoda(home.path(), &["serve"]).env("VLLM_MAX_MODEL_LEN", "-1").output().expect("runs");
+    check_failure(&output, 1, &["--max-model-len: `-1` (environment variable VLLM_MAX_MODEL_LEN)"]);
+}
+
+#[test]
+fn missing_models() {
+    fails(&["generate", "--prompt", "x", "/no/such/model"], 1, &["no such model file or folder: /no/such/model"]);
+    fails(&["generate", "--prompt", "x", "nonsense"], 1, &["unknown model `nonsense`", "smollm2"]);
+    fails(&["pull", "org/name"], 1, &["http://127.0.0.1:9 does not answer", "HF_ENDPOINT"]);
+}
+
+#[test]
+fn damaged_checkpoints() {
+    let folder = home();
+    let check = |path: &Path, parts: &[&str]| fails(&["generate", "--prompt", "x", &path.display().to_string()], 1, parts);
+
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).expect("folder");
+    check(&empty, &["empty"]);
+
+    let gguf = write_tiny_gguf(folder.path(), "llama-q8_0", 1);
+    let whole = fs::read(&gguf).expect("file");
+    let cut = folder.path().join("cut.gguf");
+    fs::write(&cut, &whole[..whole.len() / 2]).expect("file");
+    check(&cut, &["cut.gguf"]);
+    let garbage = folder.path().join("garbage.gguf");
+    fs::write(&garbage, b"garbage").expect("file");
+    check(&garbage, &["garbage.gguf"]);
+
+    let tiny = write_tiny(folder.path(), "llama", 1);
+    let mut config = tiny_config("llama");
+    config["architectures"] = serde_json::json!(["NoSuchForCausalLM"]);
+    config["model_type"] = serde_json::json!("no_such");
+    fs::write(tiny.join("config.json"), config.to_string()).expect("file");
+    check(&tiny, &["unknown architecture", "known:"]);
+
+    let short = write_tiny(folder.path(), "qwen2", 1);
+    let weights = short.join("model.safetensors");
+    let bytes = fs::read(&weights).expect("file");
+    fs::write(&weights, &bytes[..bytes.len() - 64]).expect("file");
+    check(&short, &["model.safetensors"]);
+}
+
+#[test]
+fn a_model_too_large_for_memory() {
+    let folder = home();
+    let tiny = write_tiny(folder.path(), "llama", 1).display().to_string();
+    fails(&["generate", "--prompt", "x", "--memory-limit-bytes", "100000", &tiny], 1, &["out of memory", "89999 available"]);
+    fails(&["generate", "--prompt", "x", "--max-model-len", "1000000", &tiny], 1, &["max_model_len", "1000000"]);
+}
+
+#[test]
+fn a_port_in_use() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = listener.local_addr().expect("address").port().to_string();
+    fails(&["serve", "--port", &port], 1, &[&format!("127.0.0.1:{port} is in use"), "choose another port"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk() {
+    let home = home();
+    // The stub hub of tests/hub.rs is not needed: the cache folder itself cannot be written.
+    fs::write(home.path().join("file"), b"").expect("file");
+    let output = pagoda(home.path(), &["pull", "org/name"]).env("PAGODA_CACHE", home.path().join("file/cache")).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_prompt_is_continued_the_same_way_twice() {
+    let folder = home();
+    let tiny = write_tiny(folder.path(), "llama", 1).display().to_string();
+    let run = |extra: &[&str]| {
+        let mut arguments = vec!["generate", "--prompt", "hello", "--max-tokens", "8", "--log-level", "error", &tiny];
+        arguments.extend(extra);
+        let output = pagoda(folder.path(), &arguments).output().expect("runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let first = run(&[]);
+    assert!(!first.trim().is_empty());
+    assert_eq!(first, run(&[]));
+    assert_eq!(first, run(&["--no-step-ahead", "--no-prefix-caching", "--threads", "1"]));
+}
+
+#[test]
+fn a_piped_conversation() {
+    let folder = home();
+    let tiny = write_tiny(folder.path(), "qwen2", 1).display().to_string();
+    let arguments = ["chat", "--max-tokens", "4", "--temperature", "0", "--log-level", "error", &tiny];
+    let mut child = pagoda(folder.path(), &arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
+    child.stdin.take().expect("stdin").write_all(b"hello\n/reset\nhello\n\n/exit\nnever\n").expect("written");
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success());
+    let stdout = text(&output.stdout);
+    let answers: Vec<&str> = stdout.split('\n').collect();
+    assert!(answers.len() >= 2 && stdout.len() > 2, "{stdout:?}");
+    let half = stdout.len() / 2;
+    assert_eq!(stdout[..half], stdout[half..], "the same question after /reset");
+}
+
+#[test]
+fn bench_prints_its_lines() {
+    let folder = home();
+    let tiny = write_tiny(folder.path(), "llama", 1).display().to_string();
+    let arguments =
+        ["bench", "--workloads", "c8,prefix", "--scale", "0.02", "--requests", "8", "--label", "t", "--log-level", "error", &tiny];
+    let output = pagoda(folder.path(), &arguments).output().expect("runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    let lines: Vec<serde_json::Value> = stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let labels: Vec<&str> = lines.iter().filter_map(|line| line["label"].as_str()).collect();
+    assert_eq!(labels, ["t-c8", "t-prefix", "t-start"]);
+    for field in ["wall_s", "out_tok_s", "total_tok_s", "tpot_p50", "ttft_p50"] {
+        assert!(lines[0][field].as_f64().is_some_and(|value| value > 0.0), "{field}: {stdout}");
+    }
+    assert!(lines[0]["max_running"].as_u64() > Some(1), "batched: {stdout}");
+    assert!(lines[2]["s"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn doctor_shows_where_values_come_from() {
+    let folder = home();
+    let tiny = write_tiny(folder.path(), "llama", 1).display().to_string();
+    let output = pagoda(folder.path(), &["doctor", "--max-num-seqs", "3", &tiny]).env("PORT", "9").env("API_KEY", "hidden").output();
+    let output = output.expect("runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for part in ["<- environment variable PORT", "<- command line", "vllm_local (no remote address is set)", "kv cache", "family    llama"]
+    {
+        assert!(stdout.contains(part), "`{part}` in {stdout}");
+    }
+    assert!(!stdout.contains("hidden"));
+}
+
+/// A served tiny model; killed when dropped.
+struct Served {
+    child: Child,
+    address: String,
+    lines: Vec<String>,
+    _folder: TempDir,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(extra: &[&str]) -> Served {
+    let folder = home();
+    let tiny: PathBuf = write_tiny(folder.path(), "llama", 1);
+    let path = tiny.display().to_string();
+    let mut arguments = vec!["serve", "--port", "0", "--served-model-name", "tiny,alias", &path];
+    arguments.extend(extra);
+    let mut child = pagoda(folder.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
+    let mut reader = BufReader::new(child.stdout.take().expect("stdout"));
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    while reader.read_line(&mut line).expect("stdout") > 0 {
+        lines.push(std::mem::take(&mut line).trim_end().to_string());
+        let is_last = if extra.contains(&"--try") { "serving; Ctrl-C ends" } else { "  curl " };
+        if lines.last().is_some_and(|line| line.starts_with(is_last)) {
+            break;
+        }
+    }
+    let address = lines[0].rsplit("http://").next().expect("address").to_string();
+    Served { child, address, lines, _folder: folder }
+}
+
+fn get(address: &str, path: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("connects");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answer");
+    answer
+}
+
+#[test]
+fn a_server_says_how_to_try_it_and_ends_in_order() {
+    let mut served = serve(&["--api-key", "k1,k2"]);
+    assert!(served.lines[0].starts_with("serving tiny at http://127.0.0.1:"), "{:?}", served.lines);
+    let curl = served.lines.last().expect("lines");
+    assert!(curl.contains("/v1/messages") && curl.contains("x-api-key: $API_KEY") && !curl.contains("k1"), "{curl}");
+    assert!(get(&served.address, "/health", "").starts_with("HTTP/1.1 200"));
+    assert!(get(&served.address, "/v1/models", "").starts_with("HTTP/1.1 401"));
+    let models = get(&served.address, "/v1/models", "x-api-key: k2\r\n");
+    assert!(models.starts_with("HTTP/1.1 200") && models.contains("\"tiny\""), "{models}");
+    #[cfg(unix)]
+    {
+        let killed = Command::new("/bin/kill").args(["-TERM", &served.child.id().to_string()]).status().expect("kill");
+        assert!(killed.success());
+        assert_eq!(served.child.wait().expect("ends").code(), Some(0));
+    }
+}
+
+#[test]
+fn a_server_answers_its_own_first_question() {
+    let served = serve(&["--try", "hello?"]);
+    let asked = served.lines.iter().position(|line| line == "hello?").expect("the question");
+    let answer: Vec<&String> = served.lines[asked + 1..].iter().filter(|line| !line.is_empty()).collect();
+    assert!(answer.len() >= 2, "an answer before the last line: {:?}", served.lines);
+}
