@@ -116,7 +116,7 @@ fn whole_choice(index: usize, parsed: &CompletionRequest, output: &GenerateOutpu
         logprobs,
         finish_reason: Some(if parsed.prompt_only { "length" } else { finish_reason(&choice.reason) }),
         stop_reason: stop_reason(&choice.reason),
-        prompt_logprobs: parsed.config.prompt_logprobs.map(|_| prompt_logprobs(&output.prompt_logprobs)),
+        prompt_logprobs: parsed.prompt_logprobs.then(|| prompt_logprobs(&output.prompt_logprobs)),
         token_ids: format.token_ids.then(|| token_ids(tokens)),
         prompt_token_ids: format.token_ids.then(|| output.prompt_token_ids.clone()),
     }

@@ -45,6 +45,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) format: Format,
     /// The prompt is part of the text.
     pub(crate) echo: bool,
+    /// `prompt_logprobs` were asked for by name.
+    pub(crate) prompt_logprobs: bool,
     /// `max_tokens: 0`: only the prompt is scored. A backend samples at least one token, which is left out.
     pub(crate) prompt_only: bool,
 }
@@ -78,6 +80,7 @@ pub(crate) fn parse_completion(body: &Fields, defaults: GenerationConfig) -> Res
     config.max_tokens = Some(max_tokens.max(1));
     sampling::read_openai(body, &mut config)?;
     sampling::check_min_tokens(body, &config)?;
+    let prompt_logprobs = config.prompt_logprobs.is_some();
     let logprobs = body.integer("logprobs", 0, MAX_COMPLETION_LOGPROBS)?.map(|top| top as u32);
     config.logprobs = logprobs;
     if echo && logprobs.is_some() {
@@ -94,7 +97,7 @@ pub(crate) fn parse_completion(body: &Fields, defaults: GenerationConfig) -> Res
     if prompts.len() * config.n as usize > MAX_COMPLETIONS {
         return Err(body.error("prompt", format!("at most {MAX_COMPLETIONS} answers a request (prompts times n)")));
     }
-    Ok(CompletionRequest { prompts, config, format, echo, prompt_only: max_tokens == 0 })
+    Ok(CompletionRequest { prompts, config, format, echo, prompt_logprobs, prompt_only: max_tokens == 0 })
 }
 
 fn read_format(body: &Fields, logprobs: bool) -> Result<Format, ApiError> {
