@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pagoda_server::{ModelSource, ServedModel, ServerConfig};
 
+#[allow(dead_code, reason = "only the echo is used here")]
 #[path = "../tests/wire/scripted.rs"]
 mod scripted;
 

@@ -81,7 +81,6 @@ impl Drop for Live {
     }
 }
 
-#[allow(dead_code, reason = "the example only needs the echo")]
 impl Scripted {
     /// Prepares the next reply.
     pub fn push(&self, reply: Reply) {
