@@ -63,39 +63,49 @@ pub enum SumOrder {
 pub struct SkinnyPlan {
     /// Which kernel.
     pub kernel: SkinnyKernel,
-    /// Rows of w a CTA (Sm90: 64 or 128) or a warp (Gemv: 1, 2, 4) works on at a time.
+    /// Rows of w a CTA (Sm90: 64) or a warp (Gemv: 1 or 2) works on at a time.
     pub block_n: u32,
     /// CTAs that share one tile of Sm90, 1..=8.
     pub split_k: u32,
     /// Depth of the ring of Sm90, 2..=8.
     pub num_stages: u32,
-    /// CTAs that walk over all tiles.
+    /// CTAs that walk over all tiles or rows.
     pub max_ctas: u32,
 }
 
 const MAX_SKINNY_TOKENS: usize = 64;
-/// Columns of a box (`kBoxK` in cuda/gemm/skinny_sm90.cuh).
+/// Rows of a tile of Sm90 (`kSkinnyRows` in cuda/gemm/skinny_sm90.cuh).
+const TILE_ROWS: usize = 64;
+/// Columns of a box (`kBoxK` there).
 const BOX_K: usize = 64;
 const MAX_SPLIT: usize = 8;
 const MAX_STAGES: usize = 8;
-/// Two CTAs a multiprocessor: one ring drains into the tensor cores while the other waits for memory.
+const GEMV_WARPS: usize = 8;
+/// Rings of about 100 KB each; so many 2-row warps of Gemv that every one walks over several rows.
 const CTAS_PER_SM: usize = 2;
+/// x of one token has to fit in the shared memory that every GPU grants.
+const MAX_GEMV_X_BYTES: usize = 96 * 1024;
+/// With more rows than this the ring has enough to run ahead with.
+const MAX_GEMV_ROWS: usize = 8192;
 
-/// How to launch a skinny product; None for shapes it has no kernel for.
+/// How to launch a skinny product; None for shapes it has no kernel for. Numbers: H100 (132 SMs), sweeps of examples/bench_gemm.rs.
 pub fn skinny_plan(shape: SkinnyShape, gpu: GpuClass, order: SumOrder) -> Option<SkinnyPlan> {
     let SkinnyShape { num_tokens, n, k } = shape;
     if !(1..=MAX_SKINNY_TOKENS).contains(&num_tokens) || n == 0 || k == 0 || !k.is_multiple_of(8) {
         return None;
     }
-    let num_slots = gpu.num_sms as usize * CTAS_PER_SM;
-    if num_tokens == 1 && order == SumOrder::Fastest && k * 2 <= MAX_GEMV_X_BYTES {
-        return plan(SkinnyKernel::Gemv, if n >= MANY_ROWS { 4 } else { 2 }, 1, 2, MAX_GEMV_CTAS_PER_SM * gpu.num_sms as usize);
+    let (num_sms, has_ring) = (gpu.num_sms as usize, gpu.compute_capability.0 >= 9);
+    if num_tokens == 1 && order == SumOrder::Fastest && k * 2 <= MAX_GEMV_X_BYTES && (!has_ring || gemv_is_faster(n, num_sms)) {
+        // One row a warp wins by its eight loads along k, where k is long enough for them.
+        let few = n <= MAX_GEMV_ROWS && k >= 1024;
+        return plan(SkinnyKernel::Gemv, if few { 1 } else { 2 }, 1, 2, if few { n.div_ceil(GEMV_WARPS) } else { num_sms * CTAS_PER_SM });
     }
-    if gpu.compute_capability.0 < 9 {
-        return plan(SkinnyKernel::Sm80, 16, 1, 2, num_slots);
+    if !has_ring {
+        return plan(SkinnyKernel::Sm80, 16, 1, 2, num_sms);
     }
-    let block_n = skinny_block_n(num_tokens);
-    plan(SkinnyKernel::Sm90, block_n, skinny_split_k(n, k, num_slots), skinny_stages(num_tokens, block_n), num_slots)
+    let split_k = skinny_split_k(n, k, num_sms);
+    let ctas_per_sm = if split_k > 1 { CTAS_PER_SM } else { skinny_ctas_per_sm(n.div_ceil(TILE_ROWS), num_sms) };
+    plan(SkinnyKernel::Sm90, TILE_ROWS, split_k, skinny_stages(num_tokens, ctas_per_sm), ctas_per_sm * num_sms)
 }
 
 fn plan(kernel: SkinnyKernel, block_n: usize, split_k: usize, num_stages: usize, max_ctas: usize) -> Option<SkinnyPlan> {
@@ -109,29 +119,42 @@ fn plan(kernel: SkinnyKernel, block_n: usize, split_k: usize, num_stages: usize,
     })
 }
 
-/// x of one token has to fit in the shared memory that every GPU grants.
-const MAX_GEMV_X_BYTES: usize = 96 * 1024;
-/// From here on there are enough rows for 4 a warp.
-const MANY_ROWS: usize = 16384;
-const MAX_GEMV_CTAS_PER_SM: usize = 9;
-
-/// Wide tiles once the bytes of x that every tile reads again are no longer small beside those of w.
-fn skinny_block_n(num_tokens: usize) -> usize {
-    if num_tokens <= 16 { 64 } else { 128 }
+/// Few rows (4096 x 4096: 11.8 against 13.6 us), unless its CTAs leave much of their last wave idle (4608 x 3584: 15.0 against 13.3 us).
+fn gemv_is_faster(n: usize, num_sms: usize) -> bool {
+    let (ctas, slots) = (n.div_ceil(GEMV_WARPS), num_sms * CTAS_PER_SM);
+    n <= MAX_GEMV_ROWS && (ctas <= slots || wave_slots(ctas, slots) * 100 <= ctas * 115)
 }
 
-/// As many ranges of k as make one wave of 64-row tiles. A function of n and k alone: it fixes the order of additions.
-fn skinny_split_k(n: usize, k: usize, num_slots: usize) -> usize {
-    let num_tiles = n.div_ceil(64);
-    (num_slots / num_tiles).min(k.div_ceil(BOX_K) / 2).clamp(1, MAX_SPLIT)
+/// `count` rounded up to whole waves of `slots`.
+fn wave_slots(count: usize, slots: usize) -> usize {
+    count.div_ceil(slots) * slots
 }
 
-/// Ring of about 56 KB, so that this kernel's two CTAs a multiprocessor and the next kernel's fit together; at least 3 deep.
-fn skinny_stages(num_tokens: usize, block_n: usize) -> usize {
-    const RING_BYTES: usize = 56 * 1024;
+/// Ranges of k that fill one wave; clusters of 7 do not pack, and of the others 1.7 CTAs a multiprocessor fit without a second wave.
+/// A function of n and k alone: it fixes the order of additions.
+fn skinny_split_k(n: usize, k: usize, num_sms: usize) -> usize {
+    let most = num_sms * 17 / 10 / n.div_ceil(TILE_ROWS);
+    match most.min(k.div_ceil(BOX_K)).clamp(1, MAX_SPLIT) {
+        7 => 6,
+        split => split,
+    }
+}
+
+/// Three short rings or two long ones, whichever leaves less of the last wave idle (344 tiles: 30.2 against 31.7 us; 448: 82.1, 78.3).
+fn skinny_ctas_per_sm(num_tiles: usize, num_sms: usize) -> usize {
+    let slots = |ctas_per_sm: usize| wave_slots(num_tiles, ctas_per_sm * num_sms);
+    if num_tiles > 2 * num_sms && slots(3) <= slots(2) { 3 } else { 2 }
+}
+
+/// As deep a ring as lets `ctas_per_sm` CTAs share the 227 KB of a multiprocessor. The order of additions does not depend on it.
+fn skinny_stages(num_tokens: usize, ctas_per_sm: usize) -> usize {
+    const SMEM_BYTES: usize = 225 * 1024;
+    const ALIGNMENT_BYTES: usize = 1024;
     let tokens = num_tokens.next_power_of_two().max(8);
-    let num_boxes = if tokens * block_n <= 2048 { 2 } else { 1 };
-    (RING_BYTES / (num_boxes * BOX_K * 2 * (block_n + tokens))).clamp(3, MAX_STAGES)
+    let num_boxes = if tokens <= 16 { 2 } else { 1 };
+    let stage_bytes = num_boxes * BOX_K * 2 * (TILE_ROWS + tokens);
+    let sums_bytes = tokens * (TILE_ROWS + 4) * 4;
+    ((SMEM_BYTES / ctas_per_sm - ALIGNMENT_BYTES - sums_bytes) / stage_bytes).clamp(3, MAX_STAGES)
 }
 
 #[cfg(test)]
@@ -157,9 +180,10 @@ mod tests {
         for (n, k) in shapes {
             let plan = |num_tokens| skinny_plan(SkinnyShape { num_tokens, n, k }, h100, SumOrder::BatchInvariant).expect("supported");
             let alone = plan(1);
-            assert!(alone.split_k == 1 || n.div_ceil(64) * alone.split_k as usize <= 264, "{n} x {k}: {alone:?}");
+            assert!(alone.split_k == 1 || n.div_ceil(64) * alone.split_k as usize <= 224, "{n} x {k}: {alone:?}");
             for num_tokens in 1..=MAX_SKINNY_TOKENS {
                 let among = plan(num_tokens);
+                assert!((3..=8).contains(&among.num_stages), "{num_tokens} x {n} x {k}: {among:?}");
                 assert_eq!((among.kernel, among.split_k), (alone.kernel, alone.split_k), "{num_tokens} x {n} x {k}");
             }
         }
@@ -168,13 +192,15 @@ mod tests {
     #[test]
     fn skinny_plans_follow_gpu_and_order() {
         let plan = |num_tokens, k, major, order| {
-            let gpu = GpuClass { num_sms: 108, compute_capability: (major, 0) };
+            let gpu = GpuClass { num_sms: 132, compute_capability: (major, 0) };
             skinny_plan(SkinnyShape { num_tokens, n: 4096, k }, gpu, order).map(|p| p.kernel)
         };
         let cases = [
             (1, 4096, 9, SumOrder::Fastest, Some(SkinnyKernel::Gemv)),
             (1, 4096, 9, SumOrder::BatchInvariant, Some(SkinnyKernel::Sm90)),
             (1, 65536, 9, SumOrder::Fastest, Some(SkinnyKernel::Sm90)),
+            (1, 65536, 8, SumOrder::Fastest, Some(SkinnyKernel::Sm80)),
+            (1, 4096, 8, SumOrder::BatchInvariant, Some(SkinnyKernel::Sm80)),
             (2, 4096, 9, SumOrder::Fastest, Some(SkinnyKernel::Sm90)),
             (64, 4096, 8, SumOrder::Fastest, Some(SkinnyKernel::Sm80)),
             (65, 4096, 9, SumOrder::Fastest, None),

@@ -154,16 +154,14 @@ impl Bench {
                 num_stages: 2,
                 max_ctas: ctas * self.gpu.num_sms,
             };
-            plans.extend([gemv(1, 9), gemv(2, 9), gemv(2, 2), gemv(4, 9), gemv(4, 2)]);
+            plans.extend([gemv(1, 9), gemv(2, 9), gemv(2, 2)]);
         }
-        for block_n in [64, 128, 256] {
-            let num_tiles = (shape.n as u32).div_ceil(block_n);
-            for split_k in (1..=8).filter(|s| *s == 1 || (slots / 4..=slots * 3 / 2).contains(&(num_tiles * s))) {
-                for num_stages in [3, 4, 5, 6] {
-                    let grids = [slots / 2, slots, slots * 3 / 2, num_tiles];
-                    for &max_ctas in grids.iter().take(if split_k == 1 { 4 } else { 1 }).filter(|&&ctas| split_k > 1 || ctas <= num_tiles) {
-                        plans.push(SkinnyPlan { kernel: SkinnyKernel::Sm90, block_n, split_k, num_stages, max_ctas });
-                    }
+        let num_tiles = (shape.n as u32).div_ceil(64);
+        for split_k in (1..=8).filter(|s| *s == 1 || (slots / 4..=slots * 3 / 2).contains(&(num_tiles * s))) {
+            for num_stages in [3, 4, 5, 6, 8] {
+                let grids = [slots / 2, slots, slots * 3 / 2, num_tiles];
+                for &max_ctas in grids.iter().take(if split_k == 1 { 4 } else { 1 }).filter(|&&ctas| split_k > 1 || ctas <= num_tiles) {
+                    plans.push(SkinnyPlan { kernel: SkinnyKernel::Sm90, block_n: 64, split_k, num_stages, max_ctas });
                 }
             }
         }

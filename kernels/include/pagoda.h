@@ -62,10 +62,10 @@ typedef struct pagoda_skinny_gemm_params {
   pagoda_dtype out_dtype; /* PAGODA_F32 or PAGODA_BF16 */
   int32_t gated;          /* 1: out = silu(gate) * up (+ residual) */
   pagoda_skinny_kernel kernel;
-  int32_t block_n;    /* rows of w a CTA works on: SM90 64, 128 or 256; GEMV rows a warp 1, 2 or 4; heuristics.rs, like the next three */
+  int32_t block_n;    /* rows of w at a time: SM90 64 a CTA; GEMV 1 or 2 a warp (2 when gated); heuristics.rs, like the next three */
   int32_t split_k;    /* SM90: CTAs (one cluster) that share a tile, 1..8 */
   int32_t num_stages; /* SM90: depth of the ring, 2..8 */
-  int32_t max_ctas;   /* SM90: CTAs of the grid when split_k is 1 */
+  int32_t max_ctas;   /* SM90 (when split_k is 1), GEMV: CTAs that walk over all tiles */
   int32_t programmatic; /* 1: may start while the previous kernel of the stream ends (programmatic dependent launch) */
 } pagoda_skinny_gemm_params;
 pagoda_status pagoda_skinny_gemm(const pagoda_skinny_gemm_params *params, pagoda_stream stream);

@@ -101,12 +101,18 @@ fn lower(p: &SkinnyGemmParams) -> Result<sys::pagoda_skinny_gemm_params> {
             SkinnyKernel::Sm80 => sys::PAGODA_SKINNY_SM80,
             SkinnyKernel::Sm90 => sys::PAGODA_SKINNY_SM90,
         },
-        block_n: int(p.plan.block_n as usize)?,
+        block_n: int(block_n(p))?,
         split_k: int(p.plan.split_k as usize)?,
         num_stages: int(p.plan.num_stages as usize)?,
         max_ctas: int(p.plan.max_ctas as usize)?,
         programmatic: i32::from(p.start == Start::Early),
     })
+}
+
+/// A warp of Gemv takes a gate and its up together.
+fn block_n(p: &SkinnyGemmParams) -> usize {
+    let block_n = p.plan.block_n as usize;
+    if p.plan.kernel == SkinnyKernel::Gemv && p.epilogue == Epilogue::SiluMul { block_n.max(2) } else { block_n }
 }
 
 fn check_range(name: &str, range: DeviceBytes, needed: usize, alignment: u64) -> Result<()> {

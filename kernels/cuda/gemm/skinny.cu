@@ -16,21 +16,17 @@ struct Launch {
 
 // One tile of the ring kernel.
 struct RingKernel {
-  int token_tiles, block_n, num_threads, stage_bytes, fixed_bytes;
+  int token_tiles, num_threads, stage_bytes, fixed_bytes;
   const void *kernel;
 };
 
-template <int kTokenTiles, int kBlockN, int kBoxes, int kRowTiles> constexpr RingKernel ring_kernel() {
-  using Tile = SkinnySm90<kTokenTiles, kBlockN, kBoxes, kRowTiles>;
-  return {kTokenTiles, kBlockN, Tile::kThreads, Tile::kStageBytes, Tile::smem_bytes(0), reinterpret_cast<const void *>(skinny_gemm_sm90_kernel<Tile>)};
+template <int kTokenTiles, int kBoxes> constexpr RingKernel ring_kernel() {
+  using Tile = SkinnySm90<kTokenTiles, kBoxes>;
+  return {kTokenTiles, Tile::kThreads, Tile::kStageBytes, Tile::smem_bytes(0), reinterpret_cast<const void *>(skinny_gemm_sm90_kernel<Tile>)};
 }
 
-// Tokens in tiles of 8 doubled up to 64; wider tiles, and more rows a warp, the more bytes of x there are. 10 rows.
-const RingKernel kRingKernels[] = {
-    ring_kernel<1, 64, 2, 1>(), ring_kernel<1, 128, 2, 1>(), ring_kernel<2, 64, 2, 1>(), ring_kernel<2, 128, 2, 1>(),
-    ring_kernel<4, 64, 2, 1>(), ring_kernel<4, 128, 1, 2>(), ring_kernel<4, 256, 1, 2>(), ring_kernel<8, 64, 1, 1>(),
-    ring_kernel<8, 128, 1, 2>(), ring_kernel<8, 256, 1, 2>(),
-};
+// Tokens in tiles of 8 doubled up to 64; stages of 12 to 20 KB.
+const RingKernel kRingKernels[] = {ring_kernel<1, 2>(), ring_kernel<2, 2>(), ring_kernel<4, 1>(), ring_kernel<8, 1>()};
 
 // Tokens in tiles of 8 doubled up to 64.
 const void *const kSm80Kernels[] = {
@@ -38,9 +34,7 @@ const void *const kSm80Kernels[] = {
     reinterpret_cast<const void *>(skinny_gemm_sm80_kernel<4>), reinterpret_cast<const void *>(skinny_gemm_sm80_kernel<8>)};
 
 // Rows a warp times loads a row: 8 loads under way in all.
-const void *const kGemvKernels[] = {
-    reinterpret_cast<const void *>(skinny_gemv_kernel<1, 8>), reinterpret_cast<const void *>(skinny_gemv_kernel<2, 4>),
-    reinterpret_cast<const void *>(skinny_gemv_kernel<4, 2>)};
+const void *const kGemvKernels[] = {reinterpret_cast<const void *>(skinny_gemv_kernel<1, 8>), reinterpret_cast<const void *>(skinny_gemv_kernel<2, 4>)};
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -109,28 +103,25 @@ bool encode(CUtensorMap *map, const void *matrix, int num_rows, int k, int rows)
 }
 
 pagoda_status launch_ring(Params p, cudaStream_t stream) {
-  const bool ok = p.split_k >= 1 && p.split_k <= kMaxSkinnySplit && p.num_stages >= 2 && p.num_stages <= kMaxSkinnyStages && p.max_ctas >= 1;
+  const bool ok = p.block_n == kSkinnyRows && p.split_k >= 1 && p.split_k <= kMaxSkinnySplit && p.num_stages >= 2 && p.num_stages <= kMaxSkinnyStages && p.max_ctas >= 1;
   if (!ok) return PAGODA_INVALID_ARGUMENT;
-  for (const RingKernel &row : kRingKernels) {
-    if (row.block_n != p.block_n || row.token_tiles != 1 << token_class(p.num_tokens)) continue;
-    const int tile_cols = p.gated ? p.block_n / 2 : p.block_n;
-    const int num_tiles = ceil_div(skinny_out_cols(p), tile_cols);
-    CUtensorMap w_map, x_map;
-    if (!encode(&w_map, p.w, p.n, p.k, tile_cols) || !encode(&x_map, p.x, p.num_tokens, p.k, 8 * row.token_tiles)) return PAGODA_UNSUPPORTED;
-    const int num_ctas = p.split_k > 1 ? num_tiles * p.split_k : num_tiles < p.max_ctas ? num_tiles : p.max_ctas;
-    void *args[] = {&p, &w_map, &x_map};
-    return launch({row.kernel, num_ctas, row.num_threads, row.fixed_bytes + p.num_stages * row.stage_bytes, p.split_k}, args, p.programmatic, stream);
-  }
-  return PAGODA_UNSUPPORTED;
+  const RingKernel &row = kRingKernels[token_class(p.num_tokens)];
+  const int tile_cols = p.gated ? kSkinnyRows / 2 : kSkinnyRows;
+  const int num_tiles = ceil_div(skinny_out_cols(p), tile_cols);
+  CUtensorMap w_map, x_map;
+  if (!encode(&w_map, p.w, p.n, p.k, tile_cols) || !encode(&x_map, p.x, p.num_tokens, p.k, 8 * row.token_tiles)) return PAGODA_UNSUPPORTED;
+  const int num_ctas = p.split_k > 1 ? num_tiles * p.split_k : num_tiles < p.max_ctas ? num_tiles : p.max_ctas;
+  void *args[] = {&p, &w_map, &x_map};
+  return launch({row.kernel, num_ctas, row.num_threads, row.fixed_bytes + p.num_stages * row.stage_bytes, p.split_k}, args, p.programmatic, stream);
 }
 
 pagoda_status launch_gemv(Params p, cudaStream_t stream) {
   const int rows = p.block_n;
-  if (p.num_tokens != 1 || (rows != 1 && rows != 2 && rows != 4) || (p.gated && rows == 1) || p.max_ctas < 1) return PAGODA_UNSUPPORTED;
+  if (p.num_tokens != 1 || (rows != 1 && rows != 2) || (p.gated && rows == 1) || p.max_ctas < 1) return PAGODA_UNSUPPORTED;
   const int num_groups = ceil_div(skinny_out_cols(p), p.gated ? rows / 2 : rows);
   const int num_ctas = ceil_div(num_groups, SkinnyGemv::kWarps);
   void *args[] = {&p};
-  const void *kernel = kGemvKernels[rows == 4 ? 2 : rows - 1];
+  const void *kernel = kGemvKernels[rows - 1];
   return launch({kernel, num_ctas < p.max_ctas ? num_ctas : p.max_ctas, SkinnyGemv::kThreads, p.k * 2, 1}, args, p.programmatic, stream);
 }
 

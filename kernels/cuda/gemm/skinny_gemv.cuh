@@ -6,7 +6,8 @@
 //
 //   row r:  | lane 0 | lane 1 | ... | lane 31 | lane 0 | ...      8 k = 16 bytes each
 //
-// Bound by memory; the prototype reached 2985 GB/s on 37888 x 3584 (H100, chained launches), ahead of every mma variant at one token.
+// Bound by memory. Its CTAs start at once and need no pipeline, so it wins where a matrix lasts a few microseconds: on an H100, chained
+// launches, 2048 x 2048 takes 4.0 us against 5.4 of the ring; 4096 x 4096 11.8 against 13.6 (2841 GB/s of the 3150 that reads reach).
 #pragma once
 #include "../common/reduce.cuh"
 #include "../ptx/memory.cuh"

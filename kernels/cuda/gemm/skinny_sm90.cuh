@@ -1,7 +1,9 @@
 // Skinny product for sm_90 and later: out[t, i] = sum_k x[t, k] * w[i, k], up to 64 tokens.
 //
-// A CTA makes kBlockN rows of w against all tokens. One warp keeps a ring of shared memory full with tensor copies (boxes of 64 k, rows
-// of 128 bytes, swizzled), the other warps eat it: each multiplies its 16 or 32 rows (m side of mma.m16n8k16) by the tokens (n side). Ends of n, k and tokens arrive as zeros, so every shape takes the same path.
+// A CTA makes 64 rows of w against all tokens. One warp keeps a ring of shared memory full with tensor copies (boxes of 64 k, rows of 128
+// bytes, swizzled), four warps eat it: the rows are the m side of a product, the tokens its n side. On sm_90a that is wgmma straight from
+// shared memory (with mma.sync, moving 64 tokens' fragments through ldmatrix costs more than HBM does: 107 against 95 us for 37888 x 3584);
+// elsewhere mma.sync. Ends of n, k and tokens arrive as zeros, so every shape takes the same path.
 //
 //   stage:  | w: kBoxes x [kBlockN][64] | x: kBoxes x [kTokens][64] |      full barrier: bytes; empty barrier: one arrival a warp
 //   w rows of a tile:  plain  n0 .. n0 + kBlockN;   gated  kBlockN / 2 of gate, then the same of up
@@ -11,27 +13,29 @@
 // result does not depend on the others. Many rows: split_k is 1, CTAs walk over tiles and the ring runs ahead across their ends.
 //
 // Weights never change, so the ring is filled before waiting for the previous kernel; x follows after it.
-// Bound by memory up to 64 tokens; x is read once a CTA and chunk from L2 (kTokens / kBlockN of the bytes of w).
+// Bound by memory up to 64 tokens; x is read once a tile and chunk from L2 (kTokens / 64 of the bytes of w). H100, chained launches, of the
+// 3150 GB/s that plain reads reach: 0.95 for 37888 x 3584 and 0.92 for 3584 x 18944 at 8 tokens, 0.90 and 0.88 at 64.
 // Producer warp and ring as in CUTLASS (BSD-3) and tinygemm2 of TensorRT-LLM (Apache-2.0).
 #pragma once
 #include "../common/reduce.cuh"
 #include "../ptx/mma.cuh"
 #include "../ptx/tensor_copy.cuh"
+#include "../ptx/wgmma.cuh"
 #include "skinny_output.cuh"
 
 namespace pagoda {
 
-constexpr int kBoxK = 64; // 128 bytes, the width of the swizzle
+constexpr int kBoxK = 64;       // 128 bytes, the width of the swizzle
+constexpr int kSkinnyRows = 64; // of a tile: the m side of one warpgroup product
 constexpr int kMaxSkinnyStages = 8;
 constexpr int kMaxSkinnySplit = 8;
 
-template <int kTiles, int kRows, int kStageBoxes, int kWarpRowTiles> struct SkinnySm90 {
+template <int kTiles, int kStageBoxes> struct SkinnySm90 {
   static constexpr int kTokenTiles = kTiles; // of 8 tokens
   static constexpr int kTokens = 8 * kTokenTiles;
-  static constexpr int kBlockN = kRows;
+  static constexpr int kBlockN = kSkinnyRows;
   static constexpr int kBoxes = kStageBoxes;
-  static constexpr int kRowTiles = kWarpRowTiles; // of 16 rows, of one warp
-  static constexpr int kConsumerWarps = kBlockN / (16 * kRowTiles);
+  static constexpr int kConsumerWarps = kBlockN / 16;
   static constexpr int kConsumers = kConsumerWarps * kWarpSize;
   static constexpr int kThreads = kConsumers + kWarpSize;
   static constexpr int kWBoxBytes = kBlockN * kBoxK * 2;
@@ -119,52 +123,63 @@ __device__ __forceinline__ void skinny_produce(const pagoda_skinny_gemm_params &
   }
 }
 
-// One warp's sums: [16 rows][8 tokens] fragments of mma.m16n8k16.
-template <typename Tile> using SkinnySums = float[Tile::kRowTiles][Tile::kTokenTiles][4];
+// One warp's sums: 16 rows by 8 tokens each, fragments of mma.m16n8k16.
+template <typename Tile> using SkinnySums = float[Tile::kTokenTiles][4];
 
-// One warp: acc += its rows times all tokens, over the boxes of one stage. Every sum runs in order of k.
+// One warp: acc += its 16 rows times all tokens, over the boxes of one stage. Every sum runs in order of k.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+template <typename Tile, int kNumBoxes> __device__ __forceinline__ void skinny_multiply_boxes(SkinnySums<Tile> &acc, uint32_t stage_smem) {
+  const uint32_t x_smem = stage_smem + Tile::kBoxes * Tile::kWBoxBytes;
+  ptx::begin_products(acc);
+#pragma unroll
+  for (int b = 0; b < kNumBoxes; ++b) {
+    const uint64_t w_rows = ptx::swizzled_rows(stage_smem + b * Tile::kWBoxBytes), x_rows = ptx::swizzled_rows(x_smem + b * Tile::kXBoxBytes);
+#pragma unroll
+    for (int step = 0; step < kBoxK / 16; ++step) ptx::multiply_group(acc, w_rows + 2 * step, x_rows + 2 * step);
+  }
+  ptx::finish_products(acc);
+}
+
+// No branch may lie between the products and their end, or the compiler adds fences.
+template <typename Tile> __device__ __forceinline__ void skinny_multiply(SkinnySums<Tile> &acc, uint32_t stage_smem, int num_boxes, int, int) {
+  static_assert(Tile::kBoxes <= 2, "a stage holds all boxes or one");
+  if (num_boxes >= Tile::kBoxes) skinny_multiply_boxes<Tile, Tile::kBoxes>(acc, stage_smem);
+  else skinny_multiply_boxes<Tile, 1>(acc, stage_smem);
+}
+#else
 template <typename Tile> __device__ __forceinline__ void skinny_multiply(SkinnySums<Tile> &acc, uint32_t stage_smem, int num_boxes, int warp, int lane) {
   const int row = lane % 8; // within a matrix of 8 rows; it is also what the swizzle turns by
-  const uint32_t w_row = stage_smem + (warp * 16 * Tile::kRowTiles + lane % 16) * 128;
+  const uint32_t w_row = stage_smem + (warp * 16 + lane % 16) * 128;
   const uint32_t x_row = stage_smem + Tile::kBoxes * Tile::kWBoxBytes + row * 128;
 #pragma unroll
   for (int b = 0; b < Tile::kBoxes; ++b) {
     if (b >= num_boxes) break;
 #pragma unroll
     for (int half = 0; half < 2; ++half) { // 32 k: two mma deep
-      uint32_t w_frag[2][Tile::kRowTiles][4], x_frag[Tile::kTokenTiles][4];
+      uint32_t w_frag[2][4], x_frag[Tile::kTokenTiles][4];
 #pragma unroll
-      for (int s = 0; s < 2; ++s) {
-#pragma unroll
-        for (int r = 0; r < Tile::kRowTiles; ++r)
-          ptx::load_matrix_x4(w_frag[s][r], w_row + b * Tile::kWBoxBytes + r * 2048 + (((half * 4 + s * 2 + lane / 16) ^ row) << 4));
-      }
+      for (int s = 0; s < 2; ++s) ptx::load_matrix_x4(w_frag[s], w_row + b * Tile::kWBoxBytes + (((half * 4 + s * 2 + lane / 16) ^ row) << 4));
 #pragma unroll
       for (int q = 0; q < Tile::kTokenTiles; ++q)
         ptx::load_matrix_x4(x_frag[q], x_row + b * Tile::kXBoxBytes + q * 1024 + (((half * 4 + lane / 8) ^ row) << 4));
 #pragma unroll
       for (int s = 0; s < 2; ++s) {
+        const uint32_t(&w)[4] = w_frag[s];
 #pragma unroll
-        for (int r = 0; r < Tile::kRowTiles; ++r) {
-          const uint32_t(&w)[4] = w_frag[s][r];
-#pragma unroll
-          for (int q = 0; q < Tile::kTokenTiles; ++q) ptx::mma_bf16(acc[r][q], w[0], w[1], w[2], w[3], x_frag[q][2 * s], x_frag[q][2 * s + 1]);
-        }
+        for (int q = 0; q < Tile::kTokenTiles; ++q) ptx::mma_bf16(acc[q], w[0], w[1], w[2], w[3], x_frag[q][2 * s], x_frag[q][2 * s + 1]);
       }
     }
   }
 }
+#endif
 
 // One warp: its sums to shared memory, [token][row].
 template <typename Tile> __device__ __forceinline__ void skinny_put(const SkinnySums<Tile> &acc, uint32_t acc_smem, int warp, int lane) {
-  const uint32_t address = acc_smem + (lane % 4 * 2 * Tile::kAccStride + warp * 16 * Tile::kRowTiles + lane / 4) * 4;
+  const uint32_t address = acc_smem + (lane % 4 * 2 * Tile::kAccStride + warp * 16 + lane / 4) * 4;
 #pragma unroll
-  for (int r = 0; r < Tile::kRowTiles; ++r) {
+  for (int q = 0; q < Tile::kTokenTiles; ++q) {
 #pragma unroll
-    for (int q = 0; q < Tile::kTokenTiles; ++q) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) ptx::store_shared(address + ((q * 8 + e % 2) * Tile::kAccStride + r * 16 + e / 2 * 8) * 4, acc[r][q][e]);
-    }
+    for (int e = 0; e < 4; ++e) ptx::store_shared(address + ((q * 8 + e % 2) * Tile::kAccStride + e / 2 * 8) * 4, acc[q][e]);
   }
 }
 
@@ -219,7 +234,7 @@ __device__ __forceinline__ void skinny_consume(const pagoda_skinny_gemm_params &
 
 // With split_k > 1 the grid has one cluster a tile, so that every thread passes the same two cluster barriers.
 template <typename Tile>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlockN > 128 ? 1 : 2)
+__global__ void __launch_bounds__(Tile::kThreads, 2)
     skinny_gemm_sm90_kernel(const __grid_constant__ pagoda_skinny_gemm_params p, const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ unsigned char dynamic_smem[];
@@ -238,7 +253,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlockN > 128 ? 1 : 2)
   }
   __syncthreads();
   const SkinnyWork work(p, Tile::kBlockN);
-  if (threadIdx.x < Tile::kConsumers) {
+  // Through a shuffle, so that the compiler knows that whole warps take a branch.
+  if (__shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0) < Tile::kConsumerWarps) {
     skinny_consume<Tile>(p, work, ring, acc_smem, full, empty);
     return;
   }
