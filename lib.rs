@@ -50,7 +50,7 @@ impl Pagoda {
     /// # Errors
     /// As `load`.
     pub fn load_with(model: Option<&str>, options: &EngineOptions, report: &mut dyn Report) -> Result<Pagoda, Error> {
-        let located = Hub::from_env(&|name| std::env::var(name).ok())?.resolve(model, report)?;
+        let located = Hub::of_this_process()?.resolve(model, report)?;
         Ok(Pagoda { backend: VllmLocal::new(loader::load(&located.path, options, &mut |_| {})?) })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use pagoda::hub::Hub;
 use pagoda_backends::config::Config;
 use pagoda_backends::settings::{ConfigError, Sources};
@@ -36,5 +36,5 @@ pub fn resolve(flags: &BTreeMap<&'static str, String>, file: Option<&Path>) -> R
 
 /// The model sources of this user.
 pub fn hub() -> Result<Hub> {
-    Hub::from_env(&env).context("model cache")
+    Ok(Hub::of_this_process()?)
 }

@@ -49,6 +49,14 @@ pub struct Hub {
 }
 
 impl Hub {
+    /// The sources of this process's environment.
+    ///
+    /// # Errors
+    /// As `from_env`.
+    pub fn of_this_process() -> Result<Hub, HubError> {
+        Hub::from_env(&|name| std::env::var(name).ok())
+    }
+
     /// Reads PAGODA_CACHE, XDG_CACHE_HOME, HOME, HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE through `env`.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use pagoda_backends::config::Config;
+use pagoda_backends::options::OPTIONS;
 use pagoda_backends::registry::{BackendKind, ModelSource, ModelType};
 use pagoda_backends::settings::{ConfigError, Sources};
 
@@ -133,4 +134,26 @@ fn models_are_read_and_checked() {
     check("name = \"x\"\npath = \"p\"\ncontext_length = 0", "models[0].context_length: `0`");
     check("name = \"x\"\npath = \"p\"\nfoo = 1", "models[0].(key): `foo` is unknown");
     check("name = \"x\"\npath = \"p\"\naliases = [\"x\"]", "models[0].name: `x` is used twice");
+}
+
+/// docs/configuration.md has a row for every option, as the table of options says it.
+#[test]
+fn the_page_lists_every_option() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md")).expect("docs/configuration.md");
+    let rows: Vec<String> = OPTIONS
+        .iter()
+        .map(|spec| {
+            let env = spec.env.map_or_else(String::new, |env| format!("`{env}`"));
+            let default = spec.default.unwrap_or("");
+            format!("| `{}` | {env} | {} | {default} | {} |", spec.key, spec.expected(), spec.help)
+        })
+        .collect();
+    let missing: Vec<&String> = rows.iter().filter(|row| !page.lines().any(|line| line == *row)).collect();
+    assert!(
+        missing.is_empty(),
+        "rows that docs/configuration.md lacks:\n{}",
+        missing.iter().map(|row| format!("{row}\n")).collect::<String>()
+    );
+    let num_rows = page.lines().take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `")).count();
+    assert_eq!(num_rows, rows.len(), "the page has rows that are no options");
 }
