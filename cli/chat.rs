@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use pagoda_backends::{BackendError, ChatMessage, ChatPrompt, GenerateRequest, GenerationConfig, InferenceBackend, Prompt};
-use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 use super::{answer, context, flags::Flags, models, progress::Progress, sampling::Sampling, terminal};
 
@@ -35,7 +35,7 @@ struct Conversation<'a> {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
-    let config = context::config(&arguments.flags.values, file)?;
+    let config = context::quiet_config(&arguments.flags.values, file)?;
     arguments.sampling.over(GenerationConfig::default())?;
     let target = models::target_for(&config, arguments.model.as_deref())?;
     let running = target.load(&context::hub()?, &config, &mut Progress::new())?;
@@ -45,17 +45,28 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
         system: arguments.system.clone(),
         messages: Vec::new(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let is_interactive = std::io::stdin().is_terminal();
     if is_interactive {
         terminal::note(&format!("{}: type a message; {HELP}", running.name));
     }
-    let mut lines = std::io::stdin().lock().lines();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(converse(&mut conversation, is_interactive));
+    // The thread that reads stdin may wait for a line that never comes.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn converse(conversation: &mut Conversation<'_>, is_interactive: bool) -> Result<()> {
+    let mut lines = stdin_lines();
     loop {
         if is_interactive {
             terminal::print("> ")?;
         }
-        let Some(line) = lines.next().transpose()? else { return Ok(()) };
+        let line = tokio::select! {
+            line = lines.recv() => line.transpose()?,
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        let Some(line) = line else { return Ok(()) };
         match line.trim() {
             "" => {}
             "/exit" | "/quit" => return Ok(()),
@@ -63,10 +74,24 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
             "/reset" => conversation.messages.clear(),
             text => match text.strip_prefix("/system") {
                 Some(system) => conversation.set_system(system.trim()),
-                None => conversation.turn(text, &runtime, is_interactive)?,
+                None => conversation.turn(text, is_interactive).await?,
             },
         }
     }
+}
+
+/// Lines of stdin, read on a thread of their own so that Ctrl-C is noticed meanwhile.
+fn stdin_lines() -> mpsc::Receiver<std::io::Result<String>> {
+    let (sender, lines) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let is_last = line.is_err();
+            if sender.blocking_send(line).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 impl Conversation<'_> {
@@ -75,13 +100,13 @@ impl Conversation<'_> {
         self.messages.clear();
     }
 
-    fn turn(&mut self, text: &str, runtime: &Runtime, is_interactive: bool) -> Result<()> {
+    async fn turn(&mut self, text: &str, is_interactive: bool) -> Result<()> {
         self.messages.push(message("user", text));
         let system = self.system.as_deref().map(|text| message("system", text));
         let messages = system.into_iter().chain(self.messages.iter().cloned()).collect();
         let prompt = Prompt::Chat(ChatPrompt { messages, add_generation_prompt: true, ..ChatPrompt::default() });
         let request = GenerateRequest { prompt, config: self.config.clone() };
-        match runtime.block_on(answer::show(self.backend, request)) {
+        match answer::show(self.backend, request).await {
             Ok(answer) => {
                 terminal::print("\n")?;
                 if is_interactive {

@@ -22,8 +22,15 @@ pub fn config(flags: &BTreeMap<&'static str, String>, file: Option<&Path>) -> Re
     Ok(config)
 }
 
-/// Resolves the configuration.
-pub fn resolve(flags: &BTreeMap<&'static str, String>, file: Option<&Path>) -> Result<Config> {
+/// The same for commands whose terminal belongs to the answer: warnings only, unless a level was asked for.
+pub fn quiet_config(flags: &BTreeMap<&'static str, String>, file: Option<&Path>) -> Result<Config> {
+    let config = resolve(flags, file)?;
+    let is_set = config.settings.iter().any(|setting| setting.spec.key == "log_level" && setting.is_set());
+    logging::start(if is_set { &config.log_level } else { "warn" }, config.log_json)?;
+    Ok(config)
+}
+
+fn resolve(flags: &BTreeMap<&'static str, String>, file: Option<&Path>) -> Result<Config> {
     let file = match file {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File { path: path.into(), reason: error.to_string() })?;

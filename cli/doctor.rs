@@ -24,7 +24,7 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
-    let config = context::config(&arguments.flags.values, file)?;
+    let config = context::quiet_config(&arguments.flags.values, file)?;
     let hub = context::hub()?;
     let mut text = String::new();
     machine_section(&mut text)?;

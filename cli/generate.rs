@@ -33,7 +33,7 @@ pub struct Arguments {
 
 /// Runs the command. Greedy unless a temperature is given, so that the same command prints the same text.
 pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
-    let config = context::config(&arguments.flags.values, file)?;
+    let config = context::quiet_config(&arguments.flags.values, file)?;
     let greedy = |defaults| GenerationConfig { temperature: 0.0, ..defaults };
     arguments.sampling.over(greedy(GenerationConfig::default()))?;
     let text = prompt_text(arguments.prompt.as_deref())?;

@@ -17,7 +17,7 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
-    let config = context::config(&BTreeMap::new(), file)?;
+    let config = context::quiet_config(&BTreeMap::new(), file)?;
     let hub = context::hub()?;
     let model = arguments.model.as_deref().or(config.model.as_deref());
     let located = hub.resolve(model, &mut Progress::new())?;

@@ -67,7 +67,7 @@ async fn serve(listener: TcpListener, server: ServerConfig, targets: Vec<Target>
         outcome = &mut http => return ended(outcome),
     };
     models.set_ready(running.iter().map(served).collect());
-    ready(address, &running, api_key.is_some())?;
+    ready(address, &running, api_key.is_some());
     if let Some(question) = question {
         try_out::spawn(address, running[0].name.clone(), api_key, question);
     }
@@ -181,7 +181,7 @@ fn server_config(options: &ServerOptions) -> Result<ServerConfig> {
 }
 
 /// Says where the server is and what to try, on stdout.
-fn ready(address: SocketAddr, running: &[Running], needs_key: bool) -> Result<()> {
+fn ready(address: SocketAddr, running: &[Running], needs_key: bool) {
     let url = try_out::url(address);
     let names: Vec<&str> = running.iter().map(|running| running.name.as_str()).collect();
     let key = if needs_key { " -H \"x-api-key: $API_KEY\"" } else { "" };
@@ -189,9 +189,9 @@ fn ready(address: SocketAddr, running: &[Running], needs_key: bool) -> Result<()
         r#"{{"model":"{}","max_tokens":100,"stream":true,"messages":[{{"role":"user","content":"What is the capital of France?"}}]}}"#,
         names[0]
     );
-    terminal::print(&format!(
+    // A server whose stdout is closed serves all the same.
+    let _ = terminal::print(&format!(
         "serving {} at {url}\ntry it:\n\n  curl -N {url}/v1/messages -H 'content-type: application/json'{key} -d '{body}'\n\n",
         names.join(", ")
-    ))?;
-    Ok(())
+    ));
 }

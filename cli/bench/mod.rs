@@ -52,7 +52,7 @@ pub struct Arguments {
 
 /// Runs the command; `started` is when the process started.
 pub fn run(arguments: &Arguments, file: Option<&Path>, started: Instant) -> Result<()> {
-    let config = context::config(&arguments.flags.values, file)?;
+    let config = context::quiet_config(&arguments.flags.values, file)?;
     let workloads = workloads(arguments)?;
     let target = models::target_for(&config, arguments.model.as_deref())?;
     ensure!(target.kind == BackendKind::VllmLocal, "--backend: `{}`: bench measures vllm_local", target.kind.as_str());
