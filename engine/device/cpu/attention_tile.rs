@@ -5,7 +5,7 @@
 
 use super::kv::CpuKv;
 use super::math;
-use super::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
+use super::simd::{Kernel, LANES, Simd, lanes, lanes_mut, unroll};
 use crate::device::AttentionParams;
 
 /// Keys of a tile.
@@ -260,23 +260,17 @@ impl RowTile<'_> {
     ) {
         let stride = self.stride();
         let mut acc = [[s.splat(0.0); G]; R];
+        let mut at = [0; G];
+        at.copy_from_slice(&source.k_at[group..group + G]);
         for i in 0..self.params.head_dim {
             let mut k = [s.splat(0.0); G];
-            for g in 0..G {
-                k[g] = s.load(lanes(source.k, source.k_at[group + g] + i * source.k_stride));
-            }
-            for r in 0..R {
-                let q = s.splat(queries[r * stride + i]);
-                for g in 0..G {
-                    acc[r][g] = s.fma(q, k[g], acc[r][g]);
-                }
-            }
+            unroll!(J < G => k[J] = s.load(lanes(source.k, at[J] + i * source.k_stride)));
+            unroll!(I < R => {
+                let q = s.splat(queries[I * stride + i]);
+                unroll!(J < G => acc[I][J] = s.fma(q, k[J], acc[I][J]));
+            });
         }
-        for r in 0..R {
-            for g in 0..G {
-                s.store(acc[r][g], lanes_mut(out, r * KEYS + (group + g) * LANES));
-            }
-        }
+        unroll!(I < R => unroll!(J < G => s.store(acc[I][J], lanes_mut(out, I * KEYS + (group + J) * LANES))));
     }
 
     /// Turns scores into weights relative to the running maximum, and rescales sums and accumulators where that grew.
@@ -357,28 +351,16 @@ impl RowTile<'_> {
     ) {
         let stride = self.stride();
         let mut sums = [[s.splat(0.0); G]; R];
-        for r in 0..R {
-            for g in 0..G {
-                sums[r][g] = s.load(lanes(acc, r * stride + first + g * LANES));
-            }
-        }
+        unroll!(I < R => unroll!(J < G => sums[I][J] = s.load(lanes(acc, I * stride + first + J * LANES))));
         for (key, at) in source.v_at[..keys].iter().enumerate() {
             let mut v = [s.splat(0.0); G];
-            for g in 0..G {
-                v[g] = s.load(lanes(source.v, at + first + g * LANES));
-            }
-            for r in 0..R {
-                let w = s.splat(weights[r * KEYS + key]);
-                for g in 0..G {
-                    sums[r][g] = s.fma(w, v[g], sums[r][g]);
-                }
-            }
+            unroll!(J < G => v[J] = s.load(lanes(source.v, at + first + J * LANES)));
+            unroll!(I < R => {
+                let w = s.splat(weights[I * KEYS + key]);
+                unroll!(J < G => sums[I][J] = s.fma(w, v[J], sums[I][J]));
+            });
         }
-        for r in 0..R {
-            for g in 0..G {
-                s.store(sums[r][g], lanes_mut(acc, r * stride + first + g * LANES));
-            }
-        }
+        unroll!(I < R => unroll!(J < G => s.store(sums[I][J], lanes_mut(acc, I * stride + first + J * LANES))));
     }
 }
 

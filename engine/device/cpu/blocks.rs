@@ -4,6 +4,7 @@
 //! (but for the sign of zero). Both sinks see the same values in the same order, which makes the matvec and matmul paths agree bitwise.
 
 use super::simd::{LANES, Simd, lanes, lanes_mut};
+use crate::weights::format::WeightFormat;
 
 /// Takes the values of a block, sixteen at a time: `index` 0, 1, 2, ...
 pub trait Sink<S: Simd> {
@@ -47,6 +48,29 @@ pub trait Blocks {
     const BYTES: usize;
     /// Decodes one block of `BYTES` bytes.
     fn decode<S: Simd, K: Sink<S>>(s: S, block: &[u8], sink: &mut K);
+}
+
+/// Something to be done with the blocks of a format that is known at run time only.
+pub trait ForFormat {
+    /// Does it.
+    fn run<F: Blocks>(self);
+}
+
+/// Runs `work` with the blocks of `format`.
+pub fn for_format<W: ForFormat>(format: WeightFormat, work: W) {
+    match format {
+        WeightFormat::F32 => work.run::<F32>(),
+        WeightFormat::F16 => work.run::<F16>(),
+        WeightFormat::BF16 => work.run::<BF16>(),
+        WeightFormat::Q4_0 => work.run::<Q4_0>(),
+        WeightFormat::Q4_1 => work.run::<Q4_1>(),
+        WeightFormat::Q5_0 => work.run::<Q5_0>(),
+        WeightFormat::Q5_1 => work.run::<Q5_1>(),
+        WeightFormat::Q8_0 => work.run::<Q8_0>(),
+        WeightFormat::Q4K => work.run::<Q4K>(),
+        WeightFormat::Q5K => work.run::<Q5K>(),
+        WeightFormat::Q6K => work.run::<Q6K>(),
+    }
 }
 
 #[inline(always)]

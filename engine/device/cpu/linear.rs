@@ -1,7 +1,10 @@
 //! Linear layers: splits the stacked parts into tasks of whole rows and picks the kernel by the number of tokens.
 #![allow(unsafe_code)]
 
-use super::matmul::{MatMul, panel_stride};
+use std::marker::PhantomData;
+
+use super::blocks::{Blocks, ForFormat, for_format};
+use super::matmul::{FillPanel, MatMul, panel_stride};
 use super::matvec::MatVec;
 use super::scratch::with_scratch;
 use super::threads::SharedMut;
@@ -26,14 +29,8 @@ impl CpuDevice {
         let tasks = linear.parts.iter().map(|part| part.host.n.div_ceil(rows)).sum();
         let out = SharedMut::new(out);
         self.pool.run(tasks, |task| {
-            let (part, start, column) = locate(&linear.parts, rows, task);
-            let len = rows.min(part.host.n - start);
-            let bias = linear.bias.as_ref().map(|bias| &bias.values.as_slice()[column..column + len]);
-            if tokens == 1 {
-                self.vector_task(&out, x, part, start, len, column, bias)
-            } else {
-                self.panel_task(&out, x, part, start, len, linear.n, column, bias)
-            }
+            let rows = locate(linear, rows, task);
+            if tokens == 1 { self.vector_task(&out, x, &rows) } else { self.panel_task(&out, x, linear.n, &rows) }
         });
     }
 
@@ -48,50 +45,76 @@ impl CpuDevice {
         (fitting.min(shared) / PANEL_ROWS * PANEL_ROWS).max(PANEL_ROWS)
     }
 
-    fn vector_task(
-        &self,
-        out: &SharedMut<'_, f32>,
-        x: &[f32],
-        part: &CpuWeight,
-        start: usize,
-        len: usize,
-        column: usize,
-        bias: Option<&[f32]>,
-    ) {
+    fn vector_task(&self, out: &SharedMut<'_, f32>, x: &[f32], rows: &Rows<'_>) {
         // SAFETY: every task has columns of its own.
-        let out = unsafe { out.slice(column, len) };
-        self.dispatch.run(MatVec { format: part.host.format, weight: part.rows(start, len), x, out: &mut *out });
-        if let Some(bias) = bias {
+        let out = unsafe { out.slice(rows.column, rows.len) };
+        for_format(rows.part.host.format, VectorTask { device: self, weight: rows.bytes(), x, out: &mut *out });
+        if let Some(bias) = rows.bias {
             out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
         }
     }
 
-    fn panel_task(
-        &self,
-        out: &SharedMut<'_, f32>,
-        x: &[f32],
-        part: &CpuWeight,
-        start: usize,
-        len: usize,
-        out_cols: usize,
-        column: usize,
-        bias: Option<&[f32]>,
-    ) {
-        let (format, k) = (part.host.format, part.host.k);
+    fn panel_task(&self, out: &SharedMut<'_, f32>, x: &[f32], out_cols: usize, rows: &Rows<'_>) {
+        let (k, len) = (rows.part.host.k, rows.len);
         with_scratch(len * panel_stride(k), |panel| {
-            let weight = part.rows(start, len);
-            self.dispatch.run(MatMul { format, weight, rows: len, x, k, bias, out, out_cols, column, panel });
+            for_format(rows.part.host.format, PanelTask { device: self, weight: rows.bytes(), k, panel: &mut *panel });
+            self.dispatch.run(MatMul { rows: len, x, k, bias: rows.bias, out, out_cols, column: rows.column, panel });
         });
     }
 }
 
-/// The part, its first row and the output column of task `task`, where a task has `rows` rows of one part.
-fn locate(parts: &[CpuWeight], rows: usize, mut task: usize) -> (&CpuWeight, usize, usize) {
+struct VectorTask<'a> {
+    device: &'a CpuDevice,
+    weight: &'a [u8],
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl ForFormat for VectorTask<'_> {
+    fn run<F: Blocks>(self) {
+        self.device.dispatch.run(MatVec::<F> { weight: self.weight, x: self.x, out: self.out, blocks: PhantomData });
+    }
+}
+
+struct PanelTask<'a> {
+    device: &'a CpuDevice,
+    weight: &'a [u8],
+    k: usize,
+    panel: &'a mut [f32],
+}
+
+impl ForFormat for PanelTask<'_> {
+    fn run<F: Blocks>(self) {
+        self.device.dispatch.run(FillPanel::<F> { weight: self.weight, k: self.k, panel: self.panel, blocks: PhantomData });
+    }
+}
+
+/// Rows of one part, and where their outputs go.
+struct Rows<'a> {
+    part: &'a CpuWeight,
+    start: usize,
+    len: usize,
+    /// First column of the output.
+    column: usize,
+    bias: Option<&'a [f32]>,
+}
+
+impl Rows<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.part.rows(self.start, self.len)
+    }
+}
+
+/// The rows of task `task`, where a task has up to `rows` rows of one part.
+fn locate(linear: &Linear<CpuDevice>, rows: usize, mut task: usize) -> Rows<'_> {
     let mut column = 0;
-    for part in parts {
+    for part in &linear.parts {
         let tasks = part.host.n.div_ceil(rows);
         if task < tasks {
-            return (part, task * rows, column + task * rows);
+            let (start, len) = (task * rows, rows.min(part.host.n - task * rows));
+            let column = column + start;
+            let bias = linear.bias.as_ref().map(|bias| &bias.values.as_slice()[column..column + len]);
+            return Rows { part, start, len, column, bias };
         }
         task -= tasks;
         column += part.host.n;

@@ -5,21 +5,42 @@
 //! operands run along k, nothing is packed or transposed; the price is one horizontal sum an output.
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
+
 use super::blocks::{self, Blocks};
-use super::simd::{Kernel, LANES, Simd, lanes};
+use super::simd::{Kernel, LANES, Simd, lanes, unroll};
+use super::norm::padded;
 use super::threads::SharedMut;
-use crate::weights::format::WeightFormat;
 
 /// Bytes of the inputs that one sweep over a panel reads; panel and inputs together stay in a second-level cache.
 const INPUT_BYTES: usize = 192 << 10;
 
-/// out[t, column + i] = sum_k x[t, k] * w[i, k] (+ bias[i]).
-pub struct MatMul<'a, 'b> {
-    /// Format of `weight`.
-    pub format: WeightFormat,
-    /// `rows` rows of `k` values.
+/// Dequantises rows of format `F` into a panel.
+pub struct FillPanel<'a, F> {
+    /// Rows of `k` values.
     pub weight: &'a [u8],
-    /// Rows of the weight.
+    /// Values of a row.
+    pub k: usize,
+    /// Room for the rows, `panel_stride(k)` apart; what lies between a row's end and the next multiple of 16 becomes 0.
+    pub panel: &'a mut [f32],
+    /// The format.
+    pub blocks: PhantomData<F>,
+}
+
+impl<F: Blocks> Kernel for FillPanel<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let row_bytes = self.k / F::VALUES * F::BYTES + self.k % F::VALUES * (F::BYTES / F::VALUES);
+        for (row, out) in self.weight.chunks_exact(row_bytes).zip(self.panel.chunks_exact_mut(panel_stride(self.k))) {
+            blocks::store_row::<S, F>(s, row, self.k, out);
+        }
+    }
+}
+
+/// out[t, column + i] = sum_k x[t, k] * panel[i, k] (+ bias[i]).
+pub struct MatMul<'a, 'b> {
+    /// Rows of the panel.
     pub rows: usize,
     /// `[tokens, k]`.
     pub x: &'a [f32],
@@ -33,8 +54,8 @@ pub struct MatMul<'a, 'b> {
     pub out_cols: usize,
     /// First column.
     pub column: usize,
-    /// Room for `rows` rows of `panel_stride(k)`.
-    pub panel: &'a mut [f32],
+    /// `rows` rows of `panel_stride(k)`.
+    pub panel: &'a [f32],
 }
 
 /// Floats from one panel row to the next: not a power of two, which would put all rows of a tile into the same cache sets.
@@ -45,33 +66,12 @@ pub fn panel_stride(k: usize) -> usize {
 impl Kernel for MatMul<'_, '_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        match self.format {
-            WeightFormat::F32 => self.fill::<S, blocks::F32>(s),
-            WeightFormat::F16 => self.fill::<S, blocks::F16>(s),
-            WeightFormat::BF16 => self.fill::<S, blocks::BF16>(s),
-            WeightFormat::Q4_0 => self.fill::<S, blocks::Q4_0>(s),
-            WeightFormat::Q4_1 => self.fill::<S, blocks::Q4_1>(s),
-            WeightFormat::Q5_0 => self.fill::<S, blocks::Q5_0>(s),
-            WeightFormat::Q5_1 => self.fill::<S, blocks::Q5_1>(s),
-            WeightFormat::Q8_0 => self.fill::<S, blocks::Q8_0>(s),
-            WeightFormat::Q4K => self.fill::<S, blocks::Q4K>(s),
-            WeightFormat::Q5K => self.fill::<S, blocks::Q5K>(s),
-            WeightFormat::Q6K => self.fill::<S, blocks::Q6K>(s),
-        }
+    fn run<S: Simd>(self, s: S) {
         if S::WIDE { self.multiply::<S, 4, 6>(s) } else { self.multiply::<S, 2, 3>(s) }
     }
 }
 
 impl MatMul<'_, '_> {
-    #[inline(always)]
-    fn fill<S: Simd, F: Blocks>(&mut self, s: S) {
-        let (row_bytes, stride) = (self.format.row_bytes(self.k), panel_stride(self.k));
-        for (row, out) in self.weight.chunks_exact(row_bytes).zip(self.panel.chunks_exact_mut(stride)) {
-            blocks::store_row::<S, F>(s, row, self.k, out);
-        }
-    }
-
     /// Sweeps tiles of T tokens and R rows: a tile's rows stay in the first-level cache while the tokens of a block pass by.
     #[inline(always)]
     fn multiply<S: Simd, const T: usize, const R: usize>(&self, s: S) {
@@ -97,69 +97,59 @@ impl MatMul<'_, '_> {
     fn tile<S: Simd, const T: usize, const R: usize>(&self, s: S, token: usize, row: usize) {
         let (k, stride) = (self.k, panel_stride(self.k));
         let valid = R.min(self.rows - row);
+        let whole = k / LANES;
+        let mut w = [&[[0.0; LANES]; 0][..]; R];
+        let mut x = [&[[0.0; LANES]; 0][..]; T];
         // A tile at the edge repeats the last row and drops the copies.
-        let w: [&[f32]; R] = std::array::from_fn(|r| &self.panel[(row + r.min(valid - 1)) * stride..][..stride]);
-        let x: [&[f32]; T] = std::array::from_fn(|t| &self.x[(token + t) * k..][..k]);
+        unroll!(I < R => w[I] = &self.panel[(row + I.min(valid - 1)) * stride..].as_chunks().0[..whole]);
+        unroll!(I < T => x[I] = &self.x[(token + I) * k..].as_chunks().0[..whole]);
         let mut acc = [[s.splat(0.0); R]; T];
-        let whole = k / LANES * LANES;
-        let mut i = 0;
-        while i < whole {
-            let inputs: [S::V; T] = load_all(s, &x, i);
-            step(s, &inputs, &w, i, &mut acc);
-            i += LANES;
-        }
-        if whole < k {
+        for i in 0..whole {
             let mut inputs = [s.splat(0.0); T];
-            for t in 0..T {
-                let mut padded = [0.0; LANES];
-                padded[..k - whole].copy_from_slice(&x[t][whole..]);
-                inputs[t] = s.load(&padded);
-            }
-            step(s, &inputs, &w, whole, &mut acc);
+            unroll!(I < T => inputs[I] = s.load(&x[I][i]));
+            unroll!(J < R => {
+                let weight = s.load(&w[J][i]);
+                unroll!(I < T => acc[I][J] = s.fma(weight, inputs[I], acc[I][J]));
+            });
         }
-        for t in 0..T {
-            let sums = sum_all(s, &acc[t]);
-            // SAFETY: no other task has these columns.
-            let out = unsafe { self.out.slice((token + t) * self.out_cols + self.column + row, valid) };
-            match self.bias {
-                Some(bias) => out.iter_mut().zip(sums).zip(&bias[row..row + valid]).for_each(|((out, sum), bias)| *out = sum + bias),
-                None => out.copy_from_slice(&sums[..valid]),
-            }
+        if whole * LANES < k {
+            self.last_lanes(s, token, row, valid, &mut acc);
+        }
+        unroll!(I < T => {
+            let mut sums = [0.0; R];
+            sum_all(s, &acc[I], &mut sums);
+            self.write(token + I, row, &sums[..valid]);
+        });
+    }
+
+    /// The last k % 16 products, padded with zeros.
+    #[inline(always)]
+    fn last_lanes<S: Simd, const T: usize, const R: usize>(&self, s: S, token: usize, row: usize, valid: usize, acc: &mut [[S::V; R]; T]) {
+        let (k, stride) = (self.k, panel_stride(self.k));
+        let whole = k / LANES * LANES;
+        let mut inputs = [s.splat(0.0); T];
+        unroll!(I < T => inputs[I] = s.load(&padded(&self.x[(token + I) * k + whole..][..k - whole])));
+        unroll!(J < R => {
+            let weight = s.load(lanes(self.panel, (row + J.min(valid - 1)) * stride + whole));
+            unroll!(I < T => acc[I][J] = s.fma(weight, inputs[I], acc[I][J]));
+        });
+    }
+
+    #[inline(always)]
+    fn write(&self, token: usize, row: usize, sums: &[f32]) {
+        // SAFETY: no other task has these columns.
+        let out = unsafe { self.out.slice(token * self.out_cols + self.column + row, sums.len()) };
+        match self.bias {
+            Some(bias) => out.iter_mut().zip(sums).zip(&bias[row..]).for_each(|((out, sum), bias)| *out = sum + bias),
+            None => out.copy_from_slice(sums),
         }
     }
 }
 
 #[inline(always)]
-fn load_all<S: Simd, const T: usize>(s: S, x: &[&[f32]; T], i: usize) -> [S::V; T] {
-    let mut out = [s.splat(0.0); T];
-    for t in 0..T {
-        out[t] = s.load(lanes(x[t], i));
+fn sum_all<S: Simd, const R: usize>(s: S, acc: &[S::V; R], sums: &mut [f32; R]) {
+    if R >= 4 {
+        sums[..4].copy_from_slice(&s.sum4([acc[0], acc[1], acc[2], acc[3]]));
     }
-    out
-}
-
-#[inline(always)]
-fn step<S: Simd, const T: usize, const R: usize>(s: S, inputs: &[S::V; T], w: &[&[f32]; R], i: usize, acc: &mut [[S::V; R]; T]) {
-    for r in 0..R {
-        let weight = s.load(lanes(w[r], i));
-        for t in 0..T {
-            acc[t][r] = s.fma(weight, inputs[t], acc[t][r]);
-        }
-    }
-}
-
-#[inline(always)]
-fn sum_all<S: Simd, const R: usize>(s: S, acc: &[S::V; R]) -> [f32; R] {
-    let mut sums = [0.0; R];
-    let fours = R / 4 * 4;
-    let mut r = 0;
-    while r < fours {
-        sums[r..r + 4].copy_from_slice(&s.sum4([acc[r], acc[r + 1], acc[r + 2], acc[r + 3]]));
-        r += 4;
-    }
-    while r < R {
-        sums[r] = s.sum(acc[r]);
-        r += 1;
-    }
-    sums
+    unroll!(I < R => if R < 4 || I >= 4 { sums[I] = s.sum(acc[I]) });
 }

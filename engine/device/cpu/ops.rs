@@ -71,10 +71,13 @@ impl Device for CpuDevice {
     }
 
     fn load_weight(&self, weight: HostWeight) -> Result<CpuWeight, EngineError> {
-        let (values, _) = weight.format.block();
-        let expected = weight.n * weight.row_bytes();
-        if weight.k % values != 0 || weight.bytes.len() != expected {
-            let (name, format, n, k, bytes) = (&weight.name, weight.format, weight.n, weight.k, weight.bytes.len());
+        let (name, format, n, k) = (&weight.name, weight.format, weight.n, weight.k);
+        let (values, _) = format.block();
+        if k % values != 0 {
+            return Err(EngineError::Device(format!("weight {name}: {format:?} rows of {k} values, expected a multiple of {values}")));
+        }
+        let (bytes, expected) = (weight.bytes.len(), n * weight.row_bytes());
+        if bytes != expected {
             return Err(EngineError::Device(format!("weight {name}: {bytes} bytes for {format:?} [{n}, {k}], expected {expected}")));
         }
         Ok(CpuWeight { host: weight })

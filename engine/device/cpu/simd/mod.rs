@@ -185,6 +185,23 @@ impl Dispatch {
     }
 }
 
+/// Runs a statement for each index below a constant bound of at most 8, with the index a constant. A loop would do the same only where the
+/// compiler unrolls it before it decides what lives in registers.
+macro_rules! unroll {
+    ($i:ident < $n:expr => $body:expr) => {
+        unroll!(@each $i, $n, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@each $i:ident, $n:expr, $body:expr, $($index:literal)*) => {
+        $({
+            const $i: usize = $index;
+            if $i < $n {
+                $body;
+            }
+        })*
+    };
+}
+pub(in crate::device::cpu) use unroll;
+
 /// The 16 elements of `x` from `start` as an array.
 #[inline(always)]
 pub fn lanes<T>(x: &[T], start: usize) -> &[T; LANES] {
