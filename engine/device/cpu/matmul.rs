@@ -8,8 +8,8 @@
 use std::marker::PhantomData;
 
 use super::blocks::{self, Blocks};
-use super::simd::{Kernel, LANES, Simd, lanes, unroll};
 use super::norm::padded;
+use super::simd::{Kernel, LANES, Simd, lanes, unroll};
 use super::threads::SharedMut;
 
 /// Bytes of the inputs that one sweep over a panel reads; panel and inputs together stay in a second-level cache.
@@ -105,12 +105,7 @@ impl MatMul<'_, '_> {
         unroll!(I < T => x[I] = &self.x[(token + I) * k..].as_chunks().0[..whole]);
         let mut acc = [[s.splat(0.0); R]; T];
         for i in 0..whole {
-            let mut inputs = [s.splat(0.0); T];
-            unroll!(I < T => inputs[I] = s.load(&x[I][i]));
-            unroll!(J < R => {
-                let weight = s.load(&w[J][i]);
-                unroll!(I < T => acc[I][J] = s.fma(weight, inputs[I], acc[I][J]));
-            });
+            s.outer(&x, &w, i, &mut acc);
         }
         if whole * LANES < k {
             self.last_lanes(s, token, row, valid, &mut acc);

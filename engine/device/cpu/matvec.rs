@@ -7,6 +7,9 @@ use std::marker::PhantomData;
 use super::blocks::{self, Blocks, Dot};
 use super::simd::{Kernel, Simd, unroll};
 
+/// Bytes that are asked for ahead of their use: some memory latencies' worth.
+const AHEAD: usize = 4096;
+
 /// out[i] = sum_k x[k] * w[i, k].
 pub struct MatVec<'a, F> {
     /// `out.len()` rows of `x.len()` values.
@@ -41,6 +44,12 @@ impl<F: Blocks> Kernel for MatVec<'_, F> {
 fn dot_rows<S: Simd, F: Blocks, const R: usize>(s: S, rows: [&[u8]; R], x: &[f32]) -> [S::V; R] {
     let mut acc = [s.splat(0.0); R];
     for (b, x) in x.chunks_exact(F::VALUES).enumerate() {
+        // Rows follow each other: R blocks on, whichever rows those are in, as many bytes as this step reads.
+        let mut line = 0;
+        while line < R * F::BYTES {
+            s.prefetch(rows[0], AHEAD + b * R * F::BYTES + line);
+            line += 64;
+        }
         unroll!(I < R => {
             let mut dot = Dot { x, acc: acc[I] };
             F::decode(s, &rows[I][b * F::BYTES..][..F::BYTES], &mut dot);

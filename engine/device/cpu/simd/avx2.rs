@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
-use super::{Kernel, LANES, Simd};
+use super::{Kernel, LANES, Simd, unroll};
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -19,13 +20,14 @@ impl Avx2 {
 
 /// Lanes 0..8 and 8..16.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Pair(__m256, __m256);
 
-/// Calls one intrinsic. Sound because an `Avx2` exists only where `detect` found the features; pointers come from arrays of the
-/// size that the intrinsic reads or writes.
+/// Calls one intrinsic, or transmutes an array to or from a vector of its size: `transmute` stands for unaligned loads and stores, whose
+/// intrinsics carry overlap checks into every build with debug assertions.
 macro_rules! op {
     ($call:expr) => {
-        // SAFETY: `self` proves the features; addresses are of arrays as large as the access, and no alignment is assumed.
+        // SAFETY: `self` proves the features; the vectors and arrays are plain data of one size.
         unsafe { $call }
     };
 }
@@ -61,28 +63,30 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::V {
-        op!(Pair(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x[8..].as_ptr())))
+        op!(transmute::<[f32; LANES], Pair>(*x))
     }
     #[inline(always)]
     fn load_f32_bytes(self, x: &[u8; 64]) -> Self::V {
-        op!(Pair(_mm256_loadu_ps(x.as_ptr().cast()), _mm256_loadu_ps(x[32..].as_ptr().cast())))
+        op!(transmute::<[u8; 64], Pair>(*x))
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 32]) -> Self::V {
-        op!(Pair(_mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())), _mm256_cvtph_ps(_mm_loadu_si128(x[16..].as_ptr().cast()))))
+        op!({
+            let [low, high] = transmute::<[u8; 32], [__m128i; 2]>(*x);
+            Pair(_mm256_cvtph_ps(low), _mm256_cvtph_ps(high))
+        })
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u8; 32]) -> Self::V {
         op!({
-            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
-            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x[16..].as_ptr().cast()));
+            let [low, high] = transmute::<[u8; 32], [__m128i; 2]>(*x);
+            let (low, high) = (_mm256_cvtepu16_epi32(low), _mm256_cvtepu16_epi32(high));
             Pair(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)))
         })
     }
     #[inline(always)]
     fn store(self, v: Self::V, out: &mut [f32; LANES]) {
-        op!(_mm256_storeu_ps(out.as_mut_ptr(), v.0));
-        op!(_mm256_storeu_ps(out[8..].as_mut_ptr(), v.1));
+        *out = op!(transmute::<Pair, [f32; LANES]>(v));
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -111,6 +115,21 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         op!(Pair(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)))
+    }
+    /// One half after the other: 2 x 3 accumulators of two registers leave four for a half's inputs and weight.
+    #[inline(always)]
+    fn outer<const T: usize, const R: usize>(self, x: &[&[[f32; LANES]]; T], w: &[&[[f32; LANES]]; R], i: usize, acc: &mut [[Pair; R]; T]) {
+        let mut inputs = [op!(_mm256_setzero_ps()); T];
+        unroll!(I < T => inputs[I] = self.load(&x[I][i]).0);
+        unroll!(J < R => {
+            let weight = self.load(&w[J][i]).0;
+            unroll!(I < T => acc[I][J].0 = op!(_mm256_fmadd_ps(weight, inputs[I], acc[I][J].0)));
+        });
+        unroll!(I < T => inputs[I] = self.load(&x[I][i]).1);
+        unroll!(J < R => {
+            let weight = self.load(&w[J][i]).1;
+            unroll!(I < T => acc[I][J].1 = op!(_mm256_fmadd_ps(weight, inputs[I], acc[I][J].1)));
+        });
     }
     #[inline(always)]
     fn round(self, v: Self::V) -> Self::V {
@@ -142,9 +161,7 @@ impl Simd for Avx2 {
             let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
             let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
             let sums = _mm_add_ps(_mm_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm_shuffle_ps::<0b11_01_11_01>(ab, cd));
-            let mut out = [0.0; 4];
-            _mm_storeu_ps(out.as_mut_ptr(), sums);
-            out
+            transmute::<__m128, [f32; 4]>(sums)
         })
     }
     #[inline(always)]
@@ -168,12 +185,17 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn prefetch(self, x: &[u8], ahead: usize) {
+        // A prefetch of any address is harmless.
+        op!(_mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()))
+    }
+    #[inline(always)]
     fn f16(self, bits: u16) -> f32 {
         op!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
     }
     #[inline(always)]
     fn bytes(self, b: &[u8; 16]) -> Self::B {
-        op!(_mm_loadu_si128(b.as_ptr().cast()))
+        op!(transmute::<[u8; 16], __m128i>(*b))
     }
     #[inline(always)]
     fn and(self, b: Self::B, mask: u8) -> Self::B {

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use super::{Kernel, LANES, Simd};
 
@@ -23,11 +24,11 @@ impl Avx512 {
     }
 }
 
-/// Calls one intrinsic. Sound because an `Avx512` exists only where `detect` found the features; pointers come from arrays of the
-/// size that the intrinsic reads or writes.
+/// Calls one intrinsic, or transmutes an array to or from a vector of its size: `transmute` stands for unaligned loads and stores, whose
+/// intrinsics carry overlap checks into every build with debug assertions.
 macro_rules! op {
     ($call:expr) => {
-        // SAFETY: `self` proves the features; addresses are of arrays as large as the access, and no alignment is assumed.
+        // SAFETY: `self` proves the features; the vectors and arrays are plain data of one size.
         unsafe { $call }
     };
 }
@@ -63,23 +64,23 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::V {
-        op!(_mm512_loadu_ps(x.as_ptr()))
+        op!(transmute::<[f32; LANES], __m512>(*x))
     }
     #[inline(always)]
     fn load_f32_bytes(self, x: &[u8; 64]) -> Self::V {
-        op!(_mm512_loadu_ps(x.as_ptr().cast()))
+        op!(transmute::<[u8; 64], __m512>(*x))
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 32]) -> Self::V {
-        op!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+        op!(_mm512_cvtph_ps(transmute::<[u8; 32], __m256i>(*x)))
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u8; 32]) -> Self::V {
-        op!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast())))))
+        op!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(transmute::<[u8; 32], __m256i>(*x)))))
     }
     #[inline(always)]
     fn store(self, v: Self::V, out: &mut [f32; LANES]) {
-        op!(_mm512_storeu_ps(out.as_mut_ptr(), v))
+        *out = op!(transmute::<__m512, [f32; LANES]>(v));
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -133,9 +134,7 @@ impl Simd for Avx512 {
             let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
             let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
             let sums = _mm_add_ps(_mm_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm_shuffle_ps::<0b11_01_11_01>(ab, cd));
-            let mut out = [0.0; 4];
-            _mm_storeu_ps(out.as_mut_ptr(), sums);
-            out
+            transmute::<__m128, [f32; 4]>(sums)
         })
     }
     #[inline(always)]
@@ -147,12 +146,17 @@ impl Simd for Avx512 {
         op!(_mm512_mask_add_ps(v, mask, v, _mm512_set1_ps(x)))
     }
     #[inline(always)]
+    fn prefetch(self, x: &[u8], ahead: usize) {
+        // A prefetch of any address is harmless.
+        op!(_mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()))
+    }
+    #[inline(always)]
     fn f16(self, bits: u16) -> f32 {
         op!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
     }
     #[inline(always)]
     fn bytes(self, b: &[u8; 16]) -> Self::B {
-        op!(_mm_loadu_si128(b.as_ptr().cast()))
+        op!(transmute::<[u8; 16], __m128i>(*b))
     }
     #[inline(always)]
     fn and(self, b: Self::B, mask: u8) -> Self::B {
@@ -182,7 +186,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn affine4(self, b: &[u8; 16], lo: (f32, f32), hi: (f32, f32)) -> (Self::V, Self::V) {
         op!({
-            let q = _mm512_cvtepu8_epi32(_mm_loadu_si128(b.as_ptr().cast()));
+            let q = _mm512_cvtepu8_epi32(transmute::<[u8; 16], __m128i>(*b));
             let levels = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
             let low = _mm512_fmadd_ps(levels, _mm512_set1_ps(lo.0), _mm512_set1_ps(lo.1));
             let high = _mm512_fmadd_ps(levels, _mm512_set1_ps(hi.0), _mm512_set1_ps(hi.1));

@@ -18,6 +18,23 @@ pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub use portable::Portable;
 
+/// Runs a statement for each index below a constant bound of at most 8, with the index a constant. A loop would do the same only where the
+/// compiler unrolls it before it decides what lives in registers.
+macro_rules! unroll {
+    ($i:ident < $n:expr => $body:expr) => {
+        unroll!(@each $i, $n, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@each $i:ident, $n:expr, $body:expr, $($index:literal)*) => {
+        $({
+            const $i: usize = $index;
+            if $i < $n {
+                $body;
+            }
+        })*
+    };
+}
+pub(in crate::device::cpu) use unroll;
+
 /// Lanes of `Simd::V`.
 pub const LANES: usize = 16;
 
@@ -67,6 +84,22 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// a * b + c.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// acc[t][r] += x[t][i] * w[r][i] for T, R of at most 8: the step of a product tile.
+    #[inline(always)]
+    fn outer<const T: usize, const R: usize>(
+        self,
+        x: &[&[[f32; LANES]]; T],
+        w: &[&[[f32; LANES]]; R],
+        i: usize,
+        acc: &mut [[Self::V; R]; T],
+    ) {
+        let mut inputs = [self.splat(0.0); T];
+        unroll!(I < T => inputs[I] = self.load(&x[I][i]));
+        unroll!(J < R => {
+            let weight = self.load(&w[J][i]);
+            unroll!(I < T => acc[I][J] = self.fma(weight, inputs[I], acc[I][J]));
+        });
+    }
     /// Nearest integer, ties to even.
     fn round(self, v: Self::V) -> Self::V;
     /// 2^v for integral v in -127..=127; exactly 0 at -127.
@@ -83,6 +116,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// v + x in the lanes whose bit of `mask` is set.
     fn add_where(self, v: Self::V, mask: u16, x: f32) -> Self::V;
 
+    /// Asks for the cache line `ahead` bytes after the start of `x`, inside it or not.
+    fn prefetch(self, x: &[u8], ahead: usize);
     /// An IEEE half as f32.
     fn f16(self, bits: u16) -> f32;
     /// Loads 16 bytes.
@@ -184,23 +219,6 @@ impl Dispatch {
         }
     }
 }
-
-/// Runs a statement for each index below a constant bound of at most 8, with the index a constant. A loop would do the same only where the
-/// compiler unrolls it before it decides what lives in registers.
-macro_rules! unroll {
-    ($i:ident < $n:expr => $body:expr) => {
-        unroll!(@each $i, $n, $body, 0 1 2 3 4 5 6 7)
-    };
-    (@each $i:ident, $n:expr, $body:expr, $($index:literal)*) => {
-        $({
-            const $i: usize = $index;
-            if $i < $n {
-                $body;
-            }
-        })*
-    };
-}
-pub(in crate::device::cpu) use unroll;
 
 /// The 16 elements of `x` from `start` as an array.
 #[inline(always)]

@@ -138,6 +138,8 @@ impl Simd for Portable {
         out
     }
     #[inline(always)]
+    fn prefetch(self, _: &[u8], _: usize) {}
+    #[inline(always)]
     fn f16(self, bits: u16) -> f32 {
         half::f16::from_bits(bits).to_f32()
     }
