@@ -80,7 +80,7 @@ fn describe(ordinal: i32, driver_version: u32) -> Result<GpuInfo> {
     })
 }
 
-fn driver_error(call: &str, error: result::DriverError) -> KernelError {
+pub(crate) fn driver_error(call: &str, error: result::DriverError) -> KernelError {
     KernelError::Driver(format!("{call}: {error:?}"))
 }
 

@@ -73,7 +73,8 @@ pub struct SkinnyPlan {
     pub max_ctas: u32,
 }
 
-const MAX_SKINNY_TOKENS: usize = 64;
+/// Most tokens of a skinny product.
+pub const MAX_SKINNY_TOKENS: usize = 64;
 /// Rows of a tile of Sm90 (`kSkinnyRows` in cuda/gemm/skinny_sm90.cuh).
 const TILE_ROWS: usize = 64;
 /// Columns of a box (`kBoxK` there).
@@ -157,9 +158,60 @@ fn skinny_stages(num_tokens: usize, ctas_per_sm: usize) -> usize {
     ((SMEM_BYTES / ctas_per_sm - ALIGNMENT_BYTES - sums_bytes) / stage_bytes).clamp(3, MAX_STAGES)
 }
 
+/// Token count that a library product is asked for instead of `num_tokens`, so that there are few shapes; never above `max_tokens`,
+/// the rows that operands have room for.
+pub fn padded_tokens(num_tokens: usize, max_tokens: usize) -> usize {
+    let step = match num_tokens {
+        0..=256 => 16,
+        257..=1024 => 64,
+        _ => 128,
+    };
+    num_tokens.next_multiple_of(step).min(max_tokens).max(num_tokens)
+}
+
+/// How decode attention cuts contexts into pieces for one CTA each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeSplits {
+    /// Keys of a piece.
+    pub split_len: usize,
+    /// Pieces of the longest context.
+    pub num_splits: usize,
+}
+
+/// Keys of a piece while the scratch suffices: fixed, so that a sequence's sums do not depend on its batch.
+const SPLIT_LEN: usize = 256;
+
+/// Splits for `num_seqs` sequences of at most `max_context` keys, in a scratch of `scratch_rows` rows (one a query head and piece).
+/// When that is too small the pieces grow, so that any step fits.
+pub fn decode_splits(num_seqs: usize, num_heads: usize, max_context: usize, scratch_rows: usize) -> DecodeSplits {
+    let mut splits = DecodeSplits { split_len: SPLIT_LEN, num_splits: max_context.div_ceil(SPLIT_LEN).max(1) };
+    while splits.num_splits > 1 && num_seqs * num_heads * splits.num_splits > scratch_rows {
+        splits.split_len *= 2;
+        splits.num_splits = max_context.div_ceil(splits.split_len).max(1);
+    }
+    splits
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn padded_tokens_cover_and_fit() {
+        for (num_tokens, max, expected) in [(5, 8192, 16), (16, 8192, 16), (257, 8192, 320), (1025, 8192, 1152), (20, 24, 24), (24, 24, 24)]
+        {
+            assert_eq!(padded_tokens(num_tokens, max), expected, "{num_tokens} of {max}");
+        }
+    }
+
+    #[test]
+    fn decode_splits_fit_their_scratch() {
+        let splits = |seqs, context, rows| decode_splits(seqs, 28, context, rows);
+        assert_eq!(splits(1, 1, 1000), DecodeSplits { split_len: 256, num_splits: 1 });
+        assert_eq!(splits(1, 257, 1000), DecodeSplits { split_len: 256, num_splits: 2 });
+        assert_eq!(splits(8, 1024, 28 * 8 * 2), DecodeSplits { split_len: 512, num_splits: 2 });
+        assert_eq!(splits(512, 32768, 1), DecodeSplits { split_len: 32768, num_splits: 1 });
+    }
 
     #[test]
     fn rms_norm_threads_cover_the_row() {

@@ -34,6 +34,14 @@ pub enum KernelError {
         /// The runtime's name for it.
         text: String,
     },
+    /// The GPU has not got that much memory.
+    #[error("out of memory: {needed} bytes needed, {free} free")]
+    OutOfMemory {
+        /// Bytes asked for.
+        needed: usize,
+        /// Bytes that were free.
+        free: usize,
+    },
     /// The driver refused.
     #[error("CUDA driver: {0}")]
     Driver(String),

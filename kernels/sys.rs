@@ -124,3 +124,385 @@ const _: () = {
 unsafe extern "C" {
     pub fn pagoda_rms_norm(params: *const pagoda_rms_norm_params, stream: pagoda_stream) -> pagoda_status;
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_resolve_tokens_params {
+    pub token_ids: *mut i32,
+    pub token_source: *const i32,
+    pub last_tokens: *const i32,
+    pub num_tokens: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_resolve_tokens_params"][::core::mem::size_of::<pagoda_resolve_tokens_params>() - 32usize];
+    ["Alignment of pagoda_resolve_tokens_params"][::core::mem::align_of::<pagoda_resolve_tokens_params>() - 8usize];
+    ["Offset of field: pagoda_resolve_tokens_params::token_ids"][::core::mem::offset_of!(pagoda_resolve_tokens_params, token_ids) - 0usize];
+    ["Offset of field: pagoda_resolve_tokens_params::token_source"]
+        [::core::mem::offset_of!(pagoda_resolve_tokens_params, token_source) - 8usize];
+    ["Offset of field: pagoda_resolve_tokens_params::last_tokens"]
+        [::core::mem::offset_of!(pagoda_resolve_tokens_params, last_tokens) - 16usize];
+    ["Offset of field: pagoda_resolve_tokens_params::num_tokens"]
+        [::core::mem::offset_of!(pagoda_resolve_tokens_params, num_tokens) - 24usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_resolve_tokens(params: *const pagoda_resolve_tokens_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_scatter_ints_params {
+    pub dst: *mut i32,
+    pub index: *const i32,
+    pub values: *const i32,
+    pub count: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_scatter_ints_params"][::core::mem::size_of::<pagoda_scatter_ints_params>() - 32usize];
+    ["Alignment of pagoda_scatter_ints_params"][::core::mem::align_of::<pagoda_scatter_ints_params>() - 8usize];
+    ["Offset of field: pagoda_scatter_ints_params::dst"][::core::mem::offset_of!(pagoda_scatter_ints_params, dst) - 0usize];
+    ["Offset of field: pagoda_scatter_ints_params::index"][::core::mem::offset_of!(pagoda_scatter_ints_params, index) - 8usize];
+    ["Offset of field: pagoda_scatter_ints_params::values"][::core::mem::offset_of!(pagoda_scatter_ints_params, values) - 16usize];
+    ["Offset of field: pagoda_scatter_ints_params::count"][::core::mem::offset_of!(pagoda_scatter_ints_params, count) - 24usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_scatter_ints(params: *const pagoda_scatter_ints_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_gather_rows_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub table: *const ::core::ffi::c_void,
+    pub index: *const i32,
+    pub num_rows: i32,
+    pub num_table_rows: i32,
+    pub cols: i32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_gather_rows_params"][::core::mem::size_of::<pagoda_gather_rows_params>() - 40usize];
+    ["Alignment of pagoda_gather_rows_params"][::core::mem::align_of::<pagoda_gather_rows_params>() - 8usize];
+    ["Offset of field: pagoda_gather_rows_params::out"][::core::mem::offset_of!(pagoda_gather_rows_params, out) - 0usize];
+    ["Offset of field: pagoda_gather_rows_params::table"][::core::mem::offset_of!(pagoda_gather_rows_params, table) - 8usize];
+    ["Offset of field: pagoda_gather_rows_params::index"][::core::mem::offset_of!(pagoda_gather_rows_params, index) - 16usize];
+    ["Offset of field: pagoda_gather_rows_params::num_rows"][::core::mem::offset_of!(pagoda_gather_rows_params, num_rows) - 24usize];
+    ["Offset of field: pagoda_gather_rows_params::num_table_rows"]
+        [::core::mem::offset_of!(pagoda_gather_rows_params, num_table_rows) - 28usize];
+    ["Offset of field: pagoda_gather_rows_params::cols"][::core::mem::offset_of!(pagoda_gather_rows_params, cols) - 32usize];
+    ["Offset of field: pagoda_gather_rows_params::scale"][::core::mem::offset_of!(pagoda_gather_rows_params, scale) - 36usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_gather_rows(params: *const pagoda_gather_rows_params, stream: pagoda_stream) -> pagoda_status;
+}
+pub const PAGODA_SILU: pagoda_activation = 0;
+pub const PAGODA_GELU_TANH: pagoda_activation = 1;
+pub const PAGODA_GELU: pagoda_activation = 2;
+pub type pagoda_activation = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_gated_activation_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub gate_up: *const ::core::ffi::c_void,
+    pub num_tokens: i32,
+    pub cols: i32,
+    pub activation: pagoda_activation,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_gated_activation_params"][::core::mem::size_of::<pagoda_gated_activation_params>() - 32usize];
+    ["Alignment of pagoda_gated_activation_params"][::core::mem::align_of::<pagoda_gated_activation_params>() - 8usize];
+    ["Offset of field: pagoda_gated_activation_params::out"][::core::mem::offset_of!(pagoda_gated_activation_params, out) - 0usize];
+    ["Offset of field: pagoda_gated_activation_params::gate_up"][::core::mem::offset_of!(pagoda_gated_activation_params, gate_up) - 8usize];
+    ["Offset of field: pagoda_gated_activation_params::num_tokens"]
+        [::core::mem::offset_of!(pagoda_gated_activation_params, num_tokens) - 16usize];
+    ["Offset of field: pagoda_gated_activation_params::cols"][::core::mem::offset_of!(pagoda_gated_activation_params, cols) - 20usize];
+    ["Offset of field: pagoda_gated_activation_params::activation"]
+        [::core::mem::offset_of!(pagoda_gated_activation_params, activation) - 24usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_gated_activation(params: *const pagoda_gated_activation_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_soft_cap_params {
+    pub x: *mut f32,
+    pub count: i64,
+    pub cap: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_soft_cap_params"][::core::mem::size_of::<pagoda_soft_cap_params>() - 24usize];
+    ["Alignment of pagoda_soft_cap_params"][::core::mem::align_of::<pagoda_soft_cap_params>() - 8usize];
+    ["Offset of field: pagoda_soft_cap_params::x"][::core::mem::offset_of!(pagoda_soft_cap_params, x) - 0usize];
+    ["Offset of field: pagoda_soft_cap_params::count"][::core::mem::offset_of!(pagoda_soft_cap_params, count) - 8usize];
+    ["Offset of field: pagoda_soft_cap_params::cap"][::core::mem::offset_of!(pagoda_soft_cap_params, cap) - 16usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_soft_cap(params: *const pagoda_soft_cap_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_add_bias_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub bias: *const f32,
+    pub num_tokens: i32,
+    pub cols: i32,
+    pub dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_add_bias_params"][::core::mem::size_of::<pagoda_add_bias_params>() - 32usize];
+    ["Alignment of pagoda_add_bias_params"][::core::mem::align_of::<pagoda_add_bias_params>() - 8usize];
+    ["Offset of field: pagoda_add_bias_params::out"][::core::mem::offset_of!(pagoda_add_bias_params, out) - 0usize];
+    ["Offset of field: pagoda_add_bias_params::bias"][::core::mem::offset_of!(pagoda_add_bias_params, bias) - 8usize];
+    ["Offset of field: pagoda_add_bias_params::num_tokens"][::core::mem::offset_of!(pagoda_add_bias_params, num_tokens) - 16usize];
+    ["Offset of field: pagoda_add_bias_params::cols"][::core::mem::offset_of!(pagoda_add_bias_params, cols) - 20usize];
+    ["Offset of field: pagoda_add_bias_params::dtype"][::core::mem::offset_of!(pagoda_add_bias_params, dtype) - 24usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_add_bias(params: *const pagoda_add_bias_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_rope_kv_params {
+    pub qkv: *mut ::core::ffi::c_void,
+    pub kv: *mut ::core::ffi::c_void,
+    pub positions: *const i32,
+    pub slot_mapping: *const i32,
+    pub cos: *const f32,
+    pub sin: *const f32,
+    pub q_norm: *const f32,
+    pub k_norm: *const f32,
+    pub num_tokens: i32,
+    pub num_heads: i32,
+    pub num_kv_heads: i32,
+    pub head_dim: i32,
+    pub rotary_dim: i32,
+    pub interleaved: i32,
+    pub block_size: i32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_rope_kv_params"][::core::mem::size_of::<pagoda_rope_kv_params>() - 96usize];
+    ["Alignment of pagoda_rope_kv_params"][::core::mem::align_of::<pagoda_rope_kv_params>() - 8usize];
+    ["Offset of field: pagoda_rope_kv_params::qkv"][::core::mem::offset_of!(pagoda_rope_kv_params, qkv) - 0usize];
+    ["Offset of field: pagoda_rope_kv_params::kv"][::core::mem::offset_of!(pagoda_rope_kv_params, kv) - 8usize];
+    ["Offset of field: pagoda_rope_kv_params::positions"][::core::mem::offset_of!(pagoda_rope_kv_params, positions) - 16usize];
+    ["Offset of field: pagoda_rope_kv_params::slot_mapping"][::core::mem::offset_of!(pagoda_rope_kv_params, slot_mapping) - 24usize];
+    ["Offset of field: pagoda_rope_kv_params::cos"][::core::mem::offset_of!(pagoda_rope_kv_params, cos) - 32usize];
+    ["Offset of field: pagoda_rope_kv_params::sin"][::core::mem::offset_of!(pagoda_rope_kv_params, sin) - 40usize];
+    ["Offset of field: pagoda_rope_kv_params::q_norm"][::core::mem::offset_of!(pagoda_rope_kv_params, q_norm) - 48usize];
+    ["Offset of field: pagoda_rope_kv_params::k_norm"][::core::mem::offset_of!(pagoda_rope_kv_params, k_norm) - 56usize];
+    ["Offset of field: pagoda_rope_kv_params::num_tokens"][::core::mem::offset_of!(pagoda_rope_kv_params, num_tokens) - 64usize];
+    ["Offset of field: pagoda_rope_kv_params::num_heads"][::core::mem::offset_of!(pagoda_rope_kv_params, num_heads) - 68usize];
+    ["Offset of field: pagoda_rope_kv_params::num_kv_heads"][::core::mem::offset_of!(pagoda_rope_kv_params, num_kv_heads) - 72usize];
+    ["Offset of field: pagoda_rope_kv_params::head_dim"][::core::mem::offset_of!(pagoda_rope_kv_params, head_dim) - 76usize];
+    ["Offset of field: pagoda_rope_kv_params::rotary_dim"][::core::mem::offset_of!(pagoda_rope_kv_params, rotary_dim) - 80usize];
+    ["Offset of field: pagoda_rope_kv_params::interleaved"][::core::mem::offset_of!(pagoda_rope_kv_params, interleaved) - 84usize];
+    ["Offset of field: pagoda_rope_kv_params::block_size"][::core::mem::offset_of!(pagoda_rope_kv_params, block_size) - 88usize];
+    ["Offset of field: pagoda_rope_kv_params::eps"][::core::mem::offset_of!(pagoda_rope_kv_params, eps) - 92usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_rope_kv(params: *const pagoda_rope_kv_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_attention_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub qkv: *const ::core::ffi::c_void,
+    pub kv: *const ::core::ffi::c_void,
+    pub cu_seqlens_q: *const i32,
+    pub context_lens: *const i32,
+    pub block_tables: *const i32,
+    pub partials: *mut f32,
+    pub counters: *mut i32,
+    pub num_tokens: i32,
+    pub num_seqs: i32,
+    pub num_heads: i32,
+    pub num_kv_heads: i32,
+    pub head_dim: i32,
+    pub block_size: i32,
+    pub max_blocks_per_seq: i32,
+    pub split_len: i32,
+    pub num_splits: i32,
+    pub window: i32,
+    pub scale: f32,
+    pub soft_cap: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_attention_params"][::core::mem::size_of::<pagoda_attention_params>() - 112usize];
+    ["Alignment of pagoda_attention_params"][::core::mem::align_of::<pagoda_attention_params>() - 8usize];
+    ["Offset of field: pagoda_attention_params::out"][::core::mem::offset_of!(pagoda_attention_params, out) - 0usize];
+    ["Offset of field: pagoda_attention_params::qkv"][::core::mem::offset_of!(pagoda_attention_params, qkv) - 8usize];
+    ["Offset of field: pagoda_attention_params::kv"][::core::mem::offset_of!(pagoda_attention_params, kv) - 16usize];
+    ["Offset of field: pagoda_attention_params::cu_seqlens_q"][::core::mem::offset_of!(pagoda_attention_params, cu_seqlens_q) - 24usize];
+    ["Offset of field: pagoda_attention_params::context_lens"][::core::mem::offset_of!(pagoda_attention_params, context_lens) - 32usize];
+    ["Offset of field: pagoda_attention_params::block_tables"][::core::mem::offset_of!(pagoda_attention_params, block_tables) - 40usize];
+    ["Offset of field: pagoda_attention_params::partials"][::core::mem::offset_of!(pagoda_attention_params, partials) - 48usize];
+    ["Offset of field: pagoda_attention_params::counters"][::core::mem::offset_of!(pagoda_attention_params, counters) - 56usize];
+    ["Offset of field: pagoda_attention_params::num_tokens"][::core::mem::offset_of!(pagoda_attention_params, num_tokens) - 64usize];
+    ["Offset of field: pagoda_attention_params::num_seqs"][::core::mem::offset_of!(pagoda_attention_params, num_seqs) - 68usize];
+    ["Offset of field: pagoda_attention_params::num_heads"][::core::mem::offset_of!(pagoda_attention_params, num_heads) - 72usize];
+    ["Offset of field: pagoda_attention_params::num_kv_heads"][::core::mem::offset_of!(pagoda_attention_params, num_kv_heads) - 76usize];
+    ["Offset of field: pagoda_attention_params::head_dim"][::core::mem::offset_of!(pagoda_attention_params, head_dim) - 80usize];
+    ["Offset of field: pagoda_attention_params::block_size"][::core::mem::offset_of!(pagoda_attention_params, block_size) - 84usize];
+    ["Offset of field: pagoda_attention_params::max_blocks_per_seq"]
+        [::core::mem::offset_of!(pagoda_attention_params, max_blocks_per_seq) - 88usize];
+    ["Offset of field: pagoda_attention_params::split_len"][::core::mem::offset_of!(pagoda_attention_params, split_len) - 92usize];
+    ["Offset of field: pagoda_attention_params::num_splits"][::core::mem::offset_of!(pagoda_attention_params, num_splits) - 96usize];
+    ["Offset of field: pagoda_attention_params::window"][::core::mem::offset_of!(pagoda_attention_params, window) - 100usize];
+    ["Offset of field: pagoda_attention_params::scale"][::core::mem::offset_of!(pagoda_attention_params, scale) - 104usize];
+    ["Offset of field: pagoda_attention_params::soft_cap"][::core::mem::offset_of!(pagoda_attention_params, soft_cap) - 108usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_attention_decode(params: *const pagoda_attention_params, stream: pagoda_stream) -> pagoda_status;
+}
+unsafe extern "C" {
+    pub fn pagoda_attention_prefill(params: *const pagoda_attention_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_copy_blocks_params {
+    pub kv: *mut ::core::ffi::c_void,
+    pub pairs: *const i32,
+    pub block_bytes: i64,
+    pub num_pairs: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_copy_blocks_params"][::core::mem::size_of::<pagoda_copy_blocks_params>() - 32usize];
+    ["Alignment of pagoda_copy_blocks_params"][::core::mem::align_of::<pagoda_copy_blocks_params>() - 8usize];
+    ["Offset of field: pagoda_copy_blocks_params::kv"][::core::mem::offset_of!(pagoda_copy_blocks_params, kv) - 0usize];
+    ["Offset of field: pagoda_copy_blocks_params::pairs"][::core::mem::offset_of!(pagoda_copy_blocks_params, pairs) - 8usize];
+    ["Offset of field: pagoda_copy_blocks_params::block_bytes"][::core::mem::offset_of!(pagoda_copy_blocks_params, block_bytes) - 16usize];
+    ["Offset of field: pagoda_copy_blocks_params::num_pairs"][::core::mem::offset_of!(pagoda_copy_blocks_params, num_pairs) - 24usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_copy_blocks(params: *const pagoda_copy_blocks_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_grouped_gemm_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub bias: *const f32,
+    pub row_map: *const i32,
+    pub offsets: *const i32,
+    pub w_stride: i64,
+    pub num_rows: i32,
+    pub num_groups: i32,
+    pub n: i32,
+    pub k: i32,
+    pub ld_out: i32,
+    pub row_div: i32,
+    pub out_dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_grouped_gemm_params"][::core::mem::size_of::<pagoda_grouped_gemm_params>() - 88usize];
+    ["Alignment of pagoda_grouped_gemm_params"][::core::mem::align_of::<pagoda_grouped_gemm_params>() - 8usize];
+    ["Offset of field: pagoda_grouped_gemm_params::out"][::core::mem::offset_of!(pagoda_grouped_gemm_params, out) - 0usize];
+    ["Offset of field: pagoda_grouped_gemm_params::x"][::core::mem::offset_of!(pagoda_grouped_gemm_params, x) - 8usize];
+    ["Offset of field: pagoda_grouped_gemm_params::w"][::core::mem::offset_of!(pagoda_grouped_gemm_params, w) - 16usize];
+    ["Offset of field: pagoda_grouped_gemm_params::bias"][::core::mem::offset_of!(pagoda_grouped_gemm_params, bias) - 24usize];
+    ["Offset of field: pagoda_grouped_gemm_params::row_map"][::core::mem::offset_of!(pagoda_grouped_gemm_params, row_map) - 32usize];
+    ["Offset of field: pagoda_grouped_gemm_params::offsets"][::core::mem::offset_of!(pagoda_grouped_gemm_params, offsets) - 40usize];
+    ["Offset of field: pagoda_grouped_gemm_params::w_stride"][::core::mem::offset_of!(pagoda_grouped_gemm_params, w_stride) - 48usize];
+    ["Offset of field: pagoda_grouped_gemm_params::num_rows"][::core::mem::offset_of!(pagoda_grouped_gemm_params, num_rows) - 56usize];
+    ["Offset of field: pagoda_grouped_gemm_params::num_groups"][::core::mem::offset_of!(pagoda_grouped_gemm_params, num_groups) - 60usize];
+    ["Offset of field: pagoda_grouped_gemm_params::n"][::core::mem::offset_of!(pagoda_grouped_gemm_params, n) - 64usize];
+    ["Offset of field: pagoda_grouped_gemm_params::k"][::core::mem::offset_of!(pagoda_grouped_gemm_params, k) - 68usize];
+    ["Offset of field: pagoda_grouped_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_grouped_gemm_params, ld_out) - 72usize];
+    ["Offset of field: pagoda_grouped_gemm_params::row_div"][::core::mem::offset_of!(pagoda_grouped_gemm_params, row_div) - 76usize];
+    ["Offset of field: pagoda_grouped_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_grouped_gemm_params, out_dtype) - 80usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_grouped_gemm(params: *const pagoda_grouped_gemm_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_moe_route_params {
+    pub experts: *mut i32,
+    pub weights: *mut f32,
+    pub offsets: *mut i32,
+    pub sorted: *mut i32,
+    pub position: *mut i32,
+    pub logits: *const f32,
+    pub num_tokens: i32,
+    pub num_experts: i32,
+    pub top_k: i32,
+    pub renormalise: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_moe_route_params"][::core::mem::size_of::<pagoda_moe_route_params>() - 64usize];
+    ["Alignment of pagoda_moe_route_params"][::core::mem::align_of::<pagoda_moe_route_params>() - 8usize];
+    ["Offset of field: pagoda_moe_route_params::experts"][::core::mem::offset_of!(pagoda_moe_route_params, experts) - 0usize];
+    ["Offset of field: pagoda_moe_route_params::weights"][::core::mem::offset_of!(pagoda_moe_route_params, weights) - 8usize];
+    ["Offset of field: pagoda_moe_route_params::offsets"][::core::mem::offset_of!(pagoda_moe_route_params, offsets) - 16usize];
+    ["Offset of field: pagoda_moe_route_params::sorted"][::core::mem::offset_of!(pagoda_moe_route_params, sorted) - 24usize];
+    ["Offset of field: pagoda_moe_route_params::position"][::core::mem::offset_of!(pagoda_moe_route_params, position) - 32usize];
+    ["Offset of field: pagoda_moe_route_params::logits"][::core::mem::offset_of!(pagoda_moe_route_params, logits) - 40usize];
+    ["Offset of field: pagoda_moe_route_params::num_tokens"][::core::mem::offset_of!(pagoda_moe_route_params, num_tokens) - 48usize];
+    ["Offset of field: pagoda_moe_route_params::num_experts"][::core::mem::offset_of!(pagoda_moe_route_params, num_experts) - 52usize];
+    ["Offset of field: pagoda_moe_route_params::top_k"][::core::mem::offset_of!(pagoda_moe_route_params, top_k) - 56usize];
+    ["Offset of field: pagoda_moe_route_params::renormalise"][::core::mem::offset_of!(pagoda_moe_route_params, renormalise) - 60usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_moe_route(params: *const pagoda_moe_route_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_moe_combine_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub y: *const ::core::ffi::c_void,
+    pub weights: *const f32,
+    pub position: *const i32,
+    pub num_tokens: i32,
+    pub hidden: i32,
+    pub top_k: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_moe_combine_params"][::core::mem::size_of::<pagoda_moe_combine_params>() - 48usize];
+    ["Alignment of pagoda_moe_combine_params"][::core::mem::align_of::<pagoda_moe_combine_params>() - 8usize];
+    ["Offset of field: pagoda_moe_combine_params::out"][::core::mem::offset_of!(pagoda_moe_combine_params, out) - 0usize];
+    ["Offset of field: pagoda_moe_combine_params::y"][::core::mem::offset_of!(pagoda_moe_combine_params, y) - 8usize];
+    ["Offset of field: pagoda_moe_combine_params::weights"][::core::mem::offset_of!(pagoda_moe_combine_params, weights) - 16usize];
+    ["Offset of field: pagoda_moe_combine_params::position"][::core::mem::offset_of!(pagoda_moe_combine_params, position) - 24usize];
+    ["Offset of field: pagoda_moe_combine_params::num_tokens"][::core::mem::offset_of!(pagoda_moe_combine_params, num_tokens) - 32usize];
+    ["Offset of field: pagoda_moe_combine_params::hidden"][::core::mem::offset_of!(pagoda_moe_combine_params, hidden) - 36usize];
+    ["Offset of field: pagoda_moe_combine_params::top_k"][::core::mem::offset_of!(pagoda_moe_combine_params, top_k) - 40usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_moe_combine(params: *const pagoda_moe_combine_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_argmax_params {
+    pub tokens: *mut i32,
+    pub last_tokens: *mut i32,
+    pub logits: *const f32,
+    pub rows: *const i32,
+    pub slots: *const i32,
+    pub num_rows: i32,
+    pub vocab: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_argmax_params"][::core::mem::size_of::<pagoda_argmax_params>() - 48usize];
+    ["Alignment of pagoda_argmax_params"][::core::mem::align_of::<pagoda_argmax_params>() - 8usize];
+    ["Offset of field: pagoda_argmax_params::tokens"][::core::mem::offset_of!(pagoda_argmax_params, tokens) - 0usize];
+    ["Offset of field: pagoda_argmax_params::last_tokens"][::core::mem::offset_of!(pagoda_argmax_params, last_tokens) - 8usize];
+    ["Offset of field: pagoda_argmax_params::logits"][::core::mem::offset_of!(pagoda_argmax_params, logits) - 16usize];
+    ["Offset of field: pagoda_argmax_params::rows"][::core::mem::offset_of!(pagoda_argmax_params, rows) - 24usize];
+    ["Offset of field: pagoda_argmax_params::slots"][::core::mem::offset_of!(pagoda_argmax_params, slots) - 32usize];
+    ["Offset of field: pagoda_argmax_params::num_rows"][::core::mem::offset_of!(pagoda_argmax_params, num_rows) - 40usize];
+    ["Offset of field: pagoda_argmax_params::vocab"][::core::mem::offset_of!(pagoda_argmax_params, vocab) - 44usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_argmax(params: *const pagoda_argmax_params, stream: pagoda_stream) -> pagoda_status;
+}

@@ -11,7 +11,7 @@ const MAX_FILE_LINES: usize = 400;
 const MAX_FUNCTION_LINES: usize = 70;
 
 /// (rule, path, reason). A waiver that nothing needs any more fails the test of its rule.
-const WAIVERS: &[(&str, &str, &str)] = &[];
+const WAIVERS: &[(&str, &str, &str)] = &[("file_lines", "kernels/sys.rs", "made by bindgen")];
 
 /// (line counted from 1, what is wrong).
 type Finding = (usize, String);

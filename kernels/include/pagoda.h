@@ -94,6 +94,190 @@ typedef struct pagoda_rms_norm_params {
 /* RMS norm of every row. */
 pagoda_status pagoda_rms_norm(const pagoda_rms_norm_params *params, pagoda_stream stream);
 
+/* == Step metadata and rows. Matrices of this and the next sections are row-major without gaps, pointers aligned to 16 bytes. */
+
+/* token_ids[i] = last_tokens[token_source[i]] where token_source[i] >= 0. */
+typedef struct pagoda_resolve_tokens_params {
+  int32_t *token_ids;          /* [num_tokens] */
+  const int32_t *token_source; /* [num_tokens] index into last_tokens, or negative */
+  const int32_t *last_tokens;  /* [one a sampler slot] */
+  int32_t num_tokens;
+} pagoda_resolve_tokens_params;
+pagoda_status pagoda_resolve_tokens(const pagoda_resolve_tokens_params *params, pagoda_stream stream);
+
+/* dst[index[i]] = values[i]. Indices are distinct. */
+typedef struct pagoda_scatter_ints_params {
+  int32_t *dst;
+  const int32_t *index;  /* [count] */
+  const int32_t *values; /* [count] */
+  int32_t count;
+} pagoda_scatter_ints_params;
+pagoda_status pagoda_scatter_ints(const pagoda_scatter_ints_params *params, pagoda_stream stream);
+
+/* out[i, :] = table[index[i], :] * scale: embeddings, and the rows that get logits. An index outside the table gives zeros. */
+typedef struct pagoda_gather_rows_params {
+  void *out;            /* [num_rows, cols] bf16 */
+  const void *table;    /* [num_table_rows, cols] bf16 */
+  const int32_t *index; /* [num_rows] */
+  int32_t num_rows;
+  int32_t num_table_rows;
+  int32_t cols; /* a multiple of 8 */
+  float scale;
+} pagoda_gather_rows_params;
+pagoda_status pagoda_gather_rows(const pagoda_gather_rows_params *params, pagoda_stream stream);
+
+/* Function between gate and up. */
+typedef enum pagoda_activation { PAGODA_SILU = 0, PAGODA_GELU_TANH = 1, PAGODA_GELU = 2 } pagoda_activation;
+
+/* out[t, i] = act(gate_up[t, i]) * gate_up[t, cols + i]. */
+typedef struct pagoda_gated_activation_params {
+  void *out;           /* [num_tokens, cols] bf16 */
+  const void *gate_up; /* [num_tokens, 2 * cols] bf16 */
+  int32_t num_tokens;
+  int32_t cols; /* a multiple of 8 */
+  pagoda_activation activation;
+} pagoda_gated_activation_params;
+pagoda_status pagoda_gated_activation(const pagoda_gated_activation_params *params, pagoda_stream stream);
+
+/* x = cap * tanh(x / cap). */
+typedef struct pagoda_soft_cap_params {
+  float *x; /* [count] f32 */
+  int64_t count;
+  float cap;
+} pagoda_soft_cap_params;
+pagoda_status pagoda_soft_cap(const pagoda_soft_cap_params *params, pagoda_stream stream);
+
+/* out[t, n] += bias[n], for products whose library call takes no bias. */
+typedef struct pagoda_add_bias_params {
+  void *out;         /* [num_tokens, cols] dtype */
+  const float *bias; /* [cols] f32 */
+  int32_t num_tokens;
+  int32_t cols;
+  pagoda_dtype dtype; /* PAGODA_F32 or PAGODA_BF16 */
+} pagoda_add_bias_params;
+pagoda_status pagoda_add_bias(const pagoda_add_bias_params *params, pagoda_stream stream);
+
+/* == Paged KV cache of one layer: [num_blocks][2: k, v][num_kv_heads][block_size][head_dim] bf16. */
+
+/* For every token: norms and rotates the q and k heads of its qkv row in place, stores k and v in their slot. */
+typedef struct pagoda_rope_kv_params {
+  void *qkv;                   /* [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] bf16 */
+  void *kv;                    /* the layer's cache */
+  const int32_t *positions;    /* [num_tokens] */
+  const int32_t *slot_mapping; /* [num_tokens] block * block_size + offset */
+  const float *cos;            /* [max_positions, rotary_dim / 2] f32 */
+  const float *sin;            /* the same */
+  const float *q_norm;         /* [head_dim] f32, or NULL */
+  const float *k_norm;         /* [head_dim] f32, or NULL */
+  int32_t num_tokens;
+  int32_t num_heads;
+  int32_t num_kv_heads;
+  int32_t head_dim;    /* even, at most 256 */
+  int32_t rotary_dim;  /* even, at most head_dim; the rest passes through */
+  int32_t interleaved; /* 0: i pairs with i + rotary_dim / 2; 1: 2i pairs with 2i + 1 */
+  int32_t block_size;
+  float eps; /* of the norms, inside the root */
+} pagoda_rope_kv_params;
+pagoda_status pagoda_rope_kv(const pagoda_rope_kv_params *params, pagoda_stream stream);
+
+/* Causal attention of query rows over the paged context of their sequences.
+ * pagoda_attention_decode computes the sequences with one query row, pagoda_attention_prefill those with more; a step may need both. */
+typedef struct pagoda_attention_params {
+  void *out;                   /* [num_tokens, num_heads * head_dim] bf16 */
+  const void *qkv;             /* [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] bf16; q comes first */
+  const void *kv;              /* the layer's cache */
+  const int32_t *cu_seqlens_q; /* [num_seqs + 1] first row of each sequence */
+  const int32_t *context_lens; /* [num_seqs] including the rows of this step */
+  const int32_t *block_tables; /* [num_seqs, max_blocks_per_seq] */
+  float *partials;             /* decode: [num_seqs, num_heads, num_splits, head_dim + 2] f32; NULL when num_splits is 1 */
+  int32_t *counters;           /* decode: [num_seqs, num_kv_heads * ceil(group / 8)], zero before and after; NULL when num_splits is 1 */
+  int32_t num_tokens;
+  int32_t num_seqs;
+  int32_t num_heads;
+  int32_t num_kv_heads; /* divides num_heads; group = num_heads / num_kv_heads */
+  int32_t head_dim;     /* 16, 32, 64, 80, 96, 128, 256 */
+  int32_t block_size;
+  int32_t max_blocks_per_seq;
+  int32_t split_len;  /* decode: keys of one CTA, a multiple of 64 */
+  int32_t num_splits; /* decode: ceil(longest context / split_len) */
+  int32_t window;     /* a query at p sees keys > p - window; 0: all up to p */
+  float scale;        /* on q . k */
+  float soft_cap;     /* cap * tanh(score / cap); 0: none */
+} pagoda_attention_params;
+pagoda_status pagoda_attention_decode(const pagoda_attention_params *params, pagoda_stream stream);
+pagoda_status pagoda_attention_prefill(const pagoda_attention_params *params, pagoda_stream stream);
+
+/* Block dst = block src for every pair, whole blocks of one layer. No block is both a source and a destination. */
+typedef struct pagoda_copy_blocks_params {
+  void *kv;
+  const int32_t *pairs; /* [num_pairs, 2] (src, dst) */
+  int64_t block_bytes;  /* a multiple of 16 */
+  int32_t num_pairs;
+} pagoda_copy_blocks_params;
+pagoda_status pagoda_copy_blocks(const pagoda_copy_blocks_params *params, pagoda_stream stream);
+
+/* Rows in groups, each group with a matrix of its own: rows offsets[g] .. offsets[g + 1] of out use w + g * w_stride. */
+typedef struct pagoda_grouped_gemm_params {
+  void *out;              /* [num_rows, n] of row stride ld_out, out_dtype */
+  const void *x;          /* [any, k] bf16 */
+  const void *w;          /* [n, k] bf16 of group 0 */
+  const float *bias;      /* [n] f32 of all groups, or NULL */
+  const int32_t *row_map; /* [num_rows] row r reads x[row_map[r] / row_div]; NULL: x[r] */
+  const int32_t *offsets; /* [num_groups + 1]; NULL: one group of num_rows */
+  int64_t w_stride;       /* elements between the matrices of two groups */
+  int32_t num_rows;
+  int32_t num_groups;
+  int32_t n;
+  int32_t k; /* a multiple of 8 */
+  int32_t ld_out;
+  int32_t row_div;
+  pagoda_dtype out_dtype; /* PAGODA_F32 or PAGODA_BF16 */
+} pagoda_grouped_gemm_params;
+pagoda_status pagoda_grouped_gemm(const pagoda_grouped_gemm_params *params, pagoda_stream stream);
+
+/* == Mixture of experts. A pair is (token, choice): pair p = token * top_k + choice. */
+
+/* Softmax of the router's logits, the top_k best (ties: lower id), and the pairs in order of expert, then token. */
+typedef struct pagoda_moe_route_params {
+  int32_t *experts;     /* [num_tokens, top_k] out */
+  float *weights;       /* [num_tokens, top_k] out */
+  int32_t *offsets;     /* [num_experts + 1] out: first sorted pair of each expert */
+  int32_t *sorted;      /* [num_tokens * top_k] out: pair at each sorted position */
+  int32_t *position;    /* [num_tokens * top_k] out: sorted position of each pair */
+  const float *logits;  /* [num_tokens, num_experts] f32 */
+  int32_t num_tokens;
+  int32_t num_experts; /* at most 512 */
+  int32_t top_k;       /* at most 32 */
+  int32_t renormalise; /* 1: divide by the sum of the chosen */
+} pagoda_moe_route_params;
+pagoda_status pagoda_moe_route(const pagoda_moe_route_params *params, pagoda_stream stream);
+
+/* out[t, :] = sum over choices c of weights[t, c] * y[position[t * top_k + c], :]. */
+typedef struct pagoda_moe_combine_params {
+  void *out;               /* [num_tokens, hidden] bf16 */
+  const void *y;           /* [num_tokens * top_k, hidden] bf16, sorted */
+  const float *weights;    /* [num_tokens, top_k] */
+  const int32_t *position; /* [num_tokens * top_k] */
+  int32_t num_tokens;
+  int32_t hidden; /* a multiple of 8 */
+  int32_t top_k;
+} pagoda_moe_combine_params;
+pagoda_status pagoda_moe_combine(const pagoda_moe_combine_params *params, pagoda_stream stream);
+
+/* == Sampling. */
+
+/* tokens[i] = index of the largest logits[rows[i], :] (ties: lowest; NaN never; 0 when all are -inf); last_tokens[slots[i]] = it. */
+typedef struct pagoda_argmax_params {
+  int32_t *tokens;      /* [num_rows] out */
+  int32_t *last_tokens; /* [one a sampler slot] out */
+  const float *logits;  /* [any, vocab] f32 */
+  const int32_t *rows;  /* [num_rows] */
+  const int32_t *slots; /* [num_rows] */
+  int32_t num_rows;
+  int32_t vocab;
+} pagoda_argmax_params;
+pagoda_status pagoda_argmax(const pagoda_argmax_params *params, pagoda_stream stream);
+
 #ifdef __cplusplus
 }
 #endif

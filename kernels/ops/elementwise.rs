@@ -1,12 +1,11 @@
 //! Row-wise and element-wise ops: for now the RMS norms of a decoder (cuda/norm.cu).
 
-use super::{DType, DeviceBytes, Stream};
+use super::{ALIGNMENT, DType, DeviceBytes, Stream, check_range, launch};
 use crate::heuristics;
 use crate::status::{KernelError, Result};
 use crate::sys;
 
 const OP: &str = "rms_norm";
-const ALIGNMENT: u64 = 16;
 
 /// Which norm, with what it reads and writes beside `x`. `norm(v)[i] = v[i] / sqrt(mean(v^2) + eps) * weight[i]`.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +54,7 @@ pub struct RmsNormParams {
 /// `InvalidArgument` for a range too short or not aligned, `Unsupported` for a row length no kernel has, `NotBuilt`, `Cuda`.
 pub fn rms_norm(params: &RmsNormParams, stream: Stream) -> Result<()> {
     let raw = lower(params)?;
-    launch(&raw, stream, || format!("{params:?}"))
+    launch!(pagoda_rms_norm, raw, stream)
 }
 
 /// Checks everything that pagoda.h asks for and fills its struct.
@@ -69,15 +68,15 @@ fn lower(p: &RmsNormParams) -> Result<sys::pagoda_rms_norm_params> {
         return Err(invalid(format!("eps {}, expected >= 0", p.eps)));
     }
     let matrix_bytes = p.num_tokens.saturating_mul(row_bytes);
-    check_range("x", p.x, matrix_bytes)?;
-    check_range("weight", p.weight, p.hidden * 4)?;
+    check_range(OP, "x", p.x, matrix_bytes, ALIGNMENT)?;
+    check_range(OP, "weight", p.weight, p.hidden * 4, ALIGNMENT)?;
     let (kind, out, residual) = match p.norm {
         RmsNorm::Plain { out } => (sys::PAGODA_NORM, Some(out), None),
         RmsNorm::AddThenNorm { out, residual } => (sys::PAGODA_ADD_NORM, Some(out), Some(residual)),
         RmsNorm::NormThenAdd { residual } => (sys::PAGODA_NORM_ADD, None, Some(residual)),
     };
     for (name, range) in [("out", out), ("residual", residual)] {
-        range.map_or(Ok(()), |range| check_range(name, range, matrix_bytes))?;
+        range.map_or(Ok(()), |range| check_range(OP, name, range, matrix_bytes, ALIGNMENT))?;
     }
     let pointer = |range: Option<DeviceBytes>| range.map_or(std::ptr::null_mut(), |r| r.as_ptr());
     Ok(sys::pagoda_rms_norm_params {
@@ -94,30 +93,8 @@ fn lower(p: &RmsNormParams) -> Result<sys::pagoda_rms_norm_params> {
     })
 }
 
-fn check_range(name: &str, range: DeviceBytes, needed: usize) -> Result<()> {
-    if range.len() < needed {
-        return Err(invalid(format!("{name} holds {} bytes, needs {needed}", range.len())));
-    }
-    if !range.address().is_multiple_of(ALIGNMENT) || range.address() == 0 {
-        return Err(invalid(format!("{name} is at {:#x}, expected a multiple of {ALIGNMENT}", range.address())));
-    }
-    Ok(())
-}
-
 fn invalid(reason: String) -> KernelError {
     KernelError::InvalidArgument { op: OP, reason }
-}
-
-#[cfg(have_cuda_kernels)]
-fn launch(raw: &sys::pagoda_rms_norm_params, stream: Stream, shape: impl FnOnce() -> String) -> Result<()> {
-    // SAFETY: `lower` checked shape, length and alignment; that ranges and stream are alive is the promise of their constructors.
-    let status = unsafe { sys::pagoda_rms_norm(raw, stream.raw()) };
-    crate::status::check(OP, status, shape)
-}
-
-#[cfg(not(have_cuda_kernels))]
-fn launch(_raw: &sys::pagoda_rms_norm_params, _stream: Stream, _shape: impl FnOnce() -> String) -> Result<()> {
-    Err(KernelError::NotBuilt)
 }
 
 #[cfg(test)]

@@ -1,9 +1,58 @@
 //! Launchers: check shape, type and alignment, then one unsafe call. One file a group of kernels.
 
+pub mod attention;
 pub mod elementwise;
 pub mod gemm;
+pub mod grouped;
+pub mod moe;
+pub mod sampling;
+pub mod step;
 
+use crate::status::{KernelError, Result};
 use crate::sys;
+
+/// What pagoda.h asks of every pointer to a matrix.
+const ALIGNMENT: u64 = 16;
+
+/// Calls `pagoda_$name(&raw, stream)` of sys.rs and turns its status into a result; without kernels: `NotBuilt`.
+macro_rules! launch {
+    ($name:ident, $raw:expr, $stream:expr) => {{
+        #[cfg(have_cuda_kernels)]
+        {
+            let raw = $raw;
+            // SAFETY: the caller checked shapes, lengths and alignment; that ranges and stream are alive is the promise of their
+            // constructors.
+            let status = unsafe { crate::sys::$name(&raw, $stream.raw()) };
+            crate::status::check(stringify!($name), status, || format!("{raw:?}"))
+        }
+        #[cfg(not(have_cuda_kernels))]
+        {
+            let _ = ($raw, $stream);
+            Err(crate::status::KernelError::NotBuilt)
+        }
+    }};
+}
+pub(crate) use launch;
+
+/// `range` holds `needed` bytes at an aligned address. Integers and floats read one by one only need `alignment` 4.
+fn check_range(op: &'static str, name: &str, range: DeviceBytes, needed: usize, alignment: u64) -> Result<()> {
+    if range.len() < needed {
+        return Err(invalid(op, format!("{name} holds {} bytes, needs {needed}", range.len())));
+    }
+    if !range.address().is_multiple_of(alignment) || range.address() == 0 {
+        return Err(invalid(op, format!("{name} is at {:#x}, expected a multiple of {alignment}", range.address())));
+    }
+    Ok(())
+}
+
+fn invalid(op: &'static str, reason: String) -> KernelError {
+    KernelError::InvalidArgument { op, reason }
+}
+
+/// A count as C takes it.
+fn int(op: &'static str, name: &str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| KernelError::Unsupported { op, reason: format!("{name} {value}, at most {}", i32::MAX) })
+}
 
 /// Element type of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +114,12 @@ impl DeviceBytes {
     /// Start of the range.
     pub const fn address(&self) -> u64 {
         self.address
+    }
+
+    /// The range from byte `start` on.
+    pub fn from(&self, start: usize) -> DeviceBytes {
+        assert!(start <= self.len, "byte {start} of {}", self.len);
+        DeviceBytes { address: self.address + start as u64, len: self.len - start }
     }
 
     /// The address as C sees it.

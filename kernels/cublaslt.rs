@@ -1,0 +1,227 @@
+//! Products of many tokens through cuBLASLt, loaded at run time: out[t, n] = sum_k x[t, k] * w[n, k], bf16 in, bf16 or f32 out, f32 sums.
+//!
+//! cuBLASLt thinks in columns: a row-major matrix is its own transpose to it, so outᵀ = w · xᵀ is asked for, with w transposed. The
+//! algorithm for a shape is looked up once and kept; the caller rounds token counts up (`heuristics::padded_tokens`) so that the shapes
+//! are few.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::cublaslt::{result, sys};
+
+use crate::gpu::Gpu;
+use crate::memory::DeviceMemory;
+use crate::ops::{DType, DeviceBytes};
+use crate::status::{KernelError, Result};
+
+const OP: &str = "cublaslt matmul";
+/// Memory that algorithms may use.
+const WORKSPACE_BYTES: usize = 32 << 20;
+/// Alignment that the library assumes when nothing is said.
+const MAX_ALIGNMENT: u64 = 256;
+/// CUBLAS_OP_T of cublasOperation_t, which cudarc declares for cuBLAS alone.
+const OP_TRANSPOSED: i32 = 1;
+
+/// Operands and shape of one product.
+#[derive(Clone, Copy, Debug)]
+pub struct Matmul {
+    /// `[num_tokens, n]` of row stride `ld_out`, `out_dtype`.
+    pub out: DeviceBytes,
+    /// `[num_tokens, k]` bf16.
+    pub x: DeviceBytes,
+    /// `[n, k]` bf16.
+    pub w: DeviceBytes,
+    /// Rows of `x` and `out`.
+    pub num_tokens: usize,
+    /// Rows of `w`.
+    pub n: usize,
+    /// Columns of `x` and `w`.
+    pub k: usize,
+    /// Elements between two rows of `out`.
+    pub ld_out: usize,
+    /// F32 or BF16.
+    pub out_dtype: DType,
+}
+
+/// What a plan depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct PlanKey {
+    num_tokens: usize,
+    n: usize,
+    k: usize,
+    ld_out: usize,
+    out_dtype: sys::cudaDataType,
+    alignment: u64,
+}
+
+/// Descriptors and the algorithm of one shape.
+struct Plan {
+    operation: sys::cublasLtMatmulDesc_t,
+    w: sys::cublasLtMatrixLayout_t,
+    x: sys::cublasLtMatrixLayout_t,
+    out: sys::cublasLtMatrixLayout_t,
+    algo: sys::cublasLtMatmulAlgo_t,
+}
+
+/// The library's handle with its workspace and plans, for one stream.
+pub struct CublasLt {
+    gpu: Arc<Gpu>,
+    handle: sys::cublasLtHandle_t,
+    workspace: DeviceMemory,
+    plans: Mutex<HashMap<PlanKey, Plan>>,
+}
+
+// SAFETY: the handle may be used from any thread (cuBLASLt documentation, thread safety); plans are behind a lock.
+unsafe impl Send for CublasLt {}
+// SAFETY: as above.
+unsafe impl Sync for CublasLt {}
+
+impl CublasLt {
+    /// Loads the library; None where it is not installed.
+    ///
+    /// # Errors
+    /// `Driver` when the library refuses, `OutOfMemory`.
+    pub fn open(gpu: &Arc<Gpu>) -> Result<Option<CublasLt>> {
+        // SAFETY: only opens and closes the library; its initialisers are NVIDIA's.
+        if !unsafe { sys::is_culib_present() } {
+            return Ok(None);
+        }
+        gpu.bind()?;
+        let handle = result::create_handle().map_err(library_error)?;
+        let workspace = DeviceMemory::zeroed(gpu, WORKSPACE_BYTES)?;
+        Ok(Some(CublasLt { gpu: gpu.clone(), handle, workspace, plans: Mutex::default() }))
+    }
+
+    /// Queues one product on the GPU's stream. The first one of a shape takes longer on the host.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a range too short, `Unsupported` when the library has no algorithm, `Driver`.
+    pub fn matmul(&self, p: &Matmul) -> Result<()> {
+        check(p)?;
+        if p.num_tokens == 0 {
+            return Ok(());
+        }
+        self.gpu.bind()?;
+        let out_dtype = if p.out_dtype == DType::F32 { sys::cudaDataType::CUDA_R_32F } else { sys::cudaDataType::CUDA_R_16BF };
+        let addresses = p.out.address() | p.x.address() | p.w.address() | MAX_ALIGNMENT;
+        let alignment = 1 << addresses.trailing_zeros();
+        let key = PlanKey { num_tokens: p.num_tokens, n: p.n, k: p.k, ld_out: p.ld_out, out_dtype, alignment };
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if !plans.contains_key(&key) {
+            plans.insert(key, self.plan(&key)?);
+        }
+        let plan = &plans[&key];
+        let (alpha, beta) = (1.0f32, 0.0f32);
+        let pointer = |range: DeviceBytes| range.as_ptr::<c_void>();
+        // SAFETY: descriptors live in `plans`; the ranges were checked against the shape; the stream belongs to the current context.
+        let answer = unsafe {
+            result::matmul(
+                self.handle,
+                plan.operation,
+                std::ptr::from_ref(&alpha).cast(),
+                std::ptr::from_ref(&beta).cast(),
+                pointer(p.w),
+                plan.w,
+                pointer(p.x),
+                plan.x,
+                pointer(p.out),
+                plan.out,
+                pointer(p.out),
+                plan.out,
+                &plan.algo,
+                pointer(self.workspace.bytes()),
+                WORKSPACE_BYTES,
+                self.gpu.raw_stream().cast(),
+            )
+        };
+        answer.map_err(library_error)
+    }
+
+    fn plan(&self, key: &PlanKey) -> Result<Plan> {
+        let bf16 = sys::cudaDataType::CUDA_R_16BF;
+        let (m, n, k) = (key.num_tokens as u64, key.n as u64, key.k as u64);
+        let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)
+            .map_err(library_error)?;
+        // SAFETY: the attribute is one cublasOperation_t, an int, read before the call returns.
+        let answer = unsafe {
+            result::set_matmul_desc_attribute(
+                operation,
+                sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
+                std::ptr::from_ref(&OP_TRANSPOSED).cast(),
+                size_of_val(&OP_TRANSPOSED),
+            )
+        };
+        answer.map_err(library_error)?;
+        let layout = |dtype, rows, cols, ld: usize| result::create_matrix_layout(dtype, rows, cols, ld as i64).map_err(library_error);
+        let w = layout(bf16, k, n, key.k)?;
+        let x = layout(bf16, k, m, key.k)?;
+        let out = layout(key.out_dtype, n, m, key.ld_out)?;
+        let preference = preference(key.alignment as u32)?;
+        // SAFETY: all descriptors were made above.
+        let found = unsafe { result::get_matmul_algo_heuristic(self.handle, operation, w, x, out, out, preference) };
+        // SAFETY: made by `preference`, used no more.
+        let _ = unsafe { result::destroy_matmul_pref(preference) };
+        let shape = || format!("{m} x {n} x {k}, row stride {}, alignment {}", key.ld_out, key.alignment);
+        let found = found.map_err(|error| KernelError::Unsupported { op: OP, reason: format!("{}: {error:?}", shape()) })?;
+        Ok(Plan { operation, w, x, out, algo: found.algo })
+    }
+}
+
+impl Drop for CublasLt {
+    fn drop(&mut self) {
+        if self.gpu.synchronize().is_err() {
+            return;
+        }
+        for plan in self.plans.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
+            for layout in [plan.w, plan.x, plan.out] {
+                // SAFETY: made by `plan`, destroyed once.
+                let _ = unsafe { result::destroy_matrix_layout(layout) };
+            }
+            // SAFETY: as above.
+            let _ = unsafe { result::destroy_matmul_desc(plan.operation) };
+        }
+        // SAFETY: made by `open`, destroyed once.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+fn preference(alignment: u32) -> Result<sys::cublasLtMatmulPreference_t> {
+    use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+    let preference = result::create_matmul_pref().map_err(library_error)?;
+    let workspace = WORKSPACE_BYTES as u64;
+    let set = |attribute, value: *const c_void, size| {
+        // SAFETY: the attributes used here are a u64 and u32s, read before the call returns.
+        unsafe { result::set_matmul_pref_attribute(preference, attribute, value, size) }.map_err(library_error)
+    };
+    set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::ptr::from_ref(&workspace).cast(), size_of_val(&workspace))?;
+    for attribute in [
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    ] {
+        set(attribute, std::ptr::from_ref(&alignment).cast(), size_of_val(&alignment))?;
+    }
+    Ok(preference)
+}
+
+fn check(p: &Matmul) -> Result<()> {
+    let invalid = |reason: String| Err(KernelError::InvalidArgument { op: OP, reason });
+    if p.n == 0 || p.k == 0 || p.ld_out < p.n || p.out_dtype == DType::F16 {
+        return invalid(format!("{p:?}"));
+    }
+    let out_elements = p.num_tokens.saturating_sub(1) * p.ld_out + p.n;
+    for (name, range, needed) in
+        [("out", p.out, out_elements * p.out_dtype.size()), ("x", p.x, p.num_tokens * p.k * 2), ("w", p.w, p.n * p.k * 2)]
+    {
+        if p.num_tokens > 0 && range.len() < needed {
+            return invalid(format!("{name} holds {} bytes, needs {needed}", range.len()));
+        }
+    }
+    Ok(())
+}
+
+fn library_error(error: result::CublasError) -> KernelError {
+    KernelError::Driver(format!("cublasLt: {error:?}"))
+}
