@@ -5,6 +5,7 @@
 //! said otherwise; products and norms accumulate in f32. Shapes are asserted: a mismatch is our mistake, not the caller's input.
 
 pub mod cpu;
+pub mod cuda;
 pub mod tensor;
 
 use std::sync::Arc;

@@ -122,6 +122,11 @@ impl DeviceBytes {
         DeviceBytes { address: self.address + start as u64, len: self.len - start }
     }
 
+    /// Both ranges as one, where `next` begins at the end of this one.
+    pub fn join(&self, next: DeviceBytes) -> Option<DeviceBytes> {
+        (self.address + self.len as u64 == next.address).then_some(DeviceBytes { address: self.address, len: self.len + next.len })
+    }
+
     /// The address as C sees it.
     pub(crate) fn as_ptr<T>(&self) -> *mut T {
         self.address as usize as *mut T

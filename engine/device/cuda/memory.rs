@@ -1,0 +1,86 @@
+//! What is taken at start: buffers, the KV pool, weights (converted to bf16 on the way), vectors.
+
+use half::bf16;
+use pagoda_kernels::DeviceMemory;
+use rayon::prelude::*;
+
+use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, engine_error};
+use crate::device::{DType, HostWeight, KvShape, Tensor};
+use crate::error::{EngineError, Result};
+use crate::weights::dequant::dequantize_row;
+use crate::weights::format::WeightFormat;
+
+/// Bytes of a piece that one thread copies or converts.
+const TASK_BYTES: usize = 1 << 20;
+
+impl CudaDevice {
+    pub(super) fn zeroed(&self, len: usize) -> Result<DeviceMemory> {
+        DeviceMemory::zeroed(&self.gpu, len).map_err(engine_error)
+    }
+
+    pub(super) fn new_tensor(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<Tensor<CudaDevice>> {
+        if dtype == DType::F16 {
+            return Err(EngineError::Unsupported("F16 activations on CUDA; they are BF16 or F32".into()));
+        }
+        let buffer = self.zeroed(max_rows * cols * dtype.size())?;
+        Ok(Tensor { buffer, rows: 0, max_rows, cols, dtype })
+    }
+
+    pub(super) fn new_ints(&self, len: usize) -> Result<CudaInts> {
+        Ok(CudaInts { memory: self.zeroed(len * 4)? })
+    }
+
+    pub(super) fn new_kv(&self, shape: KvShape) -> Result<CudaKv> {
+        if shape.dtype != DType::BF16 {
+            return Err(EngineError::Option { option: "kv_cache_dtype", reason: format!("{:?} on CUDA, expected bf16 or auto", shape.dtype) });
+        }
+        Ok(CudaKv { memory: self.zeroed(shape.num_blocks * shape.block_bytes())?, shape })
+    }
+
+    pub(super) fn upload_vector(&self, values: &[f32]) -> Result<CudaVector> {
+        let bytes = self.weights.alloc(values.len() * 4).map_err(engine_error)?;
+        self.staging.lock().upload(bytes, bytemuck::cast_slice(values))?;
+        Ok(CudaVector { bytes, len: values.len() })
+    }
+
+    pub(super) fn upload_weight(&self, host: &HostWeight) -> Result<CudaWeight> {
+        let (n, k) = (host.n, host.k);
+        let (values, _) = host.format.block();
+        let expected = n * host.row_bytes();
+        if !k.is_multiple_of(values) || host.bytes.len() != expected {
+            let (name, format, found) = (&host.name, host.format, host.bytes.len());
+            return Err(EngineError::Device(format!("weight {name}: {found} bytes for {format:?} [{n}, {k}], expected {expected}")));
+        }
+        if !k.is_multiple_of(8) {
+            return Err(EngineError::Unsupported(format!("weight {} of {k} columns on CUDA, expected a multiple of 8", host.name)));
+        }
+        let bytes = self.weights.alloc(n * k * 2).map_err(engine_error)?;
+        let source = host.bytes.as_slice();
+        self.staging.lock().upload_with(bytes, n * k * 2, k * 2, |start, piece| match host.format {
+            WeightFormat::BF16 => copy_parallel(piece, &source[start..start + piece.len()]),
+            _ => convert_rows(piece, host, start / (k * 2)),
+        })?;
+        Ok(CudaWeight { bytes, n, k })
+    }
+}
+
+fn copy_parallel(dst: &mut [u8], src: &[u8]) {
+    dst.par_chunks_mut(TASK_BYTES).zip(src.par_chunks(TASK_BYTES)).for_each(|(dst, src)| dst.copy_from_slice(src));
+}
+
+/// dst = rows `first ..` of `host` as bf16, rounded to nearest even.
+fn convert_rows(dst: &mut [u8], host: &HostWeight, first: usize) {
+    let k = host.k;
+    let row_bytes = host.row_bytes();
+    let rows_per_task = (TASK_BYTES / (k * 2)).max(1);
+    dst.par_chunks_mut(rows_per_task * k * 2).enumerate().for_each(|(task, rows)| {
+        let mut values = vec![0.0f32; k];
+        for (i, out) in rows.chunks_exact_mut(k * 2).enumerate() {
+            let row = first + task * rows_per_task + i;
+            dequantize_row(host.format, &host.bytes.as_slice()[row * row_bytes..][..row_bytes], &mut values);
+            for (out, value) in out.chunks_exact_mut(2).zip(&values) {
+                out.copy_from_slice(&bf16::from_f32(*value).to_le_bytes());
+            }
+        }
+    });
+}

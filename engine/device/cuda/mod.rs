@@ -1,0 +1,125 @@
+//! The CUDA device: `trait Device` over `pagoda-kernels` on one GPU. Activations and KV cache are bf16, logits f32, sums f32.
+//!
+//! Weights of every format become bf16 when they are loaded. One stream orders all work; ops only queue it, and the host waits in
+//! `sample` and `row_logprobs` alone. Greedy tokens are chosen on the device; for every other request the row of logits is copied to
+//! the host and goes through the same sampler as on the CPU.
+
+mod memory;
+mod moe;
+mod ops;
+mod product;
+mod sample;
+mod staging;
+
+use std::sync::Arc;
+
+use pagoda_kernels::ops::DeviceBytes;
+use pagoda_kernels::{Arena, CublasLt, DeviceMemory, Gpu, GpuInfo, KernelError};
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use self::moe::MoeScratch;
+use self::sample::SampleScratch;
+use self::staging::Staging;
+use super::KvShape;
+use crate::error::{EngineError, Result};
+
+/// Bytes of partial results of split decode attention: decides how finely many long contexts are cut.
+const PARTIALS_BYTES: usize = 64 << 20;
+/// Pairs of sequence and query head that can be split at once.
+const MAX_COUNTERS: usize = 1 << 19;
+
+/// A matrix of weights on the GPU, bf16.
+pub struct CudaWeight {
+    bytes: DeviceBytes,
+    n: usize,
+    k: usize,
+}
+
+/// A vector of f32 on the GPU.
+pub struct CudaVector {
+    bytes: DeviceBytes,
+    len: usize,
+}
+
+/// Integers on the GPU.
+pub struct CudaInts {
+    memory: DeviceMemory,
+}
+
+/// One layer's keys and values on the GPU: `[num_blocks][k, v][num_kv_heads][block_size][head_dim]` bf16.
+pub struct CudaKv {
+    memory: DeviceMemory,
+    shape: KvShape,
+}
+
+/// A GPU as a device. Its ops are called by one thread at a time; the locks only make its scratch shareable.
+pub struct CudaDevice {
+    gpu: Arc<Gpu>,
+    weights: Arena,
+    blas: Option<CublasLt>,
+    staging: Mutex<Staging>,
+    partials: DeviceMemory,
+    counters: DeviceMemory,
+    sample_scratch: Mutex<SampleScratch>,
+    moe_scratch: Mutex<Option<MoeScratch>>,
+}
+
+impl CudaDevice {
+    /// Opens a GPU by the driver's number.
+    ///
+    /// # Errors
+    /// `Device` when the binary holds no kernels, when there is no such GPU, or when the driver refuses.
+    pub fn new(ordinal: usize) -> Result<CudaDevice> {
+        let gpu = Gpu::open(ordinal).map_err(engine_error)?;
+        let blas = CublasLt::open(&gpu).map_err(engine_error)?;
+        if blas.is_none() {
+            warn!("cublasLt is not installed: products of many tokens use a slower kernel");
+        }
+        let GpuInfo { name, compute_capability, num_sms, memory_bytes, .. } = gpu.info();
+        info!(name, ?compute_capability, num_sms, memory_bytes, "gpu");
+        let zeroed = |len| DeviceMemory::zeroed(&gpu, len).map_err(engine_error);
+        Ok(CudaDevice {
+            weights: Arena::new(&gpu).map_err(engine_error)?,
+            blas,
+            staging: Mutex::new(Staging::new(&gpu)?),
+            partials: zeroed(PARTIALS_BYTES)?,
+            counters: zeroed(MAX_COUNTERS * 4)?,
+            sample_scratch: Mutex::new(SampleScratch::new(&gpu)?),
+            moe_scratch: Mutex::new(None),
+            gpu,
+        })
+    }
+
+    /// GPUs that this binary could use: none when it was built without kernels or there is no driver.
+    pub fn available() -> Vec<GpuInfo> {
+        if !pagoda_kernels::available() {
+            return Vec::new();
+        }
+        pagoda_kernels::probe().unwrap_or_else(|error| {
+            warn!(%error, "the CUDA driver does not work");
+            Vec::new()
+        })
+    }
+
+    /// Waits until everything queued is done.
+    ///
+    /// # Errors
+    /// What went wrong in it.
+    pub fn synchronize(&self) -> Result<()> {
+        self.gpu.synchronize().map_err(engine_error)
+    }
+}
+
+/// A refusal below as the engine's error.
+fn engine_error(error: KernelError) -> EngineError {
+    match error {
+        KernelError::OutOfMemory { needed, free } => EngineError::OutOfMemory {
+            what: "gpu memory".into(),
+            needed_bytes: needed,
+            available_bytes: free,
+            hint: "lower memory_utilization, or stop what else uses the GPU".into(),
+        },
+        other => EngineError::Device(other.to_string()),
+    }
+}

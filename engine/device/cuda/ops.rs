@@ -1,0 +1,290 @@
+//! `impl Device for CudaDevice`: checks shapes, takes addresses out of tensors and hands them to the launchers.
+
+use pagoda_kernels::heuristics::decode_splits;
+use pagoda_kernels::ops::attention::{Attention, DecodeScratch, HeadShape, RopeKv, attention_decode, attention_prefill, rope_kv};
+use pagoda_kernels::ops::elementwise::{RmsNorm, RmsNormParams, rms_norm};
+use pagoda_kernels::ops::{self, DeviceBytes, step as rows};
+use pagoda_kernels::DeviceMemory;
+
+use super::product::Rows;
+use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, MAX_COUNTERS, engine_error};
+use crate::device::{AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, StepTensors, Tensor};
+use crate::error::Result;
+use crate::models::config::Activation;
+use crate::sampling::{SampleOutput, SampleRow, TokenLogprobs};
+
+type CudaTensor = Tensor<CudaDevice>;
+
+impl CudaTensor {
+    fn bytes(&self) -> DeviceBytes {
+        self.buffer.bytes()
+    }
+
+    /// The tensor as an operand of a product.
+    pub(super) fn operand(&self) -> Rows {
+        Rows { bytes: self.bytes(), max_rows: self.max_rows, dtype: kernel_dtype(self.dtype) }
+    }
+}
+
+impl CudaInts {
+    pub(super) fn bytes(&self) -> DeviceBytes {
+        self.memory.bytes()
+    }
+}
+
+fn kernel_dtype(dtype: DType) -> ops::DType {
+    match dtype {
+        DType::F32 => ops::DType::F32,
+        DType::F16 => ops::DType::F16,
+        DType::BF16 => ops::DType::BF16,
+    }
+}
+
+pub(super) fn kernel_activation(activation: Activation) -> rows::Activation {
+    match activation {
+        Activation::Silu => rows::Activation::Silu,
+        Activation::GeluTanh => rows::Activation::GeluTanh,
+        Activation::Gelu => rows::Activation::Gelu,
+    }
+}
+
+impl CudaDevice {
+    fn launch(&self, op: impl FnOnce(ops::Stream) -> pagoda_kernels::Result<()>) -> Result<()> {
+        self.gpu.stream().and_then(op).map_err(engine_error)
+    }
+
+    fn norm(&self, norm: RmsNorm, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
+        assert_eq!(weight.len, x.cols, "columns of a norm");
+        let (num_tokens, hidden, dtype) = (x.rows, x.cols, kernel_dtype(x.dtype));
+        let params = RmsNormParams { norm, x: x.bytes(), weight: weight.bytes, num_tokens, hidden, eps, dtype };
+        self.launch(|stream| rms_norm(&params, stream))
+    }
+}
+
+impl Device for CudaDevice {
+    type Buffer = DeviceMemory;
+    type Ints = CudaInts;
+    type Weight = CudaWeight;
+    type Vector = CudaVector;
+    type KvLayer = CudaKv;
+
+    fn name(&self) -> String {
+        format!("cuda {}", self.gpu.info().name)
+    }
+
+    fn activation_dtype(&self) -> DType {
+        DType::BF16
+    }
+
+    fn default_kv_dtype(&self) -> DType {
+        DType::BF16
+    }
+
+    fn free_memory(&self) -> Result<usize> {
+        self.gpu.memory().map(|(free, _)| free).map_err(engine_error)
+    }
+
+    fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<CudaTensor> {
+        self.new_tensor(max_rows, cols, dtype)
+    }
+
+    fn alloc_ints(&self, len: usize) -> Result<CudaInts> {
+        self.new_ints(len)
+    }
+
+    fn alloc_kv(&self, shape: KvShape) -> Result<CudaKv> {
+        self.new_kv(shape)
+    }
+
+    fn load_weight(&self, weight: HostWeight) -> Result<CudaWeight> {
+        self.upload_weight(&weight)
+    }
+
+    fn load_vector(&self, values: &[f32]) -> Result<CudaVector> {
+        self.upload_vector(values)
+    }
+
+    fn weight_shape(&self, weight: &CudaWeight) -> (usize, usize) {
+        (weight.n, weight.k)
+    }
+
+    fn write_ints(&self, dst: &mut CudaInts, src: &[i32]) -> Result<()> {
+        self.staging.lock().upload(dst.bytes(), bytemuck::cast_slice(src))
+    }
+
+    fn resolve_tokens(&self, step: &mut StepTensors<Self>, last_tokens: &CudaInts) -> Result<()> {
+        let (ids, source) = (step.token_ids.bytes(), step.token_source.bytes());
+        self.launch(|stream| rows::resolve_tokens(ids, source, last_tokens.bytes(), step.num_tokens, stream))
+    }
+
+    fn embedding(&self, out: &mut CudaTensor, table: &CudaWeight, step: &StepTensors<Self>, scale: f32) -> Result<()> {
+        assert_eq!(out.cols, table.k, "columns of the embedding");
+        out.set_rows(step.num_tokens);
+        let params = rows::GatherRows {
+            out: out.bytes(),
+            table: table.bytes,
+            index: step.token_ids.bytes(),
+            num_rows: step.num_tokens,
+            num_table_rows: table.n,
+            cols: out.cols,
+            scale,
+        };
+        self.launch(|stream| rows::gather_rows(&params, stream))
+    }
+
+    fn rms_norm(&self, out: &mut CudaTensor, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
+        assert_eq!(out.cols, x.cols, "columns of a norm");
+        out.set_rows(x.rows);
+        self.norm(RmsNorm::Plain { out: out.bytes() }, x, weight, eps)
+    }
+
+    fn add_rms_norm(
+        &self,
+        out: &mut CudaTensor,
+        residual: &mut CudaTensor,
+        x: &CudaTensor,
+        weight: &CudaVector,
+        eps: f32,
+    ) -> Result<()> {
+        assert_eq!((out.cols, residual.cols, residual.rows), (x.cols, x.cols, x.rows), "shape of a norm");
+        out.set_rows(x.rows);
+        self.norm(RmsNorm::AddThenNorm { out: out.bytes(), residual: residual.bytes() }, x, weight, eps)
+    }
+
+    fn norm_add(&self, residual: &mut CudaTensor, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
+        assert_eq!((residual.cols, residual.rows), (x.cols, x.rows), "shape of a norm");
+        self.norm(RmsNorm::NormThenAdd { residual: residual.bytes() }, x, weight, eps)
+    }
+
+    fn linear(&self, out: &mut CudaTensor, x: &CudaTensor, linear: &Linear<Self>) -> Result<()> {
+        assert_eq!((out.cols, x.cols), (linear.n, linear.k), "columns of a linear layer");
+        out.set_rows(x.rows);
+        self.product(out.operand(), x.operand(), x.rows, linear)
+    }
+
+    fn rope_kv_store(
+        &self,
+        qkv: &mut CudaTensor,
+        kv: &mut CudaKv,
+        step: &StepTensors<Self>,
+        p: &RopeKvParams<'_, Self>,
+    ) -> Result<()> {
+        let shape = head_shape(kv, p.num_heads, p.num_kv_heads, p.head_dim);
+        assert_eq!((qkv.cols, qkv.rows), (shape.qkv_cols(), step.num_tokens), "shape of q, k, v");
+        let params = RopeKv {
+            qkv: qkv.bytes(),
+            kv: kv.memory.bytes(),
+            positions: step.positions.bytes(),
+            slot_mapping: step.slot_mapping.bytes(),
+            cos: p.rope.cos.bytes,
+            sin: p.rope.sin.bytes,
+            q_norm: p.q_norm.map(|v| v.bytes),
+            k_norm: p.k_norm.map(|v| v.bytes),
+            eps: p.eps,
+            num_tokens: step.num_tokens,
+            shape,
+            rotary_dim: p.rope.rotary_dim,
+            interleaved: p.rope.style == RopeStyle::Interleaved,
+        };
+        self.launch(|stream| rope_kv(&params, stream))
+    }
+
+    fn attention(
+        &self,
+        out: &mut CudaTensor,
+        qkv: &CudaTensor,
+        kv: &CudaKv,
+        step: &StepTensors<Self>,
+        p: &AttentionParams,
+    ) -> Result<()> {
+        let shape = head_shape(kv, p.num_heads, p.num_kv_heads, p.head_dim);
+        assert_eq!((out.cols, qkv.cols), (p.num_heads * p.head_dim, shape.qkv_cols()), "columns of attention");
+        out.set_rows(step.num_tokens);
+        let params = Attention {
+            out: out.bytes(),
+            qkv: qkv.bytes(),
+            kv: kv.memory.bytes(),
+            cu_seqlens_q: step.cu_seqlens_q.bytes(),
+            context_lens: step.context_lens.bytes(),
+            block_tables: step.block_tables.bytes(),
+            num_tokens: step.num_tokens,
+            num_seqs: step.num_seqs,
+            max_blocks_per_seq: step.max_blocks_per_seq,
+            shape,
+            scale: p.scale,
+            window: p.window,
+            soft_cap: p.soft_cap,
+        };
+        if step.max_query_len > 1 {
+            self.launch(|stream| attention_prefill(&params, stream))?;
+        }
+        if step.max_query_len > 1 && step.num_seqs == 1 {
+            return Ok(());
+        }
+        let row_bytes = (p.head_dim + 2) * 4;
+        let partials = self.partials.bytes();
+        let scratch_rows = (partials.len() / row_bytes).min(if step.num_seqs * p.num_heads > MAX_COUNTERS { 0 } else { usize::MAX });
+        let splits = decode_splits(step.num_seqs, p.num_heads, step.max_context_len, scratch_rows);
+        let scratch = DecodeScratch { partials, counters: self.counters.bytes() };
+        self.launch(|stream| attention_decode(&params, splits, scratch, stream))
+    }
+
+    fn gated_activation(&self, out: &mut CudaTensor, gate_up: &CudaTensor, activation: Activation) -> Result<()> {
+        assert_eq!(gate_up.cols, 2 * out.cols, "columns of gate and up");
+        out.set_rows(gate_up.rows);
+        let activation = kernel_activation(activation);
+        self.launch(|stream| rows::gated_activation(out.bytes(), gate_up.bytes(), out.rows, out.cols, activation, stream))
+    }
+
+    fn moe(&self, out: &mut CudaTensor, x: &CudaTensor, weights: &MoeWeights<Self>) -> Result<()> {
+        out.set_rows(x.rows);
+        self.mixture(out, x, weights)
+    }
+
+    fn gather_rows(&self, out: &mut CudaTensor, x: &CudaTensor, step: &StepTensors<Self>) -> Result<()> {
+        assert_eq!(out.cols, x.cols, "columns of gathered rows");
+        out.set_rows(step.num_logit_rows);
+        let params = rows::GatherRows {
+            out: out.bytes(),
+            table: x.bytes(),
+            index: step.logit_rows.bytes(),
+            num_rows: step.num_logit_rows,
+            num_table_rows: x.rows,
+            cols: x.cols,
+            scale: 1.0,
+        };
+        self.launch(|stream| rows::gather_rows(&params, stream))
+    }
+
+    fn soft_cap(&self, x: &mut CudaTensor, cap: f32) -> Result<()> {
+        assert_eq!(x.dtype, DType::F32, "soft cap of logits");
+        self.launch(|stream| rows::soft_cap(x.bytes(), x.rows * x.cols, cap, stream))
+    }
+
+    fn copy_blocks(&self, kv: &mut CudaKv, pairs: &[(u32, u32)]) -> Result<()> {
+        let flat: Vec<u32> = pairs.iter().flat_map(|&(src, dst)| [src, dst]).collect();
+        assert!(flat.iter().all(|&block| (block as usize) < kv.shape.num_blocks), "blocks {pairs:?} of {}", kv.shape.num_blocks);
+        let on_device = self.sample_scratch.lock().pairs(flat.len())?;
+        self.staging.lock().upload(on_device, bytemuck::cast_slice(&flat))?;
+        let block_bytes = kv.shape.block_bytes();
+        self.launch(|stream| rows::copy_blocks(kv.memory.bytes(), on_device, pairs.len(), block_bytes, stream))
+    }
+
+    fn sample(
+        &self,
+        logits: &mut CudaTensor,
+        rows: &[SampleRow<'_>],
+        last_tokens: &mut CudaInts,
+    ) -> Result<Vec<SampleOutput>> {
+        self.sample_rows(logits, rows, last_tokens)
+    }
+
+    fn row_logprobs(&self, logits: &CudaTensor, rows: &[(usize, u32)], top: usize) -> Result<Vec<TokenLogprobs>> {
+        self.logprobs_of_rows(logits, rows, top)
+    }
+}
+
+fn head_shape(kv: &CudaKv, num_heads: usize, num_kv_heads: usize, head_dim: usize) -> HeadShape {
+    assert_eq!((kv.shape.num_kv_heads, kv.shape.head_dim), (num_kv_heads, head_dim), "heads of the KV cache");
+    HeadShape { num_heads, num_kv_heads, head_dim, block_size: kv.shape.block_size }
+}
