@@ -8,6 +8,7 @@ use tracing::info;
 
 use crate::core::{EngineConfig, EngineHandle, start};
 use crate::device::cpu::CpuDevice;
+use crate::device::cuda::CudaDevice;
 use crate::device::{DType, Device, KvShape};
 use crate::error::{EngineError, Result};
 use crate::memory_plan::{MemoryPlan, PlanRequest};
@@ -32,9 +33,34 @@ pub enum KvDtype {
     Bf16,
 }
 
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA where the binary holds kernels and there is a GPU, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first GPU.
+    Cuda,
+}
+
+impl DeviceChoice {
+    /// Whether it comes to CUDA on this machine.
+    fn is_cuda(self) -> bool {
+        match self {
+            DeviceChoice::Auto => !CudaDevice::available().is_empty(),
+            DeviceChoice::Cpu => false,
+            DeviceChoice::Cuda => true,
+        }
+    }
+}
+
 /// How to run a model. `Default` holds the documented defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
+    /// What computes.
+    pub device: DeviceChoice,
     /// Compute threads; None: all cores.
     pub threads: Option<usize>,
     /// Element type of the KV cache.
@@ -66,6 +92,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         EngineOptions {
+            device: DeviceChoice::Auto,
             threads: None,
             kv_cache_dtype: KvDtype::Auto,
             max_model_len: None,
@@ -142,16 +169,13 @@ pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadP
     let checkpoint = Checkpoint::open(path)?;
     let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text)?;
     let chat_template = checkpoint.text.chat_template.as_deref().map(|source| ChatTemplate::new(source, &checkpoint.text)).transpose()?;
-    let device = Arc::new(CpuDevice::new(options.threads)?);
-    load_on(&device, &checkpoint, options, progress, |handle, plan| LoadedModel {
-        handle,
-        tokenizer,
-        chat_template,
-        config: checkpoint.config.clone(),
-        generation: checkpoint.generation.clone(),
-        plan,
-        device: device.name(),
-    })
+    let (handle, plan, device) = if options.device.is_cuda() {
+        load_on(&Arc::new(CudaDevice::new(0)?), &checkpoint, options, progress)?
+    } else {
+        load_on(&Arc::new(CpuDevice::new(options.threads)?), &checkpoint, options, progress)?
+    };
+    let (config, generation) = (checkpoint.config, checkpoint.generation);
+    Ok(LoadedModel { handle, tokenizer, chat_template, config, generation, plan, device })
 }
 
 /// The memory plan of a checkpoint, without loading it.
@@ -161,8 +185,11 @@ pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadP
 pub fn plan(path: &Path, options: &EngineOptions) -> Result<(ModelConfig, MemoryPlan)> {
     options.validate()?;
     let checkpoint = Checkpoint::open(path)?;
-    let device = CpuDevice::new(options.threads)?;
-    let plan = plan_on(&device, &checkpoint, options)?;
+    let plan = if options.device.is_cuda() {
+        plan_on(&CudaDevice::new(0)?, &checkpoint, options)?
+    } else {
+        plan_on(&CpuDevice::new(options.threads)?, &checkpoint, options)?
+    };
     Ok((checkpoint.config, plan))
 }
 
@@ -176,18 +203,19 @@ fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptio
         options,
         kv_dtype: kv_dtype(device, options.kv_cache_dtype),
         activation_dtype: device.activation_dtype(),
-        weight_bytes: checkpoint.weight_bytes(),
+        weight_bytes: device.weight_bytes(checkpoint.weight_bytes(), checkpoint.weight_values()),
         free_bytes,
+        kv_share: device.kv_share(),
     })
 }
 
-fn load_on<D: Device, T>(
+/// Engine, plan and name of the device.
+fn load_on<D: Device>(
     device: &Arc<D>,
     checkpoint: &Checkpoint,
     options: &EngineOptions,
     progress: &mut dyn FnMut(LoadProgress),
-    finish: impl FnOnce(EngineHandle, MemoryPlan) -> T,
-) -> Result<T> {
+) -> Result<(EngineHandle, MemoryPlan, String)> {
     let plan = plan_on(&**device, checkpoint, options)?;
     let total_bytes = plan.weight_bytes;
     let mut on_layer = |done: usize, layers: usize| {
@@ -226,9 +254,9 @@ fn load_on<D: Device, T>(
         restart_on_failure: options.restart_on_failure,
     };
     let handle = start(engine, move |inputs| runner.execute(inputs))?;
-    let (family, device_name) = (config.family, device.name());
-    info!(family, device = device_name, num_blocks = plan.num_blocks, max_model_len = plan.max_model_len, "engine ready");
-    Ok(finish(handle, plan))
+    let (family, device) = (config.family, device.name());
+    info!(family, device, num_blocks = plan.num_blocks, max_model_len = plan.max_model_len, "engine ready");
+    Ok((handle, plan, device))
 }
 
 fn kv_dtype<D: Device>(device: &D, wanted: KvDtype) -> DType {

@@ -11,8 +11,6 @@ use crate::runner::workspace::Workspace;
 
 /// Context length that a default start offers at most; a longer one must be asked for.
 const DEFAULT_MAX_MODEL_LEN: usize = 32_768;
-/// Share of the free memory that the KV pool takes by default: a laptop has other work to do.
-const DEFAULT_KV_SHARE: f32 = 0.25;
 /// Logits rows computed at once, whatever the batch: bounds the logits buffer.
 const MAX_LOGIT_ROWS: usize = 64;
 
@@ -30,6 +28,8 @@ pub struct PlanRequest<'a> {
     pub weight_bytes: usize,
     /// Bytes that are free now.
     pub free_bytes: usize,
+    /// Share of them that the KV pool takes by default.
+    pub kv_share: f32,
 }
 
 /// A plan: what each part takes.
@@ -125,7 +125,7 @@ fn num_blocks(request: &PlanRequest<'_>, wanted_len: usize, block_bytes: usize, 
         Some(bytes) => bytes,
         None => {
             let one_sequence = wanted_len.div_ceil(options.block_size) * block_bytes;
-            let share = (request.free_bytes as f64 * f64::from(DEFAULT_KV_SHARE)) as usize;
+            let share = (request.free_bytes as f64 * f64::from(request.kv_share)) as usize;
             share.max(one_sequence).min(left_bytes)
         }
     };

@@ -47,6 +47,8 @@ impl Gpu {
         // SAFETY: `device` came from the driver; released in drop.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| driver_error("cuDevicePrimaryCtxRetain", e))?;
         let mut gpu = Gpu { info, device, context, stream: std::ptr::null_mut() };
+        // A context that was destroyed meanwhile may have had the same address.
+        CURRENT.set(0);
         gpu.bind()?;
         gpu.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(|e| driver_error("cuStreamCreate", e))?;
         Ok(Arc::new(gpu))

@@ -182,6 +182,11 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// Bytes that could be taken right now.
     fn free_memory(&self) -> Result<usize, EngineError>;
 
+    /// Bytes that a checkpoint takes on this device: `file_bytes` as stored, `values` numbers.
+    fn weight_bytes(&self, file_bytes: usize, values: usize) -> usize;
+    /// Share of the free memory that the KV pool takes when nobody says how much.
+    fn kv_share(&self) -> f32;
+
     // ---- memory, at start only ----------------------------------------------------------------------------------------
     /// A zeroed activation matrix with room for `max_rows` rows.
     fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<Tensor<Self>, EngineError>;

@@ -227,6 +227,11 @@ impl Checkpoint {
         self.weight_bytes
     }
 
+    /// Numbers in all tensors, whatever their format.
+    pub fn weight_values(&self) -> usize {
+        self.store.tensors.values().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+
     /// The files that hold the weights.
     pub fn paths(&self) -> &[PathBuf] {
         &self.store.files

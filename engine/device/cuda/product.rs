@@ -1,14 +1,18 @@
 //! Linear layers: neighbouring parts as one matrix; our own kernel for few tokens, cuBLASLt for many.
 
 use pagoda_kernels::cublaslt::Matmul;
-use pagoda_kernels::heuristics::{MAX_GEMV_TOKENS, padded_tokens};
-use pagoda_kernels::ops::gemm::{Gemv, GroupedGemm, gemv, grouped_gemm};
+use pagoda_kernels::heuristics::{GpuClass, SkinnyShape, SumOrder, padded_tokens, skinny_plan};
+use pagoda_kernels::ops::gemm::{Epilogue, SkinnyGemmParams, Start, skinny_gemm};
+use pagoda_kernels::ops::grouped::{GroupedGemm, grouped_gemm};
 use pagoda_kernels::ops::step::add_bias;
 use pagoda_kernels::ops::{self, DeviceBytes};
 
 use super::{CudaDevice, CudaWeight, engine_error};
 use crate::device::Linear;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
+
+/// Up to here our skinny kernel reads the weights faster than the library does.
+const MAX_SKINNY_TOKENS: usize = 16;
 
 /// Rows of a product: where they are and how many there is room for.
 #[derive(Clone, Copy)]
@@ -45,35 +49,58 @@ pub(super) fn joined<'a>(parts: impl IntoIterator<Item = &'a CudaWeight>) -> Vec
 impl CudaDevice {
     /// out[.. num_tokens] = x · wᵀ + bias.
     pub(super) fn product(&self, out: Rows, x: Rows, num_tokens: usize, linear: &Linear<CudaDevice>) -> Result<()> {
-        let stream = self.gpu.stream().map_err(engine_error)?;
         let bias = linear.bias.as_ref().map(|bias| bias.bytes);
         let mut column = 0;
         for matrix in joined(&linear.parts) {
             let out = Rows { bytes: out.bytes.from(column * out.dtype.size()), ..out };
-            if num_tokens <= MAX_GEMV_TOKENS {
-                let params = Gemv {
-                    out: out.bytes,
-                    x: x.bytes,
-                    w: matrix.bytes,
-                    bias: bias.map(|bias| bias.from(column * 4)),
-                    num_tokens,
-                    n: matrix.n,
-                    k: linear.k,
-                    ld_out: linear.n,
-                    out_dtype: out.dtype,
-                };
-                gemv(&params, stream).map_err(engine_error)?;
+            if num_tokens <= MAX_SKINNY_TOKENS {
+                let bias = bias.map(|bias| bias.from(column * 4));
+                self.product_of_few(out, x, num_tokens, matrix, linear, bias)?;
             } else {
                 self.product_of_many(out, x, num_tokens, matrix, linear)?;
             }
             column += matrix.n;
         }
         match bias {
-            Some(bias) if num_tokens > MAX_GEMV_TOKENS => {
+            Some(bias) if num_tokens > MAX_SKINNY_TOKENS => {
+                let stream = self.gpu.stream().map_err(engine_error)?;
                 add_bias(out.bytes, bias, num_tokens, linear.n, out.dtype, stream).map_err(engine_error)
             }
             _ => Ok(()),
         }
+    }
+
+    fn product_of_few(
+        &self,
+        out: Rows,
+        x: Rows,
+        num_tokens: usize,
+        matrix: Matrix,
+        linear: &Linear<CudaDevice>,
+        bias: Option<DeviceBytes>,
+    ) -> Result<()> {
+        if num_tokens == 0 {
+            return Ok(());
+        }
+        let info = self.gpu.info();
+        let gpu = GpuClass { num_sms: info.num_sms, compute_capability: info.compute_capability };
+        let shape = SkinnyShape { num_tokens, n: matrix.n, k: linear.k };
+        let plan = skinny_plan(shape, gpu, SumOrder::Fastest)
+            .ok_or_else(|| EngineError::Unsupported(format!("product {shape:?} on CUDA, expected k in whole vectors of 8")))?;
+        let params = SkinnyGemmParams {
+            out: out.bytes,
+            x: x.bytes,
+            w: matrix.bytes,
+            bias,
+            residual: None,
+            shape,
+            ld_out: linear.n,
+            out_dtype: out.dtype,
+            epilogue: Epilogue::Plain,
+            plan,
+            start: Start::InOrder,
+        };
+        self.gpu.stream().and_then(|stream| skinny_gemm(&params, stream)).map_err(engine_error)
     }
 
     fn product_of_many(&self, out: Rows, x: Rows, num_tokens: usize, matrix: Matrix, linear: &Linear<CudaDevice>) -> Result<()> {

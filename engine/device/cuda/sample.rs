@@ -63,7 +63,8 @@ impl SampleScratch {
 fn is_plain_greedy(row: &SampleRow<'_>) -> bool {
     let p = row.params;
     let greedy = p.temperature < MIN_TEMPERATURE || p.top_k == 1;
-    let changes_logits = !p.logit_bias.is_empty() || !p.bad_words.is_empty() || (row.output_index < p.min_tokens && !row.stop_ids.is_empty());
+    let changes_logits =
+        !p.logit_bias.is_empty() || !p.bad_words.is_empty() || (row.output_index < p.min_tokens && !row.stop_ids.is_empty());
     let penalised = p.repetition_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0;
     greedy && !changes_logits && !penalised && p.logprobs.is_none()
 }
@@ -138,11 +139,8 @@ impl CudaDevice {
                 self.gpu.copy_to_host(row, on_device).map_err(engine_error)?;
             }
             let values: &mut [f32] = bytemuck::cast_slice_mut(host);
-            let sampled: Vec<SampleOutput> = group
-                .par_iter()
-                .zip(values.par_chunks_exact_mut(logits.cols))
-                .map(|(&i, row)| sample_row(row, &rows[i]))
-                .collect();
+            let sampled: Vec<SampleOutput> =
+                group.par_iter().zip(values.par_chunks_exact_mut(logits.cols)).map(|(&i, row)| sample_row(row, &rows[i])).collect();
             for (&i, output) in group.iter().zip(sampled) {
                 outputs[i] = output;
             }

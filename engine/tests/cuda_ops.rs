@@ -1,0 +1,311 @@
+//! Every op of the CUDA device against the CPU device, on the same bf16 inputs. Needs a GPU and a build with nvcc; says so and passes
+//! where one is missing.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
+
+mod cuda_pair;
+
+use cuda_pair::{Case, Inputs, Pair, noise};
+use pagoda_engine::device::{
+    AttentionParams, DType, Device, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, RopeTable, StepTensors, Tensor,
+};
+use pagoda_engine::models::config::Activation;
+
+/// The three norms and the gated activation on `[rows, cols]`.
+struct Rowwise {
+    rows: usize,
+    cols: usize,
+    activation: Activation,
+}
+
+impl Case for Rowwise {
+    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
+        let (rows, cols) = (self.rows, self.cols);
+        let weight = device.load_vector(&noise(7, cols).iter().map(|v| 1.0 + 0.2 * v).collect::<Vec<f32>>()).unwrap();
+        let x = inputs.tensor(1, rows, cols);
+        let new = |cols| device.alloc(rows, cols, device.activation_dtype()).unwrap();
+        let mut plain = new(cols);
+        device.rms_norm(&mut plain, &x, &weight, 1e-5).unwrap();
+        let (mut residual, mut added) = (inputs.tensor(2, rows, cols), new(cols));
+        device.add_rms_norm(&mut added, &mut residual, &x, &weight, 1e-5).unwrap();
+        let mut post = inputs.tensor(3, rows, cols);
+        device.norm_add(&mut post, &x, &weight, 1e-5).unwrap();
+        let mut gated = new(cols);
+        device.gated_activation(&mut gated, &inputs.tensor(4, rows, 2 * cols), self.activation).unwrap();
+        vec![plain, residual, added, post, gated]
+    }
+}
+
+#[test]
+fn norms_and_activations_agree() {
+    let Some(pair) = Pair::new() else { return };
+    for (rows, cols) in [(1, 8), (3, 64), (2, 264), (5, 896), (65, 3584), (2, 16384)] {
+        for activation in [Activation::Silu, Activation::GeluTanh, Activation::Gelu] {
+            pair.check(&format!("rowwise {rows} x {cols} {activation:?}"), &Rowwise { rows, cols, activation });
+        }
+    }
+}
+
+/// Stacked parts, bias, both output types.
+struct Product {
+    rows: usize,
+    parts: Vec<usize>,
+    k: usize,
+    bias: bool,
+}
+
+impl Case for Product {
+    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
+        let n = self.parts.iter().sum();
+        let parts = self.parts.iter().enumerate().map(|(i, &n)| inputs.weight(10 + i as u64, n, self.k)).collect();
+        let bias = self.bias.then(|| device.load_vector(&noise(20, n)).unwrap());
+        let linear = Linear { parts, bias, n, k: self.k };
+        let x = inputs.tensor(1, self.rows, self.k);
+        let mut out = device.alloc(self.rows + 3, n, device.activation_dtype()).unwrap();
+        device.linear(&mut out, &x, &linear).unwrap();
+        let mut logits = device.alloc(self.rows, n, DType::F32).unwrap();
+        device.linear(&mut logits, &x, &linear).unwrap();
+        vec![out, logits]
+    }
+}
+
+#[test]
+fn products_agree() {
+    let Some(pair) = Pair::new() else { return };
+    for rows in [1, 2, 3, 4, 5, 8, 16, 17, 64, 129, 300] {
+        for (parts, k, bias) in [
+            (vec![64], 64, false),
+            (vec![48, 16, 16], 128, true),
+            (vec![1], 8, false),
+            (vec![130, 7], 264, true),
+            (vec![1024, 256, 256], 1024, true),
+            (vec![3072], 520, false),
+        ] {
+            pair.check(&format!("product {rows} x {parts:?} x {k} bias {bias}"), &Product { rows, parts, k, bias });
+        }
+    }
+    pair.check("product of a long matrix", &Product { rows: 2, parts: vec![20000], k: 896, bias: false });
+}
+
+/// Embedding with a scale, gathered rows, soft cap of logits.
+struct Gather;
+
+impl Case for Gather {
+    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
+        let (vocab, cols) = (100, 136);
+        let mut step = inputs.step(&[]);
+        step.num_tokens = 5;
+        device.write_ints(&mut step.token_ids, &[99, -1, 3, 3, 50]).unwrap();
+        device.write_ints(&mut step.token_source, &[-1, 2, -1, -1, -1]).unwrap();
+        let mut last_tokens = device.alloc_ints(4).unwrap();
+        device.write_ints(&mut last_tokens, &[1, 2, 42, 4]).unwrap();
+        device.resolve_tokens(&mut step, &last_tokens).unwrap();
+        let mut out = device.alloc(8, cols, device.activation_dtype()).unwrap();
+        device.embedding(&mut out, &inputs.weight(1, vocab, cols), &step, 11.5).unwrap();
+        step.num_logit_rows = 3;
+        device.write_ints(&mut step.logit_rows, &[4, 0, 1]).unwrap();
+        let mut gathered = device.alloc(4, cols, device.activation_dtype()).unwrap();
+        device.gather_rows(&mut gathered, &out, &step).unwrap();
+        let mut logits = inputs.logits(5, 3, 264);
+        device.soft_cap(&mut logits, 0.5).unwrap();
+        vec![out, gathered, logits]
+    }
+}
+
+#[test]
+fn rows_and_soft_cap_agree() {
+    let Some(pair) = Pair::new() else { return };
+    pair.check("gather", &Gather);
+}
+
+/// A cache full of NaN, prompts computed in chunks, then single tokens beside a last chunk.
+#[derive(Clone)]
+struct Attend {
+    heads: (usize, usize, usize),
+    block_size: usize,
+    /// (computed before the last step, tokens of the last step) of each sequence.
+    seqs: Vec<(usize, usize)>,
+    window: Option<usize>,
+    soft_cap: Option<f32>,
+    norm: bool,
+    rope: (usize, RopeStyle),
+}
+
+impl Attend {
+    fn blocks(&self, seq: usize, len: usize) -> Vec<u32> {
+        // Physical blocks of the sequences interleave, and block 0 belongs to nobody.
+        (0..len.div_ceil(self.block_size)).map(|i| (1 + i * self.seqs.len() + (self.seqs.len() - 1 - seq)) as u32).collect()
+    }
+
+    fn step<D: Device>(&self, inputs: &Inputs<'_, D>, lens: &[(usize, usize)]) -> StepTensors<D> {
+        let rows: Vec<_> = lens.iter().enumerate().map(|(s, &(start, len))| (start, len, self.blocks(s, start + len))).collect();
+        inputs.paged_step(&rows, self.block_size)
+    }
+}
+
+impl Case for Attend {
+    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
+        let (num_heads, num_kv_heads, head_dim) = self.heads;
+        let longest = self.seqs.iter().map(|(a, b)| a + b).max().unwrap();
+        let num_blocks = 2 + longest.div_ceil(self.block_size) * self.seqs.len();
+        let shape = KvShape { num_blocks, block_size: self.block_size, num_kv_heads, head_dim, dtype: DType::BF16 };
+        let mut kv = device.alloc_kv(shape).unwrap();
+        let rotary_dim = self.rope.0;
+        let angles: Vec<f32> = (0..(longest + 1) * rotary_dim / 2).map(|i| (i as f32 * 0.37) % 6.0).collect();
+        let vector = |f: fn(f32) -> f32| device.load_vector(&angles.iter().map(|a| f(*a)).collect::<Vec<f32>>()).unwrap();
+        let rope = RopeTable { cos: vector(f32::cos), sin: vector(f32::sin), rotary_dim, style: self.rope.1 };
+        let norm = |seed| self.norm.then(|| device.load_vector(&noise(seed, head_dim)).unwrap());
+        let (q_norm, k_norm) = (norm(8), norm(9));
+        let (q_norm, k_norm) = (q_norm.as_ref(), k_norm.as_ref());
+        let params = RopeKvParams { num_heads, num_kv_heads, head_dim, q_norm, k_norm, eps: 1e-6, rope: &rope };
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let attention = AttentionParams { num_heads, num_kv_heads, head_dim, scale, window: self.window, soft_cap: self.soft_cap };
+        let cols = (num_heads + 2 * num_kv_heads) * head_dim;
+
+        let slots = num_blocks * self.block_size;
+        let poison = inputs.paged_step(&[(0, slots, (0..num_blocks as u32).collect())], self.block_size);
+        let zero_positions = vec![0; slots];
+        let mut poison = poison;
+        device.write_ints(&mut poison.positions, &zero_positions).unwrap();
+        let mut nan = inputs.filled(f32::NAN, slots, cols);
+        device.rope_kv_store(&mut nan, &mut kv, &poison, &params).unwrap();
+
+        let before: Vec<_> = self.seqs.iter().map(|s| (0, s.0)).collect();
+        let mut outputs = Vec::new();
+        for (seed, lens) in [(30, before), (31, self.seqs.clone())] {
+            let step = self.step(inputs, &lens);
+            if step.num_tokens == 0 {
+                continue;
+            }
+            let mut qkv = inputs.tensor(seed, step.num_tokens, cols);
+            device.rope_kv_store(&mut qkv, &mut kv, &step, &params).unwrap();
+            let mut out = device.alloc(step.num_tokens, num_heads * head_dim, device.activation_dtype()).unwrap();
+            device.attention(&mut out, &qkv, &kv, &step, &attention).unwrap();
+            outputs.extend([qkv, out]);
+        }
+        outputs
+    }
+}
+
+fn attend(heads: (usize, usize, usize), seqs: &[(usize, usize)]) -> Attend {
+    let rope = (heads.2, RopeStyle::HalfSplit);
+    Attend { heads, block_size: 16, seqs: seqs.to_vec(), window: None, soft_cap: None, norm: false, rope }
+}
+
+fn check_attend(pair: &Pair, case: &Attend) {
+    let Attend { heads, block_size, seqs, window, soft_cap, norm, rope } = case;
+    pair.check(&format!("attention {heads:?} blocks {block_size} {seqs:?} window {window:?} cap {soft_cap:?} norm {norm} {rope:?}"), case);
+}
+
+#[test]
+fn attention_agrees_for_every_head_size() {
+    let Some(pair) = Pair::new() else { return };
+    for heads in [(2, 1, 16), (4, 2, 32), (14, 2, 64), (4, 4, 80), (3, 1, 96), (28, 4, 128), (4, 1, 256), (24, 2, 64)] {
+        check_attend(&pair, &attend(heads, &[(0, 1), (1, 1), (14, 1), (15, 1), (16, 1), (62, 1), (63, 1), (64, 1)]));
+        check_attend(&pair, &attend(heads, &[(0, 2), (0, 65), (37, 1), (100, 30)]));
+    }
+}
+
+#[test]
+fn attention_agrees_over_long_contexts() {
+    let Some(pair) = Pair::new() else { return };
+    for heads in [(8, 2, 64), (7, 1, 128)] {
+        check_attend(&pair, &attend(heads, &[(254, 1), (255, 1), (256, 1), (511, 1), (1300, 1)]));
+        check_attend(&pair, &attend(heads, &[(700, 333), (900, 1)]));
+    }
+}
+
+#[test]
+fn attention_variants_agree() {
+    let Some(pair) = Pair::new() else { return };
+    let seqs = [(0, 40), (300, 1), (90, 7), (23, 1), (24, 1)];
+    let base = attend((4, 2, 64), &seqs);
+    for window in [1, 24, 63, 64, 100, 290] {
+        check_attend(&pair, &Attend { window: Some(window), ..base.clone() });
+    }
+    check_attend(&pair, &Attend { soft_cap: Some(1.5), window: Some(24), ..base.clone() });
+    for block_size in [1, 2, 4, 8, 32, 256] {
+        check_attend(&pair, &Attend { block_size, norm: true, ..base.clone() });
+    }
+    for style in [RopeStyle::HalfSplit, RopeStyle::Interleaved] {
+        for rotary_dim in [16, 48, 64] {
+            check_attend(&pair, &Attend { rope: (rotary_dim, style), norm: rotary_dim == 48, ..base.clone() });
+        }
+    }
+}
+
+/// A copied block is read like its source.
+struct CopyBlocks;
+
+impl Case for CopyBlocks {
+    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
+        let shape = KvShape { num_blocks: 8, block_size: 16, num_kv_heads: 2, head_dim: 32, dtype: DType::BF16 };
+        let mut kv = device.alloc_kv(shape).unwrap();
+        let ones = |len| device.load_vector(&vec![1.0; len]).unwrap();
+        let rope = RopeTable { cos: ones(64 * 16), sin: ones(64 * 16), rotary_dim: 32, style: RopeStyle::HalfSplit };
+        let params = RopeKvParams { num_heads: 2, num_kv_heads: 2, head_dim: 32, q_norm: None, k_norm: None, eps: 0.0, rope: &rope };
+        let mut qkv = inputs.tensor(1, 32, 6 * 32);
+        device.rope_kv_store(&mut qkv, &mut kv, &inputs.paged_step(&[(0, 32, vec![3, 5])], 16), &params).unwrap();
+        device.copy_blocks(&mut kv, &[(3, 1), (5, 7)]).unwrap();
+        let attention = AttentionParams { num_heads: 2, num_kv_heads: 2, head_dim: 32, scale: 0.2, window: None, soft_cap: None };
+        let mut out = device.alloc(32, 64, device.activation_dtype()).unwrap();
+        device.attention(&mut out, &qkv, &kv, &inputs.paged_step(&[(0, 32, vec![1, 7])], 16), &attention).unwrap();
+        vec![out]
+    }
+}
+
+#[test]
+fn copied_blocks_agree() {
+    let Some(pair) = Pair::new() else { return };
+    pair.check("copy blocks", &CopyBlocks);
+}
+
+/// Router and experts.
+struct Mixture {
+    tokens: usize,
+    num_experts: usize,
+    top_k: usize,
+    renormalise: bool,
+}
+
+impl Case for Mixture {
+    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
+        let (hidden, intermediate) = (64, 48);
+        let linear = |seeds: &[u64], n: usize, k: usize| Linear::<D> {
+            parts: seeds.iter().map(|&seed| inputs.weight(seed, n / seeds.len(), k)).collect(),
+            bias: None,
+            n,
+            k,
+        };
+        let experts = 0..self.num_experts as u64;
+        let weights = MoeWeights {
+            router: linear(&[5], self.num_experts, hidden),
+            gate_up: experts.clone().map(|e| linear(&[100 + 2 * e, 101 + 2 * e], 2 * intermediate, hidden)).collect(),
+            down: experts.map(|e| linear(&[1000 + e], hidden, intermediate)).collect(),
+            top_k: self.top_k,
+            renormalise: self.renormalise,
+            activation: Activation::Silu,
+        };
+        let x = inputs.tensor(1, self.tokens, hidden);
+        let mut out = device.alloc(self.tokens, hidden, device.activation_dtype()).unwrap();
+        device.moe(&mut out, &x, &weights).unwrap();
+        vec![out]
+    }
+}
+
+#[test]
+fn mixtures_agree() {
+    let Some(pair) = Pair::new() else { return };
+    for (tokens, num_experts, top_k) in [(1, 4, 2), (3, 8, 8), (5, 128, 8), (70, 8, 2), (200, 3, 1), (1100, 16, 4)] {
+        for renormalise in [false, true] {
+            let case = Mixture { tokens, num_experts, top_k, renormalise };
+            pair.check(&format!("mixture {tokens} tokens, {top_k} of {num_experts}, renormalise {renormalise}"), &case);
+        }
+    }
+}
+
+#[test]
+fn sampling_agrees() {
+    let Some(pair) = Pair::new() else { return };
+    pair.check_sampling(9, 5000);
+    pair.check_sampling(1, 151_936);
+}
