@@ -44,6 +44,8 @@ pub struct NativeOptions {
     pub max_waiting: usize,
     /// Tokens of a block.
     pub block_size: usize,
+    /// auto, cpu or cuda.
+    pub device: String,
     /// auto, f32, f16, bf16.
     pub kv_cache_dtype: String,
     /// Size of the KV cache.
@@ -235,6 +237,7 @@ impl Values<'_> {
             max_num_batched_tokens: count("max_num_batched_tokens"),
             max_waiting: count("max_waiting"),
             block_size: count("block_size"),
+            device: self.text("device").unwrap_or_default(),
             kv_cache_dtype: self.text("kv_cache_dtype").unwrap_or_default(),
             kv_cache_bytes: self.count("kv_cache_bytes"),
             prefix_caching: self.switch("prefix_caching"),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pagoda_engine::loader::{self, EngineOptions, KvDtype, LoadProgress};
+use pagoda_engine::loader::{self, DeviceChoice, EngineOptions, KvDtype, LoadProgress};
 use pagoda_engine::memory_plan::MemoryPlan;
 use pagoda_engine::models::config::ModelConfig as ModelShape;
 use pagoda_engine::text::ChatTemplate;
@@ -139,6 +139,11 @@ pub fn options_for(model: Option<&ModelConfig>, config: &Config) -> EngineOption
 
 fn engine_options(native: &NativeOptions) -> EngineOptions {
     EngineOptions {
+        device: match native.device.as_str() {
+            "cpu" => DeviceChoice::Cpu,
+            "cuda" => DeviceChoice::Cuda,
+            _ => DeviceChoice::Auto,
+        },
         threads: native.threads,
         kv_cache_dtype: match native.kv_cache_dtype.as_str() {
             "f32" => KvDtype::F32,

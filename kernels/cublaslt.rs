@@ -5,6 +5,7 @@
 //! are few.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -108,10 +109,10 @@ impl CublasLt {
         let alignment = 1 << addresses.trailing_zeros();
         let key = PlanKey { num_tokens: p.num_tokens, n: p.n, k: p.k, ld_out: p.ld_out, out_dtype, alignment };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if !plans.contains_key(&key) {
-            plans.insert(key, self.plan(&key)?);
-        }
-        let plan = &plans[&key];
+        let plan = match plans.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.plan(&key)?),
+        };
         let (alpha, beta) = (1.0f32, 0.0f32);
         let pointer = |range: DeviceBytes| range.as_ptr::<c_void>();
         // SAFETY: descriptors live in `plans`; the ranges were checked against the shape; the stream belongs to the current context.
