@@ -59,17 +59,17 @@ impl Pool {
     /// # Errors
     /// What spawning a thread answers.
     pub fn new(threads: usize) -> std::io::Result<Pool> {
-        let helpers = threads.max(1) - 1;
+        let num_workers = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             next: AtomicUsize::new(0),
             region: UnsafeCell::new(Region { task: &(|_: usize| ()), tasks: 0 }),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            asleep: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
+            asleep: (0..num_workers).map(|_| AtomicBool::new(false)).collect(),
         });
-        let mut pool = Pool { shared, workers: Vec::with_capacity(helpers), busy: Mutex::new(()) };
-        for index in 0..helpers {
+        let mut pool = Pool { shared, workers: Vec::with_capacity(num_workers), busy: Mutex::new(()) };
+        for index in 0..num_workers {
             let shared = pool.shared.clone();
             let worker = std::thread::Builder::new().name(format!("pagoda-cpu-{index}")).spawn(move || work(&shared, index))?;
             pool.workers.push(worker);
