@@ -3,13 +3,12 @@
 //! A row is (token, query head of the group), token-major. The state of a tile is `acc [rows, stride]`, then `(max, sum) [rows]`, with
 //! stride = head_dim rounded up to 16. The bound is the f32 multiply-adds for a tile of many rows, reading the cache for a few.
 
+use super::attention_keys::{KEYS, Keys};
 use super::kv::CpuKv;
 use super::math;
 use super::simd::{Kernel, LANES, Simd, lanes, lanes_mut, unroll};
 use crate::device::AttentionParams;
 
-/// Keys of a tile.
-const KEYS: usize = 64;
 /// Keys of a partition: the unit of splitting, a multiple of `KEYS`.
 pub const PARTITION: usize = 256;
 
@@ -108,18 +107,6 @@ impl Kernel for Merge<'_> {
     }
 }
 
-/// Where the keys and values of a tile are: in the cache itself, or in scratch where they had to be converted or regrouped.
-struct Keys<'m> {
-    k: &'m [f32],
-    /// Start of each group of 16 keys at dimension 0.
-    k_at: [usize; KEYS / LANES],
-    /// From a dimension to the next.
-    k_stride: usize,
-    v: &'m [f32],
-    /// Start of each value row.
-    v_at: [usize; KEYS],
-}
-
 impl<'m> Kernel for OverPartitions<'_, 'm> {
     type Output = &'m [f32];
     #[inline(always)]
@@ -140,7 +127,7 @@ impl<'m> Kernel for OverPartitions<'_, 'm> {
             for start in (partition * PARTITION..end).step_by(KEYS) {
                 let keys = KEYS.min(end - start);
                 if tile.sees(start, keys) {
-                    let source = tile.keys(start, keys, packed);
+                    let source = Keys::new(s, tile.kv, tile.blocks, tile.kv_head, start, keys, packed);
                     tile.scores(s, queries, &source, keys, scores);
                     tile.softmax(s, start, keys, scores, stats, acc);
                     tile.values(s, &source, keys, scores, acc);
@@ -173,41 +160,6 @@ impl RowTile<'_> {
             out[..dim].copy_from_slice(q);
             out[dim..].fill(0.0);
         }
-    }
-
-    fn keys<'m>(&'m self, start: usize, keys: usize, packed: &'m mut [f32]) -> Keys<'m> {
-        let (dim, block_size) = (self.params.head_dim, self.kv.shape.block_size);
-        let place = |position: usize| (self.blocks[position / block_size] as usize, position % block_size);
-        let (mut k_at, mut v_at) = ([0; KEYS / LANES], [0; KEYS]);
-        if let (Some(k), Some(v)) = (self.kv.k.as_f32(), self.kv.v.as_f32())
-            && block_size % LANES == 0
-            && dim % LANES == 0
-        {
-            for (group, at) in k_at[..keys.div_ceil(LANES)].iter_mut().enumerate() {
-                let (block, slot) = place(start + group * LANES);
-                *at = self.kv.k_at(block, self.kv_head, slot);
-                for (i, at) in v_at[group * LANES..].iter_mut().take(LANES).enumerate() {
-                    *at = self.kv.v_at(block, self.kv_head, slot + i);
-                }
-            }
-            return Keys { k, k_at, k_stride: block_size, v, v_at };
-        }
-        let stride = self.stride();
-        let (k, v) = packed.split_at_mut(KEYS * stride);
-        for key in 0..keys {
-            let (block, slot) = place(start + key);
-            let (from_k, from_v) = (self.kv.k_at(block, self.kv_head, slot), self.kv.v_at(block, self.kv_head, slot));
-            for i in 0..dim {
-                k[i * KEYS + key] = self.kv.k.get(from_k + i * block_size);
-                v[key * stride + i] = self.kv.v.get(from_v + i);
-            }
-            v[key * stride + dim..(key + 1) * stride].fill(0.0);
-            v_at[key] = key * stride;
-        }
-        for (group, at) in k_at.iter_mut().enumerate() {
-            *at = group * LANES;
-        }
-        Keys { k, k_at, k_stride: KEYS, v, v_at }
     }
 
     /// scores[row, key] = q[row] · k[key].

@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod attention_keys;
 mod attention_tile;
 mod blocks;
 mod buffer;
