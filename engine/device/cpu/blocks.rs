@@ -276,7 +276,7 @@ pub fn store_row<S: Simd, F: Blocks>(s: S, row: &[u8], k: usize, out: &mut [f32]
     for b in 0..whole {
         F::decode(s, &row[b * F::BYTES..][..F::BYTES], &mut Store { out: &mut out[b * F::VALUES..][..F::VALUES] });
     }
-    if k % F::VALUES != 0 {
+    if !k.is_multiple_of(F::VALUES) {
         let (block, _) = tail::<F>(row, k, &[]);
         F::decode(s, &block[..F::BYTES], &mut Store { out: &mut out[whole * F::VALUES..][..F::VALUES] });
     }

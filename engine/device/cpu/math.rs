@@ -10,7 +10,7 @@ pub fn exp<S: Simd>(s: S, v: S::V) -> S::V {
     // The bounds come first, so that a NaN goes through.
     let v = s.min(s.splat(88.0), s.max(s.splat(-88.0), v));
     let n = s.round(s.mul(v, s.splat(std::f32::consts::LOG2_E)));
-    let r = s.fma(n, s.splat(-0.693_359_375), v);
+    let r = s.fma(n, s.splat(-0.693_359_4), v);
     let r = s.fma(n, s.splat(2.121_944_4e-4), r);
     let mut p = s.splat(1.987_569_1e-4);
     for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {

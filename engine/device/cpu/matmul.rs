@@ -100,8 +100,7 @@ impl MatMul<'_, '_> {
         let whole = k / LANES;
         let mut w = [&[[0.0; LANES]; 0][..]; R];
         let mut x = [&[[0.0; LANES]; 0][..]; T];
-        // A tile at the edge repeats the last row and drops the copies.
-        unroll!(I < R => w[I] = &self.panel[(row + I.min(valid - 1)) * stride..].as_chunks().0[..whole]);
+        unroll!(I < R => w[I] = &self.panel[inside(row, I, valid) * stride..].as_chunks().0[..whole]);
         unroll!(I < T => x[I] = &self.x[(token + I) * k..].as_chunks().0[..whole]);
         let mut acc = [[s.splat(0.0); R]; T];
         for i in 0..whole {
@@ -125,7 +124,7 @@ impl MatMul<'_, '_> {
         let mut inputs = [s.splat(0.0); T];
         unroll!(I < T => inputs[I] = s.load(&padded(&self.x[(token + I) * k + whole..][..k - whole])));
         unroll!(J < R => {
-            let weight = s.load(lanes(self.panel, (row + J.min(valid - 1)) * stride + whole));
+            let weight = s.load(lanes(self.panel, inside(row, J, valid) * stride + whole));
             unroll!(I < T => acc[I][J] = s.fma(weight, inputs[I], acc[I][J]));
         });
     }
@@ -141,10 +140,17 @@ impl MatMul<'_, '_> {
     }
 }
 
+/// Panel row `i` of the tile at `row`: a tile at the edge repeats its last valid row, and the copies are dropped.
+#[inline(always)]
+fn inside(row: usize, i: usize, valid: usize) -> usize {
+    row + i.min(valid - 1)
+}
+
 #[inline(always)]
 fn sum_all<S: Simd, const R: usize>(s: S, acc: &[S::V; R], sums: &mut [f32; R]) {
     if R >= 4 {
         sums[..4].copy_from_slice(&s.sum4([acc[0], acc[1], acc[2], acc[3]]));
     }
-    unroll!(I < R => if R < 4 || I >= 4 { sums[I] = s.sum(acc[I]) });
+    // The others: all of a small tile, or 4 and 5.
+    unroll!(I < R => if R < 4 || I & 4 != 0 { sums[I] = s.sum(acc[I]) });
 }

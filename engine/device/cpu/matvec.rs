@@ -56,7 +56,7 @@ fn dot_rows<S: Simd, F: Blocks, const R: usize>(s: S, rows: [&[u8]; R], x: &[f32
             acc[I] = dot.acc;
         });
     }
-    if x.len() % F::VALUES != 0 {
+    if !x.len().is_multiple_of(F::VALUES) {
         unroll!(I < R => {
             let (block, inputs) = blocks::tail::<F>(rows[I], x.len(), x);
             let mut dot = Dot { x: &inputs, acc: acc[I] };

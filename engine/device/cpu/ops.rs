@@ -65,7 +65,7 @@ impl Device for CpuDevice {
         if dtype != DType::F32 {
             return Err(EngineError::Unsupported(format!("{dtype:?} activations on the cpu; they are F32")));
         }
-        let len = max_rows.checked_mul(cols).unwrap_or(usize::MAX);
+        let len = max_rows.saturating_mul(cols);
         let values = Buffer::zeroed("activations", len)?;
         Ok(Tensor { buffer: CpuBuffer { values }, rows: 0, max_rows, cols, dtype })
     }

@@ -1,6 +1,6 @@
 //! Speed of the CPU device: every kernel per shape and format against the memory's read bandwidth, then whole steps of a 135M model's shape.
 //!
-//! `cargo run --release -p pagoda-engine --example cpu_kernels -- [threads] [portable|avx2|avx512] [section ...]`
+//! `cargo run --release --example cpu_kernels -- [threads] [portable|avx2|avx512] [section ...]`
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::time::Instant;
@@ -192,9 +192,17 @@ fn attention(device: &CpuDevice, tokens: usize, context: usize, dtype: DType) {
     println!("attention {dtype:?} {tokens} of {context}: {:.1} us {:.1} GB/s {gflop:.1} GFLOP/s", seconds * 1e6, bytes / seconds / 1e9);
 }
 
+struct Layer {
+    qkv: Linear<CpuDevice>,
+    o: Linear<CpuDevice>,
+    gate_up: Linear<CpuDevice>,
+    down: Linear<CpuDevice>,
+    kv: CpuKv,
+}
+
 /// The shape of SmolLM2-135M in Q4_1 with a Q8_0 embedding; every layer has its own bytes.
 struct Model {
-    layers: Vec<(Linear<CpuDevice>, Linear<CpuDevice>, Linear<CpuDevice>, Linear<CpuDevice>, CpuKv)>,
+    layers: Vec<Layer>,
     head: Linear<CpuDevice>,
     rope: RopeTable<CpuDevice>,
     norm: <CpuDevice as Device>::Vector,
@@ -204,10 +212,12 @@ struct Model {
 impl Model {
     fn new(device: &CpuDevice, context: usize) -> Model {
         let format = WeightFormat::Q4_1;
-        let layers = (0..30).map(|_| {
-            let qkv = layer(device, format, &[576, 192, 192], 576);
-            let gate_up = layer(device, format, &[1536, 1536], 576);
-            (qkv, layer(device, format, &[576], 576), gate_up, layer(device, format, &[576], 1536), kv(device, context, DType::F32))
+        let layers = (0..30).map(|_| Layer {
+            qkv: layer(device, format, &[576, 192, 192], 576),
+            o: layer(device, format, &[576], 576),
+            gate_up: layer(device, format, &[1536, 1536], 576),
+            down: layer(device, format, &[576], 1536),
+            kv: kv(device, context, DType::F32),
         });
         Model {
             layers: layers.collect(),
@@ -230,15 +240,15 @@ impl Model {
         let [residual, x, qkv, attended, gate_up, activated, last, logits] = &mut self.tensors;
         device.embedding(x, &self.head.parts[0], &step, 1.0).unwrap();
         device.rms_norm(residual, x, &self.norm, 1e-5).unwrap();
-        for (qkv_w, o, gate_up_w, down, kv) in &mut self.layers {
-            device.linear(qkv, x, qkv_w).unwrap();
-            device.rope_kv_store(qkv, kv, &step, &params).unwrap();
-            device.attention(attended, qkv, kv, &step, &attention_params()).unwrap();
-            device.linear(last, attended, o).unwrap();
+        for layer in &mut self.layers {
+            device.linear(qkv, x, &layer.qkv).unwrap();
+            device.rope_kv_store(qkv, &mut layer.kv, &step, &params).unwrap();
+            device.attention(attended, qkv, &layer.kv, &step, &attention_params()).unwrap();
+            device.linear(last, attended, &layer.o).unwrap();
             device.add_rms_norm(x, residual, last, &self.norm, 1e-5).unwrap();
-            device.linear(gate_up, x, gate_up_w).unwrap();
+            device.linear(gate_up, x, &layer.gate_up).unwrap();
             device.gated_activation(activated, gate_up, Activation::Silu).unwrap();
-            device.linear(last, activated, down).unwrap();
+            device.linear(last, activated, &layer.down).unwrap();
             device.add_rms_norm(x, residual, last, &self.norm, 1e-5).unwrap();
         }
         device.gather_rows(last, x, &step).unwrap();
