@@ -1,5 +1,5 @@
 //! What golden and invariance tests share: recorded cases, the rules of comparison, and a driver of an engine in this process.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::print_stdout)]
 
 pub mod case;
 pub mod compare;
