@@ -1,6 +1,7 @@
 //! The real model against what transformers computed from the same weights: from its GGUF and from the bf16 checkpoint that
 //! tests/golden/make_smollm2.py makes of that. Both are looked for in the cache; a test says so and passes where its model is missing,
 //! unless PAGODA_GOLDENS=require.
+#![allow(clippy::print_stdout)]
 
 mod harness;
 
