@@ -153,7 +153,7 @@ pub struct TokenInfo {
     pub id: u32,
     /// The token as text (lossy where it is part of a character).
     pub text: String,
-    /// The token's exact bytes.
+    /// The bytes it adds to the answer: the token's own, none for an end or a special token that is left out of the text.
     pub bytes: Vec<u8>,
     /// Log probability; None when not asked for.
     pub logprob: Option<f32>,

@@ -125,6 +125,8 @@ fn logprobs_come_with_text_and_bytes() {
     assert_eq!((first.text.as_str(), first.bytes.as_slice(), first.logprob), ("\u{fffd}", &"é".as_bytes()[..1], Some(-0.5)));
     assert_eq!(first.top.iter().map(|token| (token.id, token.logprob)).collect::<Vec<_>>(), [(first.id, Some(-0.5)), (EOS, Some(-2.0))]);
     assert_eq!(first.top[1].text, "<|im_end|>");
+    let bytes: Vec<u8> = seen.tokens[0].iter().flat_map(|token| token.bytes.clone()).collect();
+    assert_eq!(bytes, "é".as_bytes(), "the bytes of all tokens are the answer's: EOS adds none");
 }
 
 #[test]

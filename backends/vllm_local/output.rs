@@ -114,15 +114,19 @@ impl Output {
 
     fn take_token(&mut self, idx: u32, token: u32, logprobs: Option<&TokenLogprobs>, engine: &RequestStream) {
         let is_end = self.is_end(token);
-        let info = self.token_info(token, logprobs);
+        // The token that ends an output is no text of it, unless the client wants to see what ended it.
+        let is_hidden_end = is_end && !self.config.include_stop_str;
+        let mut info = self.token_info(token, logprobs);
+        if is_hidden_end || self.config.skip_special_tokens && self.tokenizer.is_special(token) {
+            info.bytes.clear();
+        }
         let choice = &mut self.choices[idx as usize];
         if choice.ended {
             return; // sampled after a stop string matched
         }
         choice.num_tokens += 1;
         self.usage.completion_tokens += 1;
-        // The token that ends an output is no text of it, unless the client wants to see what ended it.
-        let piece = if is_end && !self.config.include_stop_str { Ok(String::new()) } else { choice.detokenizer.push(token) };
+        let piece = if is_hidden_end { Ok(String::new()) } else { choice.detokenizer.push(token) };
         let piece = match piece {
             Ok(piece) => piece,
             Err(error) => return self.fail(error.to_string(), false),
