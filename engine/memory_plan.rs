@@ -3,11 +3,10 @@
 use std::fmt;
 
 use crate::device::DType;
-use crate::device::cpu::CpuDevice;
 use crate::error::{EngineError, Result};
 use crate::loader::EngineOptions;
 use crate::models::config::ModelConfig;
-use crate::runner::workspace::Workspace;
+use crate::runner::workspace::workspace_bytes;
 
 /// Context length that a default start offers at most; a longer one must be asked for.
 const DEFAULT_MAX_MODEL_LEN: usize = 32_768;
@@ -68,7 +67,7 @@ impl MemoryPlan {
         let max_logit_rows = options.max_num_seqs.min(MAX_LOGIT_ROWS);
         let rope_bytes = 2 * wanted_len * config.rope.rotary_dim / 2 * 4 * if config.rope_local.is_some() { 2 } else { 1 };
         let workspace_bytes =
-            rope_bytes + Workspace::<CpuDevice>::bytes(config, options.max_num_batched_tokens, max_logit_rows, request.activation_dtype);
+            rope_bytes + workspace_bytes(config, options.max_num_batched_tokens, max_logit_rows, request.activation_dtype);
         let budget = (request.free_bytes as f64 * f64::from(options.memory_utilization)) as usize;
         let fixed = request.weight_bytes.saturating_add(workspace_bytes);
         if fixed > budget {

@@ -14,20 +14,6 @@ use pagoda_engine::models::config::Activation;
 use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
 
-const FORMATS: [WeightFormat; 11] = [
-    WeightFormat::F32,
-    WeightFormat::F16,
-    WeightFormat::BF16,
-    WeightFormat::Q4_0,
-    WeightFormat::Q4_1,
-    WeightFormat::Q5_0,
-    WeightFormat::Q5_1,
-    WeightFormat::Q8_0,
-    WeightFormat::Q4K,
-    WeightFormat::Q5K,
-    WeightFormat::Q6K,
-];
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let threads = args.first().map_or(2, |a| a.parse().unwrap());
@@ -44,7 +30,7 @@ fn main() {
     if wanted("matvec") {
         println!("memory read: {bandwidth:.1} GB/s");
         for (n, k) in [(1536, 512), (576, 1536), (32768, 1024)] {
-            FORMATS.iter().for_each(|format| linear(&device, *format, n, k, 1, bandwidth));
+            WeightFormat::ALL.iter().for_each(|format| linear(&device, *format, n, k, 1, bandwidth));
         }
     }
     if wanted("matmul") {

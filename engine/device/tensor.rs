@@ -2,30 +2,11 @@
 
 use std::sync::Arc;
 
+pub use pagoda_kernels::ops::DType;
+
 use super::Device;
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
-
-/// Element types of activations, KV caches and vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DType {
-    /// IEEE single.
-    F32,
-    /// IEEE half.
-    F16,
-    /// bfloat16.
-    BF16,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub const fn size(self) -> usize {
-        match self {
-            DType::F32 => 4,
-            DType::F16 | DType::BF16 => 2,
-        }
-    }
-}
 
 /// Integers of a step on the host or the device: see `Device::Ints`.
 pub type Ints<D> = <D as Device>::Ints;

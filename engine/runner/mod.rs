@@ -89,13 +89,19 @@ impl<D: Device> Runner<D> {
     }
 
     fn prompt_logprobs(&self, group: &[(usize, RowUse)], outputs: &mut StepOutputs) -> Result<()> {
-        for (i, (_, row_use)) in group.iter().enumerate() {
-            let RowUse::Prompt { sequence, top, token } = *row_use else { continue };
-            let entries = self.device.row_logprobs(&self.workspace.logits, &[(i, token)], top)?;
-            match outputs.prompt_logprobs.last_mut() {
-                Some((last, list)) if *last == sequence => list.extend(entries),
-                _ => outputs.prompt_logprobs.push((sequence, entries)),
-            }
+        let wanted: Vec<_> = group
+            .iter()
+            .enumerate()
+            .filter_map(|(i, (_, row_use))| match *row_use {
+                RowUse::Prompt { sequence, top, token } => Some((sequence, top, (i, token))),
+                RowUse::Sample { .. } => None,
+            })
+            .collect();
+        // Rows of one sequence stand together and ask for the same number of alternatives: one call for all of them.
+        for run in wanted.chunk_by(|a, b| a.0 == b.0) {
+            let (sequence, top, _) = run[0];
+            let rows: Vec<(usize, u32)> = run.iter().map(|entry| entry.2).collect();
+            outputs.prompt_logprobs.push((sequence, self.device.row_logprobs(&self.workspace.logits, &rows, top)?));
         }
         Ok(())
     }

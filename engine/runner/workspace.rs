@@ -49,11 +49,11 @@ impl<D: Device> Workspace<D> {
             activation: config.activation,
         })
     }
+}
 
-    /// Bytes that `new` takes.
-    pub fn bytes(config: &ModelConfig, max_tokens: usize, max_logit_rows: usize, dtype: DType) -> usize {
-        let heads = 2 * config.num_heads + 2 * config.num_kv_heads;
-        let per_token = 3 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size;
-        max_tokens * per_token * dtype.size() + max_logit_rows * (config.hidden_size * dtype.size() + config.vocab_size * 4)
-    }
+/// Bytes that `Workspace::new` takes.
+pub fn workspace_bytes(config: &ModelConfig, max_tokens: usize, max_logit_rows: usize, dtype: DType) -> usize {
+    let heads = 2 * config.num_heads + 2 * config.num_kv_heads;
+    let per_token = 3 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size;
+    max_tokens * per_token * dtype.size() + max_logit_rows * (config.hidden_size * dtype.size() + config.vocab_size * 4)
 }

@@ -18,23 +18,6 @@ constexpr int kPerLane = kMaxExperts / kWarpSize;
 constexpr int kRouteWarps = 4;
 constexpr int kSortThreads = 256;
 
-struct Best {
-  float value;
-  int idx;
-};
-
-// The larger value, the lower index among equals.
-__device__ __forceinline__ Best better(Best a, Best b) { return b.value > a.value || (b.value == a.value && b.idx < a.idx) ? b : a; }
-
-__device__ __forceinline__ Best warp_best(Best best) {
-#pragma unroll
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-    const Best other{__shfl_xor_sync(0xffffffffu, best.value, offset), __shfl_xor_sync(0xffffffffu, best.idx, offset)};
-    best = better(best, other);
-  }
-  return best;
-}
-
 __global__ void __launch_bounds__(kRouteWarps *kWarpSize) route_kernel(const __grid_constant__ pagoda_moe_route_params p) {
   const int token = blockIdx.x * kRouteWarps + threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;

@@ -10,22 +10,6 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kUnroll = 4;
 
-struct Best {
-  float value;
-  int idx;
-};
-
-__device__ __forceinline__ Best better(Best a, Best b) { return b.value > a.value || (b.value == a.value && b.idx < a.idx) ? b : a; }
-
-__device__ __forceinline__ Best warp_best(Best best) {
-#pragma unroll
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-    const Best other{__shfl_xor_sync(0xffffffffu, best.value, offset), __shfl_xor_sync(0xffffffffu, best.idx, offset)};
-    best = better(best, other);
-  }
-  return best;
-}
-
 __global__ void __launch_bounds__(kThreads) argmax_kernel(const __grid_constant__ pagoda_argmax_params p) {
   __shared__ Best best_smem[kThreads / kWarpSize];
   const float *row_gmem = p.logits + static_cast<int64_t>(p.rows[blockIdx.x]) * p.vocab;

@@ -54,8 +54,8 @@ fn int(op: &'static str, name: &str, value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| KernelError::Unsupported { op, reason: format!("{name} {value}, at most {}", i32::MAX) })
 }
 
-/// Element type of activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Element type of activations, KV caches and vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE single.
     F32,

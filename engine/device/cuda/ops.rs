@@ -30,21 +30,13 @@ impl CudaTensor {
 
     /// The tensor as an operand of a product.
     pub(super) fn operand(&self) -> Rows {
-        Rows { bytes: self.bytes(), max_rows: self.max_rows, dtype: kernel_dtype(self.dtype) }
+        Rows { bytes: self.bytes(), max_rows: self.max_rows, dtype: self.dtype }
     }
 }
 
 impl CudaInts {
     pub(super) fn bytes(&self) -> DeviceBytes {
         self.memory.bytes()
-    }
-}
-
-fn kernel_dtype(dtype: DType) -> ops::DType {
-    match dtype {
-        DType::F32 => ops::DType::F32,
-        DType::F16 => ops::DType::F16,
-        DType::BF16 => ops::DType::BF16,
     }
 }
 
@@ -63,7 +55,7 @@ impl CudaDevice {
 
     fn norm(&self, norm: RmsNorm, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
         assert_eq!(weight.len, x.cols, "columns of a norm");
-        let (num_tokens, hidden, dtype) = (x.rows, x.cols, kernel_dtype(x.dtype));
+        let (num_tokens, hidden, dtype) = (x.rows, x.cols, x.dtype);
         let params = RmsNormParams { norm, x: x.bytes(), weight: weight.bytes, num_tokens, hidden, eps, dtype };
         self.launch(|stream| rms_norm(&params, stream))
     }

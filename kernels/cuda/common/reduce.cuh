@@ -1,4 +1,4 @@
-// Sums over a warp and over a CTA. The order of additions depends on the number of threads alone, so results repeat bit for bit.
+// Sums over a warp and over a CTA, and the best of a warp. The order of additions depends on the number of threads alone, so results repeat bit for bit.
 #pragma once
 
 namespace pagoda {
@@ -23,6 +23,25 @@ __device__ __forceinline__ float block_sum(float v) {
   __syncthreads();
   const int num_warps = blockDim.x / kWarpSize;
   return warp_sum(lane < num_warps ? partial_smem[lane] : 0.0f);
+}
+
+// A value and where it stands.
+struct Best {
+  float value;
+  int idx;
+};
+
+// The larger value, the lower index among equals; NaN never wins.
+__device__ __forceinline__ Best better(Best a, Best b) { return b.value > a.value || (b.value == a.value && b.idx < a.idx) ? b : a; }
+
+// Every lane gets the best.
+__device__ __forceinline__ Best warp_best(Best best) {
+#pragma unroll
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+    const Best other{__shfl_xor_sync(0xffffffffu, best.value, offset), __shfl_xor_sync(0xffffffffu, best.idx, offset)};
+    best = better(best, other);
+  }
+  return best;
 }
 
 } // namespace pagoda

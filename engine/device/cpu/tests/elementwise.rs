@@ -112,7 +112,7 @@ fn the_soft_cap_equals_f64() {
 fn embedding_rows_are_dequantised_and_scaled() {
     let mut random = Random(24);
     for device in devices() {
-        for format in FORMATS {
+        for format in WeightFormat::ALL {
             let host = host_weight(&mut random, format, 40, 256);
             let (table, values) = (device.load_weight(host.clone()).unwrap(), dense(&host));
             let mut step = attention::step(16, &[70], &[0], 5);

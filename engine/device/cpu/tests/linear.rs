@@ -29,7 +29,7 @@ fn check(device: &CpuDevice, parts: &[HostWeight], bias: Option<&[f32]>, x: &[f3
 fn every_format_and_shape_equals_the_f64_product() {
     let mut random = Random(1);
     for device in devices() {
-        for format in FORMATS {
+        for format in WeightFormat::ALL {
             let ks: &[usize] = match format.block().0 {
                 1 => &[1, 15, 16, 17, 80, 131],
                 32 => &[32, 96, 576],
@@ -65,7 +65,7 @@ fn parts_of_several_formats_are_stacked_and_biased() {
 fn a_token_gets_the_same_bits_alone_and_in_any_batch() {
     let mut random = Random(3);
     for device in devices() {
-        for format in FORMATS {
+        for format in WeightFormat::ALL {
             let k = if format.block().0 == 1 { 523 } else { 512 };
             let (bias, x) = (random.vec(150), random.vec(300 * k));
             let layer = linear_layer(&device, &[host_weight(&mut random, format, 150, k)], Some(&bias));
@@ -87,7 +87,7 @@ fn both_x86_levels_give_the_same_bits() {
         return;
     }
     let mut random = Random(4);
-    for format in FORMATS {
+    for format in WeightFormat::ALL {
         for rows in [1, 5] {
             let (weight, x) = (host_weight(&mut random, format, 40, 512), random.vec(rows * 512));
             let of = |level| {

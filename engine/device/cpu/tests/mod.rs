@@ -15,20 +15,6 @@ use crate::weights::dequant::dequantize_row;
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
 
-pub const FORMATS: [WeightFormat; 11] = [
-    WeightFormat::F32,
-    WeightFormat::F16,
-    WeightFormat::BF16,
-    WeightFormat::Q4_0,
-    WeightFormat::Q4_1,
-    WeightFormat::Q5_0,
-    WeightFormat::Q5_1,
-    WeightFormat::Q8_0,
-    WeightFormat::Q4K,
-    WeightFormat::Q5K,
-    WeightFormat::Q6K,
-];
-
 /// SplitMix64; the seeds are literals in the tests.
 pub struct Random(pub u64);
 
