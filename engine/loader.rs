@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pagoda_scheduler::SchedulerConfig;
 use tracing::info;
 
-use crate::core::{EngineConfig, EngineHandle, start};
+use crate::core::{EngineConfig, EngineHandle, start_runner};
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::CudaDevice;
 use crate::device::{DType, Device, KvShape};
@@ -237,7 +237,7 @@ fn load_on<D: Device>(
         block_size: options.block_size,
         max_logit_rows: plan.max_logit_rows,
     };
-    let mut runner = Runner::new(device.clone(), decoder, kv, bounds)?;
+    let runner = Runner::new(device.clone(), decoder, kv, bounds)?;
     let engine = EngineConfig {
         scheduler: SchedulerConfig {
             block_size: options.block_size,
@@ -253,7 +253,7 @@ fn load_on<D: Device>(
         step_ahead: options.step_ahead,
         restart_on_failure: options.restart_on_failure,
     };
-    let handle = start(engine, move |inputs| runner.execute(inputs))?;
+    let handle = start_runner(engine, runner)?;
     let (family, device) = (config.family, device.name());
     info!(family, device, num_blocks = plan.num_blocks, max_model_len = plan.max_model_len, "engine ready");
     Ok((handle, plan, device))

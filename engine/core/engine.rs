@@ -17,7 +17,7 @@ use super::requests::Requests;
 use super::stats::EngineStats;
 use crate::error::{EngineError, Result};
 use crate::request::{Event, FinishReason, Request};
-use crate::runner::executor::{Executor, panic_message};
+use crate::runner::executor::{Executor, Immediate, StepRunner, panic_message};
 use crate::runner::{StepInputs, StepOutputs};
 
 /// Restarts of a failed engine before it gives up, when restarting is on.
@@ -43,8 +43,16 @@ pub struct EngineConfig {
 /// # Errors
 /// An invalid configuration, or the system has no thread to give.
 pub fn start(config: EngineConfig, execute: impl FnMut(StepInputs) -> Result<StepOutputs> + Send + 'static) -> Result<EngineHandle> {
+    start_runner(config, Immediate::new(execute))
+}
+
+/// Starts the engine thread over what launches and finishes steps.
+///
+/// # Errors
+/// As `start`.
+pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<EngineHandle> {
     let scheduler = new_scheduler(&config)?;
-    let executor = Executor::start(execute)?;
+    let executor = Executor::start(runner)?;
     let shared = Arc::new(Shared::new(config.vocab_size, config.scheduler.max_model_len, config.scheduler.max_num_seqs));
     let (sender, commands) = bounded(config.scheduler.max_waiting.max(1));
     let requests = Requests::new(config.scheduler.max_num_seqs, config.eos_token_ids.clone());

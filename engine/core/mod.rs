@@ -7,6 +7,6 @@ mod requests;
 pub mod stats;
 mod steps;
 
-pub use engine::{EngineConfig, start};
+pub use engine::{EngineConfig, start, start_runner};
 pub use handle::{EngineHandle, RequestStream};
 pub use stats::EngineStats;

@@ -14,7 +14,7 @@ pub use tensor::{DType, HostWeight, Ints, Tensor};
 
 use crate::error::EngineError;
 use crate::models::config::Activation;
-use crate::sampling::{SampleOutput, SampleRow};
+use crate::sampling::{SampleOutput, SampleRow, SamplingParams, TokenHistory};
 
 /// A linear layer: `out[t, n] = sum_k x[t, k] * w[n, k] + bias[n]`.
 ///
@@ -172,6 +172,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     type Vector: Send + Sync;
     /// One layer's paged keys and values.
     type KvLayer: Send + Sync;
+    /// Results of `sample` that may still be on their way.
+    type Pending: Send;
 
     /// Name for logs: "cpu avx512", "cuda H100".
     fn name(&self) -> String;
@@ -257,14 +259,18 @@ pub trait Device: Send + Sync + Sized + 'static {
     // ---- cache and sampling -------------------------------------------------------------------------------------------------
     /// Copies whole blocks (copy-on-write): for each (src, dst), block dst = block src.
     fn copy_blocks(&self, kv: &mut Self::KvLayer, pairs: &[(u32, u32)]) -> Result<(), EngineError>;
-    /// Samples each row of `rows` from the logits row it names (f32, `[num_logit_rows, vocab]`), writes the token into
-    /// `last_tokens[row.slot]`, and returns token and logprobs in the order of `rows`.
-    fn sample(
-        &self,
-        logits: &mut Tensor<Self>,
-        rows: &[SampleRow<'_>],
-        last_tokens: &mut Self::Ints,
-    ) -> Result<Vec<SampleOutput>, EngineError>;
+    /// Queues the sampling of each row of `rows` from the logits row it names (f32, `[num_logit_rows, vocab]`). The tokens are in
+    /// `last_tokens[row.slot]` for every op queued after this one; `sampled` brings them to the host.
+    fn sample(&self, logits: &mut Tensor<Self>, rows: &[SampleRow<'_>], last_tokens: &mut Self::Ints)
+    -> Result<Self::Pending, EngineError>;
+    /// Waits for a `sample`: token and logprobs in the order of its rows.
+    fn sampled(&self, pending: Self::Pending) -> Result<Vec<SampleOutput>, EngineError>;
+    /// Whether `sampled` would return without waiting.
+    fn is_sampled(&self, pending: &Self::Pending) -> bool;
+    /// Whether `sample` reads `SampleRow::history` for such a row, so that every token before it must have come to the host.
+    fn needs_history(&self, params: &SamplingParams) -> bool {
+        TokenHistory::is_kept_for(params)
+    }
     /// Log-softmax of the logits rows at chosen tokens, for prompt logprobs: for each (row, token), the token's logprob and
     /// rank, and the `top` best (id, logprob) in descending order.
     fn row_logprobs(

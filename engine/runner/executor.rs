@@ -1,18 +1,64 @@
-//! Runs steps in order on a thread of their own: the CPU's counterpart of a device stream.
+//! Runs steps in order on a thread of their own, so that the device always has the next step before it ends the last one.
 //!
-//! `submit` queues a step and returns; `wait` gives the oldest queued step's outputs. At most `MAX_QUEUED` steps are queued, which is
-//! what scheduling one step ahead needs. A panic inside a step comes out of `wait` as an error, and the thread goes on.
+//! `submit` queues a step and returns; `wait` gives the oldest queued step's outputs. The thread launches a step as soon as it is queued,
+//! at most `MAX_QUEUED` ahead, and waits for results only when it has nothing to launch. A panic inside a step comes out of `wait` as an
+//! error, and the thread goes on.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::{StepInputs, StepOutputs};
 use crate::error::{EngineError, Result};
 
-/// Steps that may be queued at once.
+/// Steps that may be queued at once, and launched before the first of them is finished.
 pub const MAX_QUEUED: usize = 2;
+
+/// What runs steps: a model on a device, or a stand-in of it.
+pub trait StepRunner: Send + 'static {
+    /// Queues a step on the device.
+    ///
+    /// # Errors
+    /// A device fault; the step has no results then.
+    fn launch(&mut self, inputs: StepInputs) -> Result<()>;
+    /// Whether the oldest launched step is done.
+    fn is_ready(&self) -> bool;
+    /// Waits for the oldest launched step.
+    ///
+    /// # Errors
+    /// A device fault; the step's results are lost.
+    fn finish(&mut self) -> Result<StepOutputs>;
+}
+
+/// A function as a runner: every step is done when it was launched.
+pub struct Immediate<F> {
+    execute: F,
+    done: VecDeque<StepOutputs>,
+}
+
+impl<F> Immediate<F> {
+    /// Wraps `execute`, which runs one step.
+    pub fn new(execute: F) -> Immediate<F> {
+        Immediate { execute, done: VecDeque::new() }
+    }
+}
+
+impl<F: FnMut(StepInputs) -> Result<StepOutputs> + Send + 'static> StepRunner for Immediate<F> {
+    fn launch(&mut self, inputs: StepInputs) -> Result<()> {
+        self.done.push_back((self.execute)(inputs)?);
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    fn finish(&mut self) -> Result<StepOutputs> {
+        Ok(self.done.pop_front().expect("a step was launched"))
+    }
+}
 
 /// A queue of steps in front of a runner.
 pub struct Executor {
@@ -22,22 +68,14 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Starts the thread; `execute` runs one step.
+    /// Starts the thread.
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(mut execute: impl FnMut(StepInputs) -> Result<StepOutputs> + Send + 'static) -> Result<Executor> {
+    pub fn start(runner: impl StepRunner) -> Result<Executor> {
         let (inputs, steps) = bounded::<StepInputs>(MAX_QUEUED);
         let (results, outputs) = bounded(MAX_QUEUED);
-        let run = move || {
-            for step in steps {
-                let result = catch_unwind(AssertUnwindSafe(|| execute(step)))
-                    .unwrap_or_else(|panic| Err(EngineError::Device(format!("step panicked: {}", panic_message(&*panic)))));
-                if results.send(result).is_err() {
-                    return;
-                }
-            }
-        };
+        let run = move || run_steps(runner, &steps, &results);
         let thread = std::thread::Builder::new().name("pagoda-step".into()).spawn(run);
         let thread = thread.map_err(|e| EngineError::Device(format!("cannot start the step thread: {e}")))?;
         Ok(Executor { inputs: Some(inputs), outputs, thread: Some(thread) })
@@ -71,6 +109,48 @@ impl Drop for Executor {
     }
 }
 
+/// The thread: launches what comes, finishes what is done.
+fn run_steps(mut runner: impl StepRunner, steps: &Receiver<StepInputs>, results: &Sender<Result<StepOutputs>>) {
+    // What the launch of every unfinished step answered, oldest first.
+    let mut launched: VecDeque<Result<()>> = VecDeque::with_capacity(MAX_QUEUED);
+    loop {
+        let next = match launched.front() {
+            None => match steps.recv() {
+                Ok(step) => Some(step),
+                Err(_) => return,
+            },
+            Some(Ok(())) if launched.len() < MAX_QUEUED => step_before_ready(&runner, steps),
+            Some(_) => None,
+        };
+        if let Some(step) = next {
+            launched.push_back(guarded(|| runner.launch(step)));
+            continue;
+        }
+        let result = launched.pop_front().expect("looked at above").and_then(|()| guarded(|| runner.finish()));
+        if results.send(result).is_err() {
+            return;
+        }
+    }
+}
+
+/// The next step, if it comes before the oldest launched one is done. Does not sleep: either takes much less than a step.
+fn step_before_ready(runner: &impl StepRunner, steps: &Receiver<StepInputs>) -> Option<StepInputs> {
+    while !runner.is_ready() {
+        match steps.try_recv() {
+            Ok(step) => return Some(step),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => std::thread::yield_now(),
+        }
+    }
+    None
+}
+
+/// A panic as an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(EngineError::Device(format!("step panicked: {}", panic_message(&*panic)))))
+}
+
 /// The message of a caught panic.
 pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
@@ -82,18 +162,25 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
     use super::*;
 
     fn step(id: u64) -> StepInputs {
         StepInputs { id, ..StepInputs::default() }
     }
 
+    fn outputs(id: u64) -> StepOutputs {
+        StepOutputs { id, sampled: Vec::new(), prompt_logprobs: Vec::new() }
+    }
+
     #[test]
     fn steps_come_back_in_order_and_a_panic_does_not_end_the_thread() {
-        let executor = Executor::start(|step| {
+        let executor = Executor::start(Immediate::new(|step: StepInputs| {
             assert!(step.id != 2, "step two is bad");
-            Ok(StepOutputs { id: step.id, sampled: Vec::new(), prompt_logprobs: Vec::new() })
-        })
+            Ok(outputs(step.id))
+        }))
         .unwrap();
         executor.submit(step(1)).unwrap();
         executor.submit(step(2)).unwrap();
@@ -102,5 +189,44 @@ mod tests {
         assert!(error.contains("step two is bad"), "{error}");
         executor.submit(step(3)).unwrap();
         assert_eq!(executor.wait().unwrap().id, 3);
+    }
+
+    /// A device that is done with a step when the next one was launched, or when it is told to be.
+    struct Slow {
+        launched: VecDeque<u64>,
+        most: Arc<AtomicUsize>,
+    }
+
+    impl StepRunner for Slow {
+        fn launch(&mut self, inputs: StepInputs) -> Result<()> {
+            if inputs.id == 3 {
+                return Err(EngineError::Device("three does not start".into()));
+            }
+            self.launched.push_back(inputs.id);
+            self.most.fetch_max(self.launched.len(), SeqCst);
+            Ok(())
+        }
+
+        fn is_ready(&self) -> bool {
+            self.launched.len() > 1 || self.launched.front().is_some_and(|id| id % 2 == 0)
+        }
+
+        fn finish(&mut self) -> Result<StepOutputs> {
+            Ok(outputs(self.launched.pop_front().unwrap()))
+        }
+    }
+
+    #[test]
+    fn a_step_is_launched_while_the_one_before_runs_and_errors_keep_their_place() {
+        let most = Arc::new(AtomicUsize::new(0));
+        let executor = Executor::start(Slow { launched: VecDeque::new(), most: most.clone() }).unwrap();
+        executor.submit(step(1)).unwrap();
+        executor.submit(step(2)).unwrap();
+        assert_eq!((executor.wait().unwrap().id, executor.wait().unwrap().id), (1, 2));
+        assert_eq!(most.load(SeqCst), 2);
+        executor.submit(step(3)).unwrap();
+        executor.submit(step(4)).unwrap();
+        assert!(executor.wait().unwrap_err().to_string().contains("three does not start"));
+        assert_eq!(executor.wait().unwrap().id, 4);
     }
 }

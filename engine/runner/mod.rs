@@ -1,19 +1,22 @@
 //! The runner: turns `StepInputs` into `StepOutputs` on a device. Owns model, KV cache, workspace and sampler slots.
 //!
-//! `execute` is the device half of a step; `executor.rs` runs it on its own thread so that scheduling can be one step ahead.
+//! `launch` queues a step on the device, `finish` waits for its tokens; `executor.rs` calls both on a thread of its own so that
+//! scheduling can be one step ahead.
 
 pub mod executor;
 pub mod inputs;
 pub mod workspace;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use inputs::{PromptRows, SequenceInput, SlotState, StepBounds, StepInputs, StepOutputs};
 
 use crate::device::{Device, KvShape, StepTensors};
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::models::decoder::Decoder;
-use crate::sampling::{SampleOutput, SampleRow};
+use crate::sampling::SampleRow;
+use executor::StepRunner;
 use inputs::Staging;
 use workspace::Workspace;
 
@@ -26,8 +29,39 @@ pub struct Runner<D: Device> {
     step: StepTensors<D>,
     staging: Staging,
     bounds: StepBounds,
-    slots: Vec<Option<SlotState>>,
+    slots: Vec<Slot>,
     last_tokens: D::Ints,
+    /// Launched steps that were not finished yet, oldest first.
+    launched: VecDeque<Launched<D>>,
+}
+
+/// A sampler slot. Its life begins anew with every sequence that takes it.
+#[derive(Default)]
+struct Slot {
+    state: Option<SlotState>,
+    life: u64,
+}
+
+impl Slot {
+    fn running(&self) -> &SlotState {
+        self.state.as_ref().expect("slot was admitted before it samples")
+    }
+}
+
+/// A step between `launch` and `finish`.
+enum Launched<D: Device> {
+    Running(RunningStep<D>),
+    Done(Result<StepOutputs>),
+}
+
+/// A step whose tokens are not on the host yet.
+struct RunningStep<D: Device> {
+    /// What is known already: all but the tokens.
+    outputs: StepOutputs,
+    /// Slot and its life of every sample.
+    samples: Vec<(usize, u64)>,
+    /// The samples in groups, in order.
+    pending: Vec<D::Pending>,
 }
 
 /// What a row of hidden states needs logits for.
@@ -48,17 +82,15 @@ impl<D: Device> Runner<D> {
         let layers = decoder.config.layers.iter().map(|_| device.alloc_kv(kv)).collect::<Result<_>>()?;
         let step = inputs::alloc_step(&*device, &bounds)?;
         let last_tokens = device.alloc_ints(bounds.max_seqs)?;
-        let slots = (0..bounds.max_seqs).map(|_| None).collect();
-        Ok(Runner { device, decoder, workspace, kv: layers, step, staging: Staging::default(), bounds, slots, last_tokens })
+        let slots = (0..bounds.max_seqs).map(|_| Slot::default()).collect();
+        let (staging, launched) = (Staging::default(), VecDeque::new());
+        Ok(Runner { device, decoder, workspace, kv: layers, step, staging, bounds, slots, last_tokens, launched })
     }
 
-    /// Runs one step: copies, inputs, forward, logits, sampling.
-    ///
-    /// # Errors
-    /// A device fault; the step's results are lost.
-    pub fn execute(&mut self, mut inputs: StepInputs) -> Result<StepOutputs> {
+    /// Queues one step: copies, inputs, forward, logits, sampling.
+    fn queue(&mut self, mut inputs: StepInputs) -> Result<RunningStep<D>> {
         for (slot, state) in inputs.admitted.drain(..) {
-            self.slots[slot] = Some(state);
+            self.slots[slot] = Slot { state: Some(state), life: self.slots[slot].life + 1 };
         }
         if !inputs.block_copies.is_empty() {
             for layer in &mut self.kv {
@@ -72,20 +104,24 @@ impl<D: Device> Runner<D> {
     }
 
     /// Logits and sampling in groups of at most `max_logit_rows` rows.
-    fn sample(&mut self, inputs: &StepInputs) -> Result<StepOutputs> {
+    fn sample(&mut self, inputs: &StepInputs) -> Result<RunningStep<D>> {
         let samples: Vec<(usize, u32)> = inputs.sequences.iter().flat_map(|s| s.samples.iter().copied()).collect();
         let rows = logit_rows(inputs);
         let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::with_capacity(samples.len()), prompt_logprobs: Vec::new() };
+        let mut pending = Vec::with_capacity(1);
+        if samples.iter().any(|&(slot, _)| self.device.needs_history(&self.slots[slot].running().params)) {
+            self.settle();
+        }
         for group in rows.chunks(self.bounds.max_logit_rows) {
             let indices: Vec<i32> = group.iter().map(|(row, _)| *row as i32).collect();
             self.device.write_ints(&mut self.step.logit_rows, &indices)?;
             self.step.num_logit_rows = group.len();
             self.decoder.logits(&*self.device, &mut self.workspace, &self.step)?;
             self.prompt_logprobs(group, &mut outputs)?;
-            self.sample_group(group, &samples, &mut outputs.sampled)?;
+            pending.extend(self.sample_group(group, &samples)?);
         }
-        self.remember(&samples, &outputs.sampled);
-        Ok(outputs)
+        let samples = samples.into_iter().map(|(slot, _)| (slot, self.slots[slot].life)).collect();
+        Ok(RunningStep { outputs, samples, pending })
     }
 
     fn prompt_logprobs(&self, group: &[(usize, RowUse)], outputs: &mut StepOutputs) -> Result<()> {
@@ -106,12 +142,12 @@ impl<D: Device> Runner<D> {
         Ok(())
     }
 
-    fn sample_group(&mut self, group: &[(usize, RowUse)], samples: &[(usize, u32)], out: &mut Vec<SampleOutput>) -> Result<()> {
+    fn sample_group(&mut self, group: &[(usize, RowUse)], samples: &[(usize, u32)]) -> Result<Option<D::Pending>> {
         let mut rows = Vec::new();
         for (logits_row, (_, row_use)) in group.iter().enumerate() {
             let RowUse::Sample { first, count } = *row_use else { continue };
             for &(slot, output_index) in &samples[first..first + count] {
-                let state = self.slots[slot].as_ref().expect("slot was admitted before it samples");
+                let state = self.slots[slot].running();
                 rows.push(SampleRow {
                     logits_row,
                     slot,
@@ -124,18 +160,59 @@ impl<D: Device> Runner<D> {
                 });
             }
         }
-        if !rows.is_empty() {
-            out.extend(self.device.sample(&mut self.workspace.logits, &rows, &mut self.last_tokens)?);
+        if rows.is_empty() {
+            return Ok(None);
         }
+        self.device.sample(&mut self.workspace.logits, &rows, &mut self.last_tokens).map(Some)
+    }
+
+    /// Waits for all launched steps, so that the histories are complete.
+    fn settle(&mut self) {
+        for i in 0..self.launched.len() {
+            let nothing = Launched::Done(Err(EngineError::Device("the step was taken away".into())));
+            let done = match std::mem::replace(&mut self.launched[i], nothing) {
+                Launched::Running(step) => self.tokens_of(step),
+                Launched::Done(done) => done,
+            };
+            self.launched[i] = Launched::Done(done);
+        }
+    }
+
+    /// Waits for a step's tokens and adds them to the histories that penalties read.
+    fn tokens_of(&mut self, step: RunningStep<D>) -> Result<StepOutputs> {
+        let RunningStep { mut outputs, samples, pending } = step;
+        for pending in pending {
+            outputs.sampled.extend(self.device.sampled(pending)?);
+        }
+        for (&(slot, life), output) in samples.iter().zip(&outputs.sampled) {
+            // A slot whose sequence ended may have begun another life meanwhile.
+            match &mut self.slots[slot] {
+                Slot { state: Some(state), life: now } if *now == life => state.history.push(output.token),
+                _ => {}
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+impl<D: Device> StepRunner for Runner<D> {
+    fn launch(&mut self, inputs: StepInputs) -> Result<()> {
+        let step = self.queue(inputs)?;
+        self.launched.push_back(Launched::Running(step));
         Ok(())
     }
 
-    /// Adds the sampled tokens to the histories that penalties read.
-    fn remember(&mut self, samples: &[(usize, u32)], sampled: &[SampleOutput]) {
-        for (&(slot, _), output) in samples.iter().zip(sampled) {
-            if let Some(state) = &mut self.slots[slot] {
-                state.history.push(output.token);
-            }
+    fn is_ready(&self) -> bool {
+        match self.launched.front() {
+            Some(Launched::Running(step)) => step.pending.iter().all(|pending| self.device.is_sampled(pending)),
+            Some(Launched::Done(_)) | None => true,
+        }
+    }
+
+    fn finish(&mut self) -> Result<StepOutputs> {
+        match self.launched.pop_front().expect("a step was launched") {
+            Launched::Running(step) => self.tokens_of(step),
+            Launched::Done(outputs) => outputs,
         }
     }
 }

@@ -39,6 +39,12 @@ impl TokenHistory {
         history
     }
 
+    /// Whether sampling with these parameters depends on earlier tokens.
+    pub fn is_kept_for(params: &SamplingParams) -> bool {
+        let penalties = params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
+        penalties || params.bad_words.iter().any(|word| word.len() > 1)
+    }
+
     /// Takes the next output token.
     pub fn push(&mut self, token: u32) {
         if self.counts_output {
@@ -61,6 +67,7 @@ mod tests {
     fn keeps_only_what_is_needed() {
         let plain = TokenHistory::new(&SamplingParams::default(), &[1, 2], &[3]);
         assert!(plain.prompt.is_empty() && plain.output_counts.is_empty() && plain.recent.is_empty());
+        assert!(!TokenHistory::is_kept_for(&SamplingParams::default()));
 
         let presence = SamplingParams { presence_penalty: 0.5, ..SamplingParams::default() };
         let history = TokenHistory::new(&presence, &[1, 2], &[3, 4, 3]);
@@ -75,5 +82,6 @@ mod tests {
         let mut history = TokenHistory::new(&bad_words, &[1], &[2, 3, 4]);
         history.push(5);
         assert_eq!(history.recent, [4, 5]);
+        assert!([presence, repetition, bad_words].iter().all(TokenHistory::is_kept_for));
     }
 }

@@ -36,6 +36,7 @@ impl Device for CpuDevice {
     type Weight = CpuWeight;
     type Vector = CpuVector;
     type KvLayer = CpuKv;
+    type Pending = Vec<SampleOutput>;
 
     fn name(&self) -> String {
         format!("cpu {}", self.level.name())
@@ -277,6 +278,14 @@ impl Device for CpuDevice {
             last_tokens[row.slot] = output.token.cast_signed();
         }
         Ok(outputs)
+    }
+
+    fn sampled(&self, pending: Vec<SampleOutput>) -> Result<Vec<SampleOutput>, EngineError> {
+        Ok(pending)
+    }
+
+    fn is_sampled(&self, _pending: &Vec<SampleOutput>) -> bool {
+        true
     }
 
     fn row_logprobs(&self, logits: &CpuTensor, rows: &[(usize, u32)], top: usize) -> Result<Vec<TokenLogprobs>, EngineError> {

@@ -67,6 +67,7 @@ impl Device for CudaDevice {
     type Weight = CudaWeight;
     type Vector = CudaVector;
     type KvLayer = CudaKv;
+    type Pending = Vec<SampleOutput>;
 
     fn name(&self) -> String {
         format!("cuda {}", self.gpu.info().name)
@@ -260,6 +261,14 @@ impl Device for CudaDevice {
 
     fn sample(&self, logits: &mut CudaTensor, rows: &[SampleRow<'_>], last_tokens: &mut CudaInts) -> Result<Vec<SampleOutput>> {
         self.sample_rows(logits, rows, last_tokens)
+    }
+
+    fn sampled(&self, pending: Vec<SampleOutput>) -> Result<Vec<SampleOutput>> {
+        Ok(pending)
+    }
+
+    fn is_sampled(&self, _pending: &Vec<SampleOutput>) -> bool {
+        true
     }
 
     fn row_logprobs(&self, logits: &CudaTensor, rows: &[(usize, u32)], top: usize) -> Result<Vec<TokenLogprobs>> {

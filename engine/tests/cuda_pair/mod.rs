@@ -210,7 +210,7 @@ fn sample<D: Device>(device: &D, rows: usize, vocab: usize) -> (Vec<u32>, Vec<St
             history: &history,
         })
         .collect();
-    let outputs = device.sample(&mut logits, &list, &mut last_tokens).unwrap();
+    let outputs = device.sample(&mut logits, &list, &mut last_tokens).and_then(|pending| device.sampled(pending)).unwrap();
     let tokens: Vec<u32> = outputs.iter().map(|o| o.token).collect();
     let printed = entries.iter().map(|e| format!("{e:.2?}")).chain(outputs.iter().map(|o| format!("{:.2?}", o.logprobs)));
 

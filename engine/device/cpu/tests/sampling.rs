@@ -25,7 +25,7 @@ fn rows_are_sampled_into_their_slots_and_shared_rows_are_not_changed_for_each_ot
     let rows = [row(3, 0, &greedy, 0), row(0, 5, &biased, 0), row(0, 2, &greedy, 1), row(1, 4, &biased, 0)];
     let mut logits = tensor(&device, VOCAB, &values);
     let mut last = vec![-1; 6];
-    let outputs = device.sample(&mut logits, &rows, &mut last).unwrap();
+    let outputs = device.sample(&mut logits, &rows, &mut last).and_then(|pending| device.sampled(pending)).unwrap();
     for (row, output) in rows.iter().zip(&outputs) {
         let expected = sample_row(&mut values[row.logits_row * VOCAB..][..VOCAB].to_vec(), row);
         assert_eq!((output, last[row.slot]), (&expected, expected.token as i32));
