@@ -1,7 +1,7 @@
 // pagoda_gated_activation: out[t, i] = act(gate[t, i]) * up[t, i], in f32.
 //
 // One thread a 16-byte vector of the output: it reads the same vector of gate and of up. Bound by memory: 6 bytes an element.
-#include "common/status.cuh"
+#include "common/launch.cuh"
 #include "common/vec.cuh"
 
 namespace pagoda {
@@ -21,6 +21,7 @@ template <pagoda_activation kAct> __device__ __forceinline__ float activate(floa
 template <pagoda_activation kAct> __global__ void gated_activation_kernel(const __grid_constant__ pagoda_gated_activation_params p) {
   using V = Vec<bf16>;
   const int vecs_per_row = p.cols / V::kSize;
+  wait_then_allow_next();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(p.num_tokens) * vecs_per_row) return;
   const int64_t row = i / vecs_per_row;
@@ -47,6 +48,5 @@ extern "C" pagoda_status pagoda_gated_activation(const pagoda_gated_activation_p
   if (p->cols % Vec<bf16>::kSize != 0) return PAGODA_UNSUPPORTED;
   if (p->num_tokens == 0) return PAGODA_OK;
   const int64_t num_vecs = static_cast<int64_t>(p->num_tokens) * (p->cols / Vec<bf16>::kSize);
-  kKernels[p->activation]<<<static_cast<unsigned>((num_vecs + kThreads - 1) / kThreads), kThreads, 0, stream>>>(*p);
-  return launch_status();
+  return launch(kKernels[p->activation], {static_cast<unsigned>((num_vecs + kThreads - 1) / kThreads), kThreads}, *p, stream);
 }

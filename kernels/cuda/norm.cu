@@ -36,6 +36,5 @@ extern "C" pagoda_status pagoda_rms_norm(const pagoda_rms_norm_params *params, p
   if (!params) return PAGODA_INVALID_ARGUMENT;
   const pagoda_status status = check(*params);
   if (status != PAGODA_OK || params->num_tokens == 0) return status;
-  kKernels[params->dtype][params->kind]<<<static_cast<unsigned>(params->num_tokens), params->num_threads, 0, stream>>>(*params);
-  return launch_status();
+  return launch(kKernels[params->dtype][params->kind], {static_cast<unsigned>(params->num_tokens), static_cast<unsigned>(params->num_threads)}, *params, stream);
 }

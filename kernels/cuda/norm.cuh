@@ -8,8 +8,8 @@
 //
 // Bound by memory: (2 or 4) * hidden * sizeof(T) bytes a row against one multiply-add an element.
 #pragma once
+#include "common/launch.cuh"
 #include "common/reduce.cuh"
-#include "common/status.cuh"
 #include "common/vec.cuh"
 
 namespace pagoda {
@@ -24,6 +24,7 @@ template <typename T, pagoda_norm_kind kKind> __global__ void rms_norm_kernel(co
   T *residual_gmem = static_cast<T *>(p.residual) + row_offset;
   T *out_gmem = static_cast<T *>(p.out) + row_offset;
 
+  wait_then_allow_next();
   V v_frag[kMaxVecs];
   float sum = 0.0f;
 #pragma unroll

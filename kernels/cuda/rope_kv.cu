@@ -4,8 +4,8 @@
 // (f32) between norm and rotation, since a pair of the rotation may belong to two lanes. All arithmetic in f32, one rounding at the end.
 // Bound by memory: each head is read once and written once or twice.
 #include "attention/paged_kv.cuh"
+#include "common/launch.cuh"
 #include "common/reduce.cuh"
-#include "common/status.cuh"
 #include "common/vec.cuh"
 
 namespace pagoda {
@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(kWarps *kWarpSize) rope_kv_kernel(const __grid
   const int lane = threadIdx.x % kWarpSize;
   const int head = blockIdx.y * kWarps + warp;
   const int num_rows = p.num_heads + 2 * p.num_kv_heads;
+  wait_then_allow_next();
   if (head >= num_rows) return;
   const int64_t token = blockIdx.x;
   uint32_t *row_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.qkv) + (token * num_rows + head) * p.head_dim);
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(kWarps *kWarpSize) rope_kv_kernel(const __grid
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
     const int pair = lane + i * kWarpSize;
-    if (pair < num_pairs) pair_frag[i] = row_gmem[pair];
+    if (pair < num_pairs) pair_frag[i] = __ldcg(row_gmem + pair);
   }
   if (!is_v) {
     float *head_smem = heads_smem[warp];
@@ -68,7 +69,7 @@ __global__ void __launch_bounds__(kWarps *kWarpSize) rope_kv_kernel(const __grid
       }
     }
     __syncwarp();
-    const int64_t position = p.positions[token];
+    const int64_t position = __ldcg(p.positions + token);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const int pair = lane + i * kWarpSize;
@@ -79,7 +80,8 @@ __global__ void __launch_bounds__(kWarps *kWarpSize) rope_kv_kernel(const __grid
   }
   if (is_q) return;
   const PagedKv cache{p.num_kv_heads, p.block_size, p.head_dim};
-  const int slot = p.slot_mapping[token];
+  const int slot = __ldcg(p.slot_mapping + token);
+  if (slot < 0) return; // a row that only fills up the batch
   const int64_t offset = cache.k_offset(slot / p.block_size, kv_head, slot % p.block_size) + (is_v ? cache.v_distance() : 0);
   uint32_t *kv_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.kv) + offset);
 #pragma unroll
@@ -100,6 +102,6 @@ extern "C" pagoda_status pagoda_rope_kv(const pagoda_rope_kv_params *p, pagoda_s
   if (p->head_dim <= 0 || p->head_dim > kMaxHeadDim || p->head_dim % 2 != 0) return PAGODA_UNSUPPORTED;
   if (p->num_tokens == 0) return PAGODA_OK;
   const int num_rows = p->num_heads + 2 * p->num_kv_heads;
-  rope_kv_kernel<<<dim3(p->num_tokens, (num_rows + kWarps - 1) / kWarps), kWarps * kWarpSize, 0, stream>>>(*p);
-  return launch_status();
+  const dim3 grid(static_cast<unsigned>(p->num_tokens), static_cast<unsigned>((num_rows + kWarps - 1) / kWarps));
+  return launch(rope_kv_kernel, {grid, kWarps * kWarpSize}, *p, stream);
 }

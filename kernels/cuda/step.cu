@@ -1,35 +1,38 @@
 // Small ops on step metadata and rows: resolve_tokens, scatter_ints, gather_rows (embedding), soft_cap, add_bias, copy_blocks.
 //
 // All bound by memory or by the launch itself; one thread a 16-byte vector where rows are moved.
-#include "common/reduce.cuh"
-#include "common/status.cuh"
+#include "common/launch.cuh"
 #include "common/vec.cuh"
 
 namespace pagoda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kRowThreads = 128;
 
 unsigned num_ctas(int64_t items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
 
 __device__ __forceinline__ int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; }
 
 __global__ void resolve_tokens_kernel(const __grid_constant__ pagoda_resolve_tokens_params p) {
+  wait_then_allow_next();
   const int64_t i = global_thread();
   if (i >= p.num_tokens) return;
-  const int source = p.token_source[i];
-  if (source >= 0) p.token_ids[i] = p.last_tokens[source];
+  const int source = __ldcg(p.token_source + i);
+  if (source >= 0) p.token_ids[i] = __ldcg(p.last_tokens + source);
 }
 
 __global__ void scatter_ints_kernel(const __grid_constant__ pagoda_scatter_ints_params p) {
+  wait_then_allow_next();
   const int64_t i = global_thread();
-  if (i < p.count) p.dst[p.index[i]] = p.values[i];
+  if (i < p.count) p.dst[__ldcg(p.index + i)] = __ldcg(p.values + i);
 }
 
 // One CTA a row.
 __global__ void gather_rows_kernel(const __grid_constant__ pagoda_gather_rows_params p) {
+  wait_then_allow_next();
   using V = Vec<bf16>;
-  const int64_t row = p.index[blockIdx.x];
+  const int64_t row = __ldcg(p.index + blockIdx.x);
   const bool inside = row >= 0 && row < p.num_table_rows;
   const bf16 *src_gmem = static_cast<const bf16 *>(p.table) + (inside ? row : 0) * p.cols;
   bf16 *dst_gmem = static_cast<bf16 *>(p.out) + static_cast<int64_t>(blockIdx.x) * p.cols;
@@ -45,21 +48,24 @@ __global__ void gather_rows_kernel(const __grid_constant__ pagoda_gather_rows_pa
 }
 
 __global__ void soft_cap_kernel(const __grid_constant__ pagoda_soft_cap_params p) {
+  wait_then_allow_next();
   const int64_t i = global_thread();
-  if (i < p.count) p.x[i] = p.cap * tanhf(p.x[i] / p.cap);
+  if (i < p.count) p.x[i] = p.cap * tanhf(__ldcg(p.x + i) / p.cap);
 }
 
 template <typename T> __global__ void add_bias_kernel(const __grid_constant__ pagoda_add_bias_params p) {
+  wait_then_allow_next();
   T *row_gmem = static_cast<T *>(p.out) + static_cast<int64_t>(blockIdx.x) * p.cols;
-  for (int i = threadIdx.x; i < p.cols; i += blockDim.x) row_gmem[i] = from_f32<T>(to_f32(row_gmem[i]) + p.bias[i]);
+  for (int i = threadIdx.x; i < p.cols; i += blockDim.x) row_gmem[i] = from_f32<T>(to_f32(__ldcg(row_gmem + i)) + p.bias[i]);
 }
 
 // Grid (chunks of a block, pairs).
 __global__ void copy_blocks_kernel(const __grid_constant__ pagoda_copy_blocks_params p) {
+  wait_then_allow_next();
   const int64_t vec_idx = global_thread();
   if (vec_idx >= p.block_bytes / kVecBytes) return;
-  const int64_t src = p.pairs[2 * blockIdx.y];
-  const int64_t dst = p.pairs[2 * blockIdx.y + 1];
+  const int64_t src = __ldcg(p.pairs + 2 * blockIdx.y);
+  const int64_t dst = __ldcg(p.pairs + 2 * blockIdx.y + 1);
   char *kv_gmem = static_cast<char *>(p.kv);
   ptx::store_16b(kv_gmem + dst * p.block_bytes + vec_idx * kVecBytes, ptx::load_16b(kv_gmem + src * p.block_bytes + vec_idx * kVecBytes));
 }
@@ -72,30 +78,26 @@ using namespace pagoda;
 extern "C" pagoda_status pagoda_resolve_tokens(const pagoda_resolve_tokens_params *p, pagoda_stream stream) {
   if (!p || !p->token_ids || !p->token_source || !p->last_tokens || p->num_tokens < 0) return PAGODA_INVALID_ARGUMENT;
   if (p->num_tokens == 0) return PAGODA_OK;
-  resolve_tokens_kernel<<<num_ctas(p->num_tokens), kThreads, 0, stream>>>(*p);
-  return launch_status();
+  return launch(resolve_tokens_kernel, {num_ctas(p->num_tokens), kThreads}, *p, stream);
 }
 
 extern "C" pagoda_status pagoda_scatter_ints(const pagoda_scatter_ints_params *p, pagoda_stream stream) {
   if (!p || !p->dst || !p->index || !p->values || p->count < 0) return PAGODA_INVALID_ARGUMENT;
   if (p->count == 0) return PAGODA_OK;
-  scatter_ints_kernel<<<num_ctas(p->count), kThreads, 0, stream>>>(*p);
-  return launch_status();
+  return launch(scatter_ints_kernel, {num_ctas(p->count), kThreads}, *p, stream);
 }
 
 extern "C" pagoda_status pagoda_gather_rows(const pagoda_gather_rows_params *p, pagoda_stream stream) {
   if (!p || !p->out || !p->table || !p->index || p->num_rows < 0 || p->num_table_rows <= 0 || p->cols <= 0) return PAGODA_INVALID_ARGUMENT;
   if (p->cols % Vec<bf16>::kSize != 0) return PAGODA_UNSUPPORTED;
   if (p->num_rows == 0) return PAGODA_OK;
-  gather_rows_kernel<<<p->num_rows, 128, 0, stream>>>(*p);
-  return launch_status();
+  return launch(gather_rows_kernel, {static_cast<unsigned>(p->num_rows), kRowThreads}, *p, stream);
 }
 
 extern "C" pagoda_status pagoda_soft_cap(const pagoda_soft_cap_params *p, pagoda_stream stream) {
   if (!p || !p->x || p->count < 0 || !(p->cap > 0.0f)) return PAGODA_INVALID_ARGUMENT;
   if (p->count == 0) return PAGODA_OK;
-  soft_cap_kernel<<<num_ctas(p->count), kThreads, 0, stream>>>(*p);
-  return launch_status();
+  return launch(soft_cap_kernel, {num_ctas(p->count), kThreads}, *p, stream);
 }
 
 extern "C" pagoda_status pagoda_add_bias(const pagoda_add_bias_params *p, pagoda_stream stream) {
@@ -103,14 +105,12 @@ extern "C" pagoda_status pagoda_add_bias(const pagoda_add_bias_params *p, pagoda
   if (p->dtype != PAGODA_F32 && p->dtype != PAGODA_BF16) return PAGODA_UNSUPPORTED;
   if (p->num_tokens == 0) return PAGODA_OK;
   const auto kernel = p->dtype == PAGODA_F32 ? add_bias_kernel<float> : add_bias_kernel<bf16>;
-  kernel<<<p->num_tokens, kThreads, 0, stream>>>(*p);
-  return launch_status();
+  return launch(kernel, {static_cast<unsigned>(p->num_tokens), kThreads}, *p, stream);
 }
 
 extern "C" pagoda_status pagoda_copy_blocks(const pagoda_copy_blocks_params *p, pagoda_stream stream) {
   if (!p || !p->kv || !p->pairs || p->num_pairs < 0 || p->num_pairs > 65535 || p->block_bytes <= 0) return PAGODA_INVALID_ARGUMENT;
   if (p->block_bytes % kVecBytes != 0) return PAGODA_UNSUPPORTED;
   if (p->num_pairs == 0) return PAGODA_OK;
-  copy_blocks_kernel<<<dim3(num_ctas(p->block_bytes / kVecBytes), p->num_pairs), kThreads, 0, stream>>>(*p);
-  return launch_status();
+  return launch(copy_blocks_kernel, {dim3(num_ctas(p->block_bytes / kVecBytes), static_cast<unsigned>(p->num_pairs)), kThreads}, *p, stream);
 }

@@ -4,10 +4,10 @@
 
 namespace pagoda::ptx {
 
-// Read once: does not displace what others keep in L1.
+// From L2: what an earlier kernel left of it in L1 may be stale (common/launch.cuh).
 __device__ __forceinline__ uint4 load_16b(const void *gmem) {
   uint4 r;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(gmem) : "memory");
+  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(gmem) : "memory");
   return r;
 }
 

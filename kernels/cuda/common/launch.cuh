@@ -1,0 +1,96 @@
+// The one way to launch a kernel of a step: it may start while the kernel before it ends (programmatic dependent launch, sm_90 and later).
+//
+// A step is a chain of some two hundred short kernels. Launched in plain stream order, each waits until the last CTA of its predecessor is
+// gone, then starts cold. Launched by `launch`, its CTAs take their place as soon as those of the predecessor let them, and wait inside:
+//
+//   kernel n     | wait | work ......................... |
+//   kernel n + 1        | set up ... | wait              | work ...       set up: barriers, tables, addresses, weights
+//
+// Rules, for every kernel that goes through `launch`:
+//   1. Every thread of every CTA calls wait_then_allow_next() (or the two functions of ptx/dependent_launch.cuh) before it returns, those
+//      that leave early too. The wait covers the direct predecessor alone; that the kernels before it have ended follows only because it
+//      waited as well.
+//   2. Before the wait nothing is read that a kernel of a step writes (activations, KV cache, step metadata, counters, partial sums), and
+//      nothing at all is written to global memory: an earlier kernel may still read it. Weights, norm vectors, rope tables and kernel
+//      parameters never change and may be read early: with plain loads behind a "memory" clobber, since the compiler moves ld.global.nc
+//      across the wait.
+//   3. After the wait, data that kernels write is read past L1 (__ldcg, ptx::load_16b, cp.async.cg, TMA): a line that an earlier kernel
+//      left in this SM's L1 may be stale. Never ld.global.nc or __ldg for it.
+//   4. allow_next_kernel() comes right after the wait, not at the end: the successor waits for completion anyway. A CTA that takes more
+//      than half of a multiprocessor (registers, threads, shared memory) leaves its successor no room to start early.
+//
+// Launches of other libraries (cuBLASLt) and plain <<<>>> launches may stand between: they start after their predecessor has completed, and
+// whatever follows them waits for their completion.
+#pragma once
+#include "../ptx/dependent_launch.cuh"
+#include "status.cuh"
+#include <atomic>
+
+namespace pagoda {
+
+// The first statement of a kernel that has nothing to set up.
+__device__ __forceinline__ void wait_then_allow_next() {
+  ptx::wait_for_previous_kernel();
+  ptx::allow_next_kernel();
+}
+
+// Whether the current GPU can start kernels early, and `kernel` was compiled to wait when it does (code for sm_8x run from its PTX is not).
+// Asked once a GPU: all kernels are compiled alike.
+inline bool can_start_early(const void *kernel) {
+  enum { kUnknown, kNo, kYes };
+  constexpr int kMaxDevices = 64;
+  static std::atomic<int> known[kMaxDevices];
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return false;
+  int answer = known[device].load(std::memory_order_relaxed);
+  if (answer == kUnknown) {
+    int major = 0;
+    cudaFuncAttributes attributes = {};
+    const bool asked = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+                       cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
+    answer = asked && major >= 9 && attributes.ptxVersion >= 90 ? kYes : kNo;
+    known[device].store(answer, std::memory_order_relaxed);
+  }
+  return answer == kYes;
+}
+
+// Where and how large.
+struct LaunchShape {
+  dim3 grid;
+  unsigned num_threads;
+  size_t smem_bytes = 0;
+  unsigned cluster = 1; // CTAs along x
+};
+
+// Queues `kernel`; `args` as cudaLaunchKernelExC takes them. Reports the launch's own error, without synchronising.
+inline pagoda_status launch_raw(const void *kernel, const LaunchShape &shape, void **args, cudaStream_t stream) {
+  constexpr size_t kGrantedSmemBytes = 48 << 10;
+  cudaError_t error = cudaSuccess;
+  if (shape.smem_bytes > kGrantedSmemBytes) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.smem_bytes));
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(shape.num_threads);
+  config.dynamicSmemBytes = shape.smem_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  if (can_start_early(kernel)) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {shape.cluster, 1, 1};
+  }
+  if (error == cudaSuccess) error = cudaLaunchKernelExC(&config, kernel, args);
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  return to_status(error);
+}
+
+// Queues kernel(params).
+template <typename Params> pagoda_status launch(void (*kernel)(Params), const LaunchShape &shape, const Params &params, cudaStream_t stream) {
+  void *args[] = {const_cast<void *>(static_cast<const void *>(&params))};
+  return launch_raw(reinterpret_cast<const void *>(kernel), shape, args, stream);
+}
+
+} // namespace pagoda
