@@ -10,7 +10,7 @@ pub mod tensor;
 
 use std::sync::Arc;
 
-pub use tensor::{DType, HostWeight, Ints, Tensor};
+pub use tensor::{DType, HostMatrix, HostWeight, Ints, Tensor};
 
 use crate::error::EngineError;
 use crate::models::config::Activation;
@@ -198,6 +198,10 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn alloc_kv(&self, shape: KvShape) -> Result<Self::KvLayer, EngineError>;
     /// Takes a weight matrix from the host. The CPU keeps the mapping; a GPU uploads and repacks.
     fn load_weight(&self, weight: HostWeight) -> Result<Self::Weight, EngineError>;
+    /// Takes a matrix of either form. A device without kernels for codes makes bf16 of them.
+    fn load_matrix(&self, matrix: HostMatrix) -> Result<Self::Weight, EngineError> {
+        self.load_weight(matrix.into_rows())
+    }
     /// Takes a vector from the host.
     fn load_vector(&self, values: &[f32]) -> Result<Self::Vector, EngineError>;
     /// Rows `n` and columns `k` of a weight.

@@ -7,6 +7,7 @@ pub use pagoda_kernels::ops::DType;
 use super::Device;
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
+use crate::weights::quant::CodedMatrix;
 
 /// Integers of a step on the host or the device: see `Device::Ints`.
 pub type Ints<D> = <D as Device>::Ints;
@@ -60,5 +61,54 @@ impl HostWeight {
     pub fn slice_rows(&self, start: usize, len: usize) -> HostWeight {
         let row = self.row_bytes();
         HostWeight { name: self.name.clone(), format: self.format, n: len, k: self.k, bytes: self.bytes.slice(start * row, len * row) }
+    }
+}
+
+/// A weight matrix on the host, in either of its two forms.
+#[derive(Clone)]
+pub enum HostMatrix {
+    /// Rows of elements or blocks: dense checkpoints and GGUF.
+    Rows(HostWeight),
+    /// Codes with scales: quantised safetensors checkpoints.
+    Coded(Box<CodedMatrix>),
+}
+
+impl From<CodedMatrix> for HostMatrix {
+    fn from(matrix: CodedMatrix) -> HostMatrix {
+        HostMatrix::Coded(Box::new(matrix))
+    }
+}
+
+impl HostMatrix {
+    /// Output rows.
+    pub fn n(&self) -> usize {
+        match self {
+            HostMatrix::Rows(weight) => weight.n,
+            HostMatrix::Coded(matrix) => matrix.n,
+        }
+    }
+
+    /// Input columns.
+    pub fn k(&self) -> usize {
+        match self {
+            HostMatrix::Rows(weight) => weight.k,
+            HostMatrix::Coded(matrix) => matrix.k,
+        }
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            HostMatrix::Rows(weight) => weight.bytes.len(),
+            HostMatrix::Coded(matrix) => matrix.bytes(),
+        }
+    }
+
+    /// The matrix as rows: its own, or bf16 made of the codes.
+    pub fn into_rows(self) -> HostWeight {
+        match self {
+            HostMatrix::Rows(weight) => weight,
+            HostMatrix::Coded(matrix) => matrix.to_bf16(),
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::config::{Activation, LayerConfig, ModelConfig, MoeConfig};
 use super::limits::{MAX_CONTEXT, MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, check_config};
 use super::rope_parameters::{self, RopeInputs, context};
 use crate::error::{EngineError, Result};
-use crate::weights::json::{Fields, checkpoint_error, read_object};
+use crate::weights::json::{Fields, checkpoint_error};
 use crate::weights::names::{HF, HF_GEMMA, HF_MIXTRAL, HF_PHI3, Names};
 
 /// Whether a projection has a bias.
@@ -163,26 +163,12 @@ pub fn known_architectures() -> String {
     FAMILIES.iter().flat_map(|family| family.architectures).copied().collect::<Vec<_>>().join(", ")
 }
 
-/// Reads a config.json.
+/// Reads the object of a config.json; `path` is for messages.
 ///
 /// # Errors
-/// The file is missing or damaged, a key is missing or out of range, the architecture is unknown, the weights are quantised.
-pub fn read_config(path: &Path) -> Result<(ModelConfig, &'static Names)> {
-    parse_config(path, &Fields::new(path, read_object(path)?))
-}
-
-/// `read_config` on an object already read; `path` is for messages.
-///
-/// # Errors
-/// As `read_config`.
+/// A key is missing or out of range, or the architecture is unknown.
 pub fn parse_config(path: &Path, fields: &Fields) -> Result<(ModelConfig, &'static Names)> {
     let family = find(fields)?;
-    for key in ["quantization_config", "compression_config"] {
-        if let Some(quantization) = fields.opt_object(key)? {
-            let method = quantization.opt_text("quant_method")?.unwrap_or("unnamed");
-            return Err(EngineError::Unsupported(format!("{}: weights quantised with `{method}` ({key}.quant_method)", path.display())));
-        }
-    }
     let config = build(family, fields)?;
     check_config(&config).map_err(|reason| checkpoint_error(path, reason))?;
     Ok((config, family.names))

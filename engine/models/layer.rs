@@ -154,9 +154,9 @@ fn load_mlp<D: Device>(device: &D, checkpoint: &Checkpoint, layer: &LayerConfig,
 /// # Errors
 /// A device that is out of memory.
 pub fn load_linear<D: Device>(device: &D, host: HostLinear) -> Result<Linear<D>> {
-    let n = host.parts.iter().map(|p| p.n).sum();
-    let k = host.parts.first().map_or(0, |p| p.k);
+    let n = host.parts.iter().map(|p| p.n()).sum();
+    let k = host.parts.first().map_or(0, |p| p.k());
     let bias = host.bias.map(|b| device.load_vector(&b)).transpose()?;
-    let parts = host.parts.into_iter().map(|p| device.load_weight(p)).collect::<Result<Vec<_>>>()?;
+    let parts = host.parts.into_iter().map(|p| device.load_matrix(p)).collect::<Result<Vec<_>>>()?;
     Ok(Linear { parts, bias, n, k })
 }

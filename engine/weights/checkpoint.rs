@@ -4,10 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::json::{Fields, read_object};
 use super::names::{Names, fill};
-use super::store::{TensorStore, aligned};
+use super::quant::{self, QuantConfig, Source};
+use super::size::WeightSize;
+use super::store::TensorStore;
 use super::{gguf_model, safetensors, text_files};
-use crate::device::HostWeight;
+use crate::device::HostMatrix;
 use crate::error::{EngineError, Result};
 use crate::models::config::ModelConfig;
 use crate::models::families;
@@ -57,8 +60,8 @@ pub enum VectorRole {
 
 /// A linear layer on the host: stacked parts and their concatenated bias.
 pub struct HostLinear {
-    /// Stacked along n, each a view into the file.
-    pub parts: Vec<HostWeight>,
+    /// Stacked along n, each a view into the file where its layout allows.
+    pub parts: Vec<HostMatrix>,
     /// Concatenated biases, f32, or none.
     pub bias: Option<Vec<f32>>,
 }
@@ -143,16 +146,18 @@ pub struct Checkpoint {
     pub generation: GenerationDefaults,
     pub(super) store: TensorStore,
     pub(super) names: &'static Names,
-    pub(super) weight_bytes: usize,
+    /// None: the weights are dense, or GGUF.
+    pub(super) quantization: Option<QuantConfig>,
+    pub(super) size: WeightSize,
 }
 
 /// What a linear role is made of: stacked parts, each a tensor or one matrix of a stack of experts.
-struct Plan {
+pub(super) struct Plan {
     stems: &'static [&'static str],
     /// Rows of each part where there are as many parts as stems; summed where one tensor holds all.
-    rows: Vec<usize>,
-    k: usize,
-    bias: bool,
+    pub rows: Vec<usize>,
+    pub k: usize,
+    pub bias: bool,
     expert: Option<usize>,
 }
 
@@ -169,12 +174,14 @@ impl Checkpoint {
             None => Checkpoint::open_folder(path)?,
         };
         check_config(&checkpoint.config).map_err(|reason| EngineError::Checkpoint { path: path.to_owned(), reason })?;
-        checkpoint.weight_bytes = checkpoint.check()?;
+        checkpoint.size = checkpoint.check()?;
         Ok(checkpoint)
     }
 
     fn open_folder(folder: &Path) -> Result<Checkpoint> {
-        let (mut config, names) = families::read_config(&folder.join("config.json"))?;
+        let path = folder.join("config.json");
+        let fields = Fields::new(&path, read_object(&path)?);
+        let (mut config, names) = families::parse_config(&path, &fields)?;
         let text = text_files::read_folder(folder)?;
         for id in text.eos_token_ids {
             if !config.eos_token_ids.contains(&id) {
@@ -189,7 +196,8 @@ impl Checkpoint {
             generation: text.generation,
             store: safetensors::open_folder(folder)?,
             names,
-            weight_bytes: 0,
+            quantization: quant::config::read(folder, &fields)?,
+            size: WeightSize::default(),
         })
     }
 
@@ -199,7 +207,7 @@ impl Checkpoint {
     /// The model has no such matrix (all that it has were checked when it was opened).
     pub fn linear(&self, role: LinearRole, layer: usize) -> Result<HostLinear> {
         let plan = self.plan(role);
-        let parts = self.parts(&plan, layer)?.into_iter().map(aligned).collect();
+        let parts = self.parts(&plan, layer)?.into_iter().map(Source::read).collect::<Result<_>>()?;
         let mut bias = None;
         if plan.bias {
             let values: Result<Vec<Vec<f32>>> =
@@ -224,12 +232,17 @@ impl Checkpoint {
 
     /// Bytes the weights take.
     pub fn weight_bytes(&self) -> usize {
-        self.weight_bytes
+        self.size.bytes
     }
 
-    /// Numbers in all tensors, whatever their format.
+    /// Numbers in all weights, whatever their format.
     pub fn weight_values(&self) -> usize {
-        self.store.tensors.values().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+        self.size.values
+    }
+
+    /// How the weights are quantised, as config.json says.
+    pub fn quantization(&self) -> Option<&QuantConfig> {
+        self.quantization.as_ref()
     }
 
     /// The files that hold the weights.
@@ -254,7 +267,7 @@ impl Checkpoint {
         }
     }
 
-    fn plan(&self, role: LinearRole) -> Plan {
+    pub(super) fn plan(&self, role: LinearRole) -> Plan {
         let c = &self.config;
         let names = self.names;
         let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
@@ -280,81 +293,31 @@ impl Checkpoint {
         }
     }
 
-    fn parts(&self, plan: &Plan, layer: usize) -> Result<Vec<HostWeight>> {
+    pub(super) fn parts(&self, plan: &Plan, layer: usize) -> Result<Vec<Source>> {
         let part = |(stem, n): (&&str, usize)| {
-            let name = fill(stem, layer, plan.expert.unwrap_or(0)) + ".weight";
+            let name = fill(stem, layer, plan.expert.unwrap_or(0));
             match (plan.expert, self.config.moe) {
                 // GGUF stacks all experts of a layer in one tensor.
-                (Some(expert), Some(moe)) if !stem.contains("{e}") => self.store.expert(&name, expert, moe.num_experts, n, plan.k),
-                _ => self.store.matrix(&name, n, plan.k),
+                (Some(expert), Some(moe)) if !stem.contains("{e}") => {
+                    self.store.expert(&(name + ".weight"), expert, moe.num_experts, n, plan.k).map(Source::rows)
+                }
+                _ => quant::find(&self.store, self.quantization.as_ref(), &name, n, plan.k),
             }
         };
         plan.stems.iter().zip(plan.part_rows()).map(part).collect()
     }
 
-    fn biases(&self, plan: &Plan, layer: usize) -> Vec<(String, usize)> {
+    pub(super) fn biases(&self, plan: &Plan, layer: usize) -> Vec<(String, usize)> {
         plan.stems.iter().zip(plan.part_rows()).map(|(stem, n)| (fill(stem, layer, plan.expert.unwrap_or(0)) + ".bias", n)).collect()
     }
 
-    fn vector_name(&self, role: VectorRole, layer: usize) -> Result<(String, usize)> {
+    pub(super) fn vector_name(&self, role: VectorRole, layer: usize) -> Result<(String, usize)> {
         let stem = self.names.vector(role);
         if stem.is_empty() {
             return Err(EngineError::Unsupported(format!("{} has no {role:?}", self.config.family)));
         }
         let len = if matches!(role, VectorRole::QNorm | VectorRole::KNorm) { self.config.head_dim } else { self.config.hidden_size };
         Ok((fill(stem, layer, 0) + ".weight", len))
-    }
-
-    /// Checks every tensor that the decoder will ask for and returns their bytes.
-    fn check(&self) -> Result<usize> {
-        let c = &self.config;
-        let mut total = self.check_linear(LinearRole::Embedding, 0)? + self.check_vector(VectorRole::FinalNorm, 0)?;
-        if !c.tie_word_embeddings {
-            total += self.check_linear(LinearRole::LmHead, 0)?;
-        }
-        for (layer, layer_config) in c.layers.iter().enumerate() {
-            let mut linears = vec![LinearRole::Qkv, LinearRole::O];
-            match c.moe.filter(|_| layer_config.moe) {
-                None => linears.extend([LinearRole::GateUp, LinearRole::Down]),
-                Some(moe) => {
-                    linears.push(LinearRole::Router);
-                    linears.extend((0..moe.num_experts).flat_map(|e| [LinearRole::ExpertGateUp(e), LinearRole::ExpertDown(e)]));
-                }
-            }
-            for role in linears {
-                total += self.check_linear(role, layer)?;
-            }
-            let mut vectors = vec![VectorRole::InputNorm, VectorRole::MlpNorm];
-            if c.post_norms {
-                vectors.extend([VectorRole::PostAttentionNorm, VectorRole::PostMlpNorm]);
-            }
-            if c.qk_norm {
-                vectors.extend([VectorRole::QNorm, VectorRole::KNorm]);
-            }
-            for role in vectors {
-                total += self.check_vector(role, layer)?;
-            }
-        }
-        Ok(total)
-    }
-
-    fn check_linear(&self, role: LinearRole, layer: usize) -> Result<usize> {
-        let plan = self.plan(role);
-        let mut total: usize = self.parts(&plan, layer)?.iter().map(|part| part.bytes.len()).sum();
-        for (name, len) in self.biases(&plan, layer) {
-            if plan.bias {
-                total += self.store.check_vector(&name, len)?;
-            } else if self.store.contains(&name) {
-                let reason = format!("tensor `{name}` is there, but the configuration says that this layer has no bias");
-                return Err(EngineError::Checkpoint { path: self.path.clone(), reason });
-            }
-        }
-        Ok(total)
-    }
-
-    fn check_vector(&self, role: VectorRole, layer: usize) -> Result<usize> {
-        let (name, len) = self.vector_name(role, layer)?;
-        self.store.check_vector(&name, len)
     }
 }
 

@@ -78,7 +78,8 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         generation: GenerationDefaults::default(),
         store,
         names: arch.names,
-        weight_bytes: 0,
+        quantization: None,
+        size: Default::default(),
     })
 }
 

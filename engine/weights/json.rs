@@ -183,6 +183,14 @@ impl Fields {
         Ok(Some(Fields { path: self.path.clone(), prefix: format!("{}{key}.", self.prefix), map: map.clone() }))
     }
 
+    /// The keys of the object, at most `max` of them.
+    pub fn keys(&self, max: usize) -> Result<Vec<String>> {
+        match self.map.len() {
+            len if len > max => Err(self.error("", format_args!("has {len} entries, expected at most {max}"))),
+            _ => Ok(self.map.keys().cloned().collect()),
+        }
+    }
+
     /// Exactly `len` finite numbers above zero.
     pub fn positives(&self, key: &str, len: usize) -> Result<Vec<f32>> {
         let list = self.required(key, self.opt_list(key, 1 << 16)?)?;

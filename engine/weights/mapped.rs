@@ -35,9 +35,14 @@ impl MappedBytes {
 
     /// Owns a copy of `bytes`.
     pub fn from_slice(bytes: &[u8]) -> MappedBytes {
-        let mut words = vec![0u64; bytes.len().div_ceil(8)];
-        bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
-        MappedBytes { source: Source::Owned(Arc::new(words)), start: 0, len: bytes.len() }
+        MappedBytes::build(bytes.len(), |own| own.copy_from_slice(bytes))
+    }
+
+    /// Owns `len` bytes that `fill` writes; they are zero before.
+    pub fn build(len: usize, fill: impl FnOnce(&mut [u8])) -> MappedBytes {
+        let mut words = vec![0u64; len.div_ceil(8)];
+        fill(&mut bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..len]);
+        MappedBytes { source: Source::Owned(Arc::new(words)), start: 0, len }
     }
 
     /// The sub-range `start .. start + len` of this range.

@@ -12,7 +12,9 @@ mod gguf_text;
 pub mod json;
 pub mod mapped;
 pub(crate) mod names;
+pub mod quant;
 pub mod safetensors;
+mod size;
 mod store;
 mod text_files;
 

@@ -153,7 +153,8 @@ fn is_plain_name(file: &str) -> bool {
     matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) && !file.contains(['/', '\\', ':', '\0'])
 }
 
-fn open_file(store: &mut TensorStore, path: &Path) -> Result<Vec<(String, StoredTensor)>> {
+/// Maps one file, adds it to the store's files, and returns its tensors.
+pub(super) fn open_file(store: &mut TensorStore, path: &Path) -> Result<Vec<(String, StoredTensor)>> {
     let bytes = MappedBytes::open(path).map_err(|error| io_error(path, error))?;
     let entries = parse_header(bytes.as_slice()).map_err(|reason| checkpoint_error(path, reason))?;
     let file = store.files.len();

@@ -68,6 +68,12 @@ impl TensorStore {
         checkpoint_error(&self.files[tensor.file], format!("tensor `{name}` {reason}"))
     }
 
+    /// An error about a tensor, be it there or not.
+    pub fn error(&self, name: &str, reason: impl std::fmt::Display) -> EngineError {
+        let path = self.tensors.get(name).map_or(self.origin(), |tensor| &self.files[tensor.file]);
+        checkpoint_error(path, format!("tensor `{name}` {reason}"))
+    }
+
     /// The matrix `name` of shape `[n, k]`.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use half::bf16;
 use serde_json::json;
 
 use super::{Parts, check_says, refusal};
-use crate::device::HostWeight;
+use crate::device::{HostMatrix, HostWeight};
 use crate::testing::{ARCHS, TinyTensor, tiny_tensors, write_tiny};
 use crate::weights::checkpoint::{Checkpoint, LinearRole, TokenizerSource, VectorRole};
 use crate::weights::format::WeightFormat;
@@ -19,12 +19,19 @@ fn bits(part: &HostWeight) -> Vec<u16> {
     part.bytes.as_slice().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
 }
 
+fn rows(part: &HostMatrix) -> &HostWeight {
+    match part {
+        HostMatrix::Rows(weight) => weight,
+        HostMatrix::Coded(matrix) => panic!("{} is quantised", matrix.name),
+    }
+}
+
 fn check_shapes(checkpoint: &Checkpoint, arch: &str) {
     let c = &checkpoint.config;
     let shape = |role, layer| {
         let linear = checkpoint.linear(role, layer).unwrap();
-        assert!(linear.parts.iter().all(|part| part.bytes.len() == part.n * part.row_bytes()), "{arch} {role:?}");
-        (linear.parts.iter().map(|part| part.n).sum::<usize>(), linear.parts[0].k, linear.bias.map(|bias| bias.len()))
+        assert!(linear.parts.iter().map(rows).all(|part| part.bytes.len() == part.n * part.row_bytes()), "{arch} {role:?}");
+        (linear.parts.iter().map(|part| part.n()).sum::<usize>(), linear.parts[0].k(), linear.bias.map(|bias| bias.len()))
     };
     let qkv_rows = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim;
     assert_eq!(shape(LinearRole::Embedding, 0), (c.vocab_size, c.hidden_size, None), "{arch}");
@@ -82,14 +89,14 @@ fn weights_are_the_files() {
     let tensors = tiny_tensors("qwen2", 3);
     let qkv = checkpoint.linear(LinearRole::Qkv, 2).unwrap();
     let mut bias = Vec::new();
-    for (part, letter) in qkv.parts.iter().zip(["q", "k", "v"]) {
+    for (part, letter) in qkv.parts.iter().map(rows).zip(["q", "k", "v"]) {
         assert_eq!(part.format, WeightFormat::BF16);
         assert_eq!(bits(part), find(&tensors, &format!("model.layers.2.self_attn.{letter}_proj.weight")).bits);
         bias.extend(find(&tensors, &format!("model.layers.2.self_attn.{letter}_proj.bias")).values());
     }
     assert_eq!(qkv.bias, Some(bias));
     let head = checkpoint.linear(LinearRole::LmHead, 0).unwrap();
-    assert_eq!(&*head.parts[0].name, "model.embed_tokens.weight", "tied");
+    assert_eq!(&*rows(&head.parts[0]).name, "model.embed_tokens.weight", "tied");
 
     let checkpoint = Checkpoint::open(&write_tiny(folder.path(), "gemma2", 3)).unwrap();
     let stored = find(&tiny_tensors("gemma2", 3), "model.layers.1.pre_feedforward_layernorm.weight").values();
@@ -99,7 +106,7 @@ fn weights_are_the_files() {
     let checkpoint = Checkpoint::open(&write_tiny(folder.path(), "mixtral", 3)).unwrap();
     let expert = checkpoint.linear(LinearRole::ExpertGateUp(2), 1).unwrap();
     let tensors = tiny_tensors("mixtral", 3);
-    for (part, name) in expert.parts.iter().zip(["w1", "w3"]) {
+    for (part, name) in expert.parts.iter().map(rows).zip(["w1", "w3"]) {
         assert_eq!(bits(part), find(&tensors, &format!("model.layers.1.block_sparse_moe.experts.2.{name}.weight")).bits);
     }
 }
@@ -118,7 +125,8 @@ fn element_types_and_odd_alignment() {
     }
     std::fs::write(&file, parts.bytes()).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let part = &checkpoint.linear(LinearRole::O, 0).unwrap().parts[0];
+    let linear = checkpoint.linear(LinearRole::O, 0).unwrap();
+    let part = rows(&linear.parts[0]);
     assert_eq!(part.bytes.as_slice().as_ptr().align_offset(2), 0, "an owned, aligned copy");
     assert_eq!(bits(part), find(&tiny_tensors("mistral", 1), name).bits);
     assert_eq!(checkpoint.vector(VectorRole::FinalNorm, 0).unwrap().len(), 64);
@@ -154,10 +162,10 @@ fn shard(path: &Path) -> serde_json::Value {
 fn shards_and_their_index() {
     let folder = tempfile::tempdir().unwrap();
     let path = write_tiny(folder.path(), "llama", 1);
-    let whole = bits(&Checkpoint::open(&path).unwrap().linear(LinearRole::Down, 1).unwrap().parts[0]);
+    let whole = bits(rows(&Checkpoint::open(&path).unwrap().linear(LinearRole::Down, 1).unwrap().parts[0]));
     let index = shard(&path);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    assert_eq!(bits(&checkpoint.linear(LinearRole::Down, 1).unwrap().parts[0]), whole);
+    assert_eq!(bits(rows(&checkpoint.linear(LinearRole::Down, 1).unwrap().parts[0])), whole);
     assert_eq!(checkpoint.paths().len(), 2);
     drop(checkpoint);
     let name = "model.layers.1.mlp.down_proj.weight";

@@ -25,7 +25,8 @@ fn tiny_files_open() {
         assert_eq!((vocab.model.as_str(), vocab.pre.as_str(), vocab.tokens.len(), vocab.add_bos), ("gpt2", "gpt-2", 768, Some(false)));
         assert_eq!(checkpoint.text.eos_token.as_deref(), Some("<|im_end|>"), "{name}");
         assert!(checkpoint.text.chat_template.as_deref().is_some_and(|template| template.contains("<|im_start|>")), "{name}");
-        let formats: Vec<WeightFormat> = checkpoint.linear(LinearRole::Qkv, 1).unwrap().parts.iter().map(|part| part.format).collect();
+        let formats: Vec<WeightFormat> =
+            checkpoint.linear(LinearRole::Qkv, 1).unwrap().parts.into_iter().map(|part| part.into_rows().format).collect();
         let expected = match name {
             "llama-q4_k_m" => [WeightFormat::Q4K, WeightFormat::Q4K, WeightFormat::Q6K],
             "llama-q8_0" => [WeightFormat::Q8_0; 3],
@@ -116,7 +117,7 @@ fn every_other_architecture_opens() {
     let expected = Some(MoeConfig { num_experts: 4, top_k: 2, intermediate_size: 32, renormalise: true });
     let c = moe(Zeros::new("llama", 2)).open(folder.path());
     assert_eq!((c.config.moe, c.config.rope.style), (expected, RopeStyle::Interleaved));
-    let part = &c.linear(LinearRole::ExpertGateUp(3), 1).unwrap().parts[1];
+    let part = c.linear(LinearRole::ExpertGateUp(3), 1).unwrap().parts.swap_remove(1).into_rows();
     assert_eq!((part.n, part.k, part.bytes.len(), &*part.name), (32, 64, 32 * 64 * 2, "blk.1.ffn_up_exps.weight[3]"));
     assert_eq!(c.config.eos_token_ids, [2, 6], "eos, and a control token that ends a turn; <|end|> is plain text here");
 
@@ -129,7 +130,7 @@ fn every_other_architecture_opens() {
     let fused: &[(&str, &[usize])] = &[("attn_qkv", &[128, 64]), ("ffn_up", &[64, 64]), ("ffn_down", &[64, 32])];
     let c = Zeros::new("phi3", 1).layers(NORMS).layers(fused).number("attention.sliding_window", 64).open(folder.path());
     assert_eq!(c.linear(LinearRole::Qkv, 0).unwrap().parts.len(), 1);
-    assert_eq!((c.linear(LinearRole::GateUp, 0).unwrap().parts[0].n, c.config.layers[0].window), (64, Some(64)));
+    assert_eq!((c.linear(LinearRole::GateUp, 0).unwrap().parts[0].n(), c.config.layers[0].window), (64, Some(64)));
 
     let gemma = |arch| Zeros::new(arch, 7).layers(NORMS).layers(QKV).layers(MLP).layers(POST_NORMS).number("attention.sliding_window", 16);
     let c = gemma("gemma2").open(folder.path()).config;
@@ -320,6 +321,6 @@ fn smollm2_opens_when_it_is_in_the_cache() {
     assert_eq!((c.hidden_size, c.layers.len(), c.num_heads, c.num_kv_heads, c.vocab_size), (576, 30, 9, 3, 49152));
     assert_eq!((c.rope.theta, c.rope.style, c.tie_word_embeddings), (100000.0, RopeStyle::Interleaved, true));
     assert_eq!((c.eos_token_ids.as_slice(), c.bos_token_id), ([2, 0].as_slice(), Some(1)));
-    assert_eq!(checkpoint.linear(LinearRole::Qkv, 29).unwrap().parts[1].format, WeightFormat::Q4_1);
-    assert_eq!(checkpoint.linear(LinearRole::LmHead, 0).unwrap().parts[0].format, WeightFormat::Q8_0);
+    assert_eq!(checkpoint.linear(LinearRole::Qkv, 29).unwrap().parts.swap_remove(1).into_rows().format, WeightFormat::Q4_1);
+    assert_eq!(checkpoint.linear(LinearRole::LmHead, 0).unwrap().parts.swap_remove(0).into_rows().format, WeightFormat::Q8_0);
 }
