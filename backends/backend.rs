@@ -312,7 +312,7 @@ pub enum BackendError {
         /// Largest prompt.
         max_tokens: usize,
     },
-    /// The queue is full or the server drains; 429, 503 or 529 with retry-after.
+    /// The queue is full; 429 or 529 with retry-after.
     #[error("overloaded: {message}")]
     Overloaded {
         /// Why.
@@ -320,13 +320,16 @@ pub enum BackendError {
         /// Seconds after which to try again.
         retry_after_s: u32,
     },
+    /// The backend is ending or has ended, and ran nothing of the request; 503: another server may take it.
+    #[error("{0}")]
+    Unavailable(String),
     /// The model is not served here; 404.
     #[error("model `{0}` not found")]
     ModelNotFound(String),
     /// The backend cannot do this; 400.
     #[error("not supported by this backend: {0}")]
     Unsupported(String),
-    /// The backend is dead or broken; 500 or 503.
+    /// The backend failed; 500.
     #[error("{0}")]
     Internal(String),
 }

@@ -37,9 +37,9 @@ pub struct NativeOptions {
     /// Longest context.
     pub max_model_len: Option<usize>,
     /// Sequences of a step.
-    pub max_num_seqs: usize,
+    pub max_num_seqs: Option<usize>,
     /// Tokens of a step.
-    pub max_num_batched_tokens: usize,
+    pub max_num_batched_tokens: Option<usize>,
     /// Waiting requests.
     pub max_waiting: usize,
     /// Tokens of a block.
@@ -52,6 +52,8 @@ pub struct NativeOptions {
     pub kv_cache_bytes: Option<usize>,
     /// Prefix cache.
     pub prefix_caching: bool,
+    /// Bits that do not depend on the batch.
+    pub deterministic: bool,
     /// One-step-ahead loop.
     pub step_ahead: bool,
     /// Go on after a failed step.
@@ -233,14 +235,15 @@ impl Values<'_> {
         let count = |key: &str| self.count(key).expect("the table gives a default");
         NativeOptions {
             max_model_len: self.count("max_model_len"),
-            max_num_seqs: count("max_num_seqs"),
-            max_num_batched_tokens: count("max_num_batched_tokens"),
+            max_num_seqs: self.count("max_num_seqs"),
+            max_num_batched_tokens: self.count("max_num_batched_tokens"),
             max_waiting: count("max_waiting"),
             block_size: count("block_size"),
             device: self.text("device").unwrap_or_default(),
             kv_cache_dtype: self.text("kv_cache_dtype").unwrap_or_default(),
             kv_cache_bytes: self.count("kv_cache_bytes"),
             prefix_caching: self.switch("prefix_caching"),
+            deterministic: self.switch("deterministic"),
             step_ahead: self.switch("step_ahead"),
             restart_on_failure: self.switch("restart_on_failure"),
             threads: self.count("threads"),

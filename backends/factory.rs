@@ -159,6 +159,7 @@ fn engine_options(native: &NativeOptions) -> EngineOptions {
         max_num_seqs: native.max_num_seqs,
         max_num_batched_tokens: native.max_num_batched_tokens,
         prefix_caching: native.prefix_caching,
+        deterministic: native.deterministic,
         step_ahead: native.step_ahead,
         max_waiting: native.max_waiting,
         restart_on_failure: native.restart_on_failure,

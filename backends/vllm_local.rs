@@ -249,6 +249,7 @@ fn engine_error(error: EngineError) -> BackendError {
     match error {
         EngineError::InvalidRequest(message) | EngineError::Text(message) => BackendError::InvalidRequest { param: None, message },
         EngineError::QueueFull(_) => BackendError::Overloaded { message: error.to_string(), retry_after_s: RETRY_AFTER_S },
+        EngineError::EngineDead(_) => BackendError::Unavailable(error.to_string()),
         EngineError::Unsupported(what) => BackendError::Unsupported(what),
         other => BackendError::Internal(other.to_string()),
     }

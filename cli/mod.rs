@@ -55,6 +55,9 @@ enum Command {
 /// Exit code of a wrong command line.
 const USAGE: u8 = 2;
 
+/// Exit code of a server whose engine died.
+const ENGINE_ENDED: u8 = 3;
+
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let started = Instant::now();
@@ -76,7 +79,7 @@ pub fn run() -> ExitCode {
         Err(error) if terminal::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::error_line(&format!("{error:#}"));
-            ExitCode::FAILURE
+            if error.is::<serve::EngineEnded>() { ExitCode::from(ENGINE_ENDED) } else { ExitCode::FAILURE }
         }
     }
 }

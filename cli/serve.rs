@@ -30,6 +30,11 @@ pub struct Arguments {
     flags: Flags<true>,
 }
 
+/// The engine died while serving: a new process may do better, which an exit code of its own tells whoever started this one.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine ended: {0}")]
+pub struct EngineEnded(String);
+
 /// Runs the command.
 pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
     let config = context::config(&arguments.flags.values, file)?;
@@ -84,7 +89,7 @@ async fn serve(listener: TcpListener, server: ServerConfig, targets: Vec<Target>
     let _ = stop.send(());
     ended(http.await)?;
     match death {
-        Some(reason) => bail!("the engine ended: {reason}"),
+        Some(reason) => bail!(EngineEnded(reason)),
         None => {
             info!("stopped");
             Ok(())

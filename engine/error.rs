@@ -58,6 +58,9 @@ pub enum EngineError {
     /// A device operation failed.
     #[error("device: {0}")]
     Device(String),
+    /// The device answers nothing but errors from now on: only a new process can use it.
+    #[error("device lost: {0}")]
+    DeviceLost(String),
     /// The engine thread is gone.
     #[error("engine is not running: {0}")]
     EngineDead(String),

@@ -11,7 +11,7 @@ use crate::device::cpu::CpuDevice;
 use crate::device::cuda::CudaDevice;
 use crate::device::{DType, Device, KvShape};
 use crate::error::{EngineError, Result};
-use crate::memory_plan::{MemoryPlan, PlanRequest};
+use crate::memory_plan::{MemoryPlan, PlanRequest, StepSize};
 use crate::models::config::ModelConfig;
 use crate::models::decoder::Decoder;
 use crate::runner::{Runner, StepBounds};
@@ -75,12 +75,14 @@ pub struct EngineOptions {
     pub memory_utilization: f32,
     /// Count this as the free memory instead of asking the system.
     pub memory_limit_bytes: Option<usize>,
-    /// Sequences of a step.
-    pub max_num_seqs: usize,
-    /// Tokens of a step.
-    pub max_num_batched_tokens: usize,
+    /// Sequences of a step; None: what suits the device (`Device::step_size`).
+    pub max_num_seqs: Option<usize>,
+    /// Tokens of a step; None: what suits the device.
+    pub max_num_batched_tokens: Option<usize>,
     /// Keep finished prefixes findable.
     pub prefix_caching: bool,
+    /// The same request gives the same bits alone and in any batch. A CPU always does; a GPU pays for it with speed.
+    pub deterministic: bool,
     /// Make the next step while the last one runs.
     pub step_ahead: bool,
     /// Requests that may wait.
@@ -100,9 +102,10 @@ impl Default for EngineOptions {
             kv_cache_bytes: None,
             memory_utilization: 0.9,
             memory_limit_bytes: None,
-            max_num_seqs: 64,
-            max_num_batched_tokens: 512,
+            max_num_seqs: None,
+            max_num_batched_tokens: None,
             prefix_caching: true,
+            deterministic: false,
             step_ahead: true,
             max_waiting: 1024,
             restart_on_failure: false,
@@ -117,9 +120,9 @@ impl EngineOptions {
         check("block_size", (1..=256).contains(&block) && block.is_power_of_two(), format!("{block} is not a power of two in 1..=256"))?;
         let share = self.memory_utilization;
         check("memory_utilization", share > 0.0 && share <= 1.0, format!("{share} is not in (0, 1]"))?;
-        let seqs = self.max_num_seqs;
+        let seqs = self.max_num_seqs.unwrap_or(1);
         check("max_num_seqs", (1..=4096).contains(&seqs), format!("{seqs} is not in 1..=4096"))?;
-        let tokens = self.max_num_batched_tokens;
+        let tokens = self.max_num_batched_tokens.unwrap_or(seqs);
         check("max_num_batched_tokens", (1..=131_072).contains(&tokens), format!("{tokens} is not in 1..=131072"))?;
         check("max_num_batched_tokens", tokens >= seqs, format!("{tokens} is less than max_num_seqs {seqs}"))?;
         let waiting = self.max_waiting;
@@ -170,7 +173,7 @@ pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadP
     let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text)?;
     let chat_template = checkpoint.text.chat_template.as_deref().map(|source| ChatTemplate::new(source, &checkpoint.text)).transpose()?;
     let (handle, plan, device) = if options.device.is_cuda() {
-        load_on(&Arc::new(CudaDevice::new(0)?), &checkpoint, options, progress)?
+        load_on(&Arc::new(cuda_device(options)?), &checkpoint, options, progress)?
     } else {
         load_on(&Arc::new(CpuDevice::new(options.threads)?), &checkpoint, options, progress)?
     };
@@ -186,11 +189,16 @@ pub fn plan(path: &Path, options: &EngineOptions) -> Result<(ModelConfig, Memory
     options.validate()?;
     let checkpoint = Checkpoint::open(path)?;
     let plan = if options.device.is_cuda() {
-        plan_on(&CudaDevice::new(0)?, &checkpoint, options)?
+        plan_on(&cuda_device(options)?, &checkpoint, options)?
     } else {
         plan_on(&CpuDevice::new(options.threads)?, &checkpoint, options)?
     };
     Ok((checkpoint.config, plan))
+}
+
+fn cuda_device(options: &EngineOptions) -> Result<CudaDevice> {
+    let device = CudaDevice::new(0)?;
+    Ok(if options.deterministic { device.deterministic() } else { device })
 }
 
 fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptions) -> Result<MemoryPlan> {
@@ -198,13 +206,16 @@ fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptio
         Some(bytes) => bytes,
         None => device.free_memory()?,
     };
+    let step = StepSize::new(options, device.step_size());
     MemoryPlan::new(&PlanRequest {
         config: &checkpoint.config,
         options,
         kv_dtype: kv_dtype(device, options.kv_cache_dtype),
         activation_dtype: device.activation_dtype(),
         weight_bytes: device.weight_bytes(checkpoint.weight_bytes(), checkpoint.weight_values()),
+        scratch_bytes: device.scratch_bytes(&checkpoint.config, step),
         free_bytes,
+        step,
         kv_share: device.kv_share(),
     })
 }
@@ -217,6 +228,7 @@ fn load_on<D: Device>(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<(EngineHandle, MemoryPlan, String)> {
     let plan = plan_on(&**device, checkpoint, options)?;
+    let in_use_before = device.memory_in_use();
     let total_bytes = plan.weight_bytes;
     let mut on_layer = |done: usize, layers: usize| {
         progress(LoadProgress { stage: "weights", done_bytes: total_bytes / layers * done, total_bytes });
@@ -231,19 +243,19 @@ fn load_on<D: Device>(
         dtype: plan.kv_dtype,
     };
     let bounds = StepBounds {
-        max_tokens: options.max_num_batched_tokens,
-        max_seqs: options.max_num_seqs,
+        max_tokens: plan.step.max_num_batched_tokens,
+        max_seqs: plan.step.max_num_seqs,
         max_blocks_per_seq: plan.max_model_len.div_ceil(options.block_size),
         block_size: options.block_size,
-        max_logit_rows: plan.max_logit_rows,
+        max_logit_rows: plan.step.max_logit_rows,
     };
     let runner = Runner::new(device.clone(), decoder, kv, bounds)?;
     let engine = EngineConfig {
         scheduler: SchedulerConfig {
             block_size: options.block_size,
             num_blocks: plan.num_blocks,
-            max_num_seqs: options.max_num_seqs,
-            max_num_batched_tokens: options.max_num_batched_tokens,
+            max_num_seqs: plan.step.max_num_seqs,
+            max_num_batched_tokens: plan.step.max_num_batched_tokens,
             max_model_len: plan.max_model_len,
             prefix_caching: options.prefix_caching,
             max_waiting: options.max_waiting,
@@ -253,10 +265,29 @@ fn load_on<D: Device>(
         step_ahead: options.step_ahead,
         restart_on_failure: options.restart_on_failure,
     };
+    #[cfg(any(test, feature = "testing"))]
+    let runner = crate::testing::with_fault(&checkpoint.path, runner);
     let handle = start_runner(engine, runner)?;
-    let (family, device) = (config.family, device.name());
-    info!(family, device, num_blocks = plan.num_blocks, max_model_len = plan.max_model_len, "engine ready");
-    Ok((handle, plan, device))
+    report(&**device, config.family, &plan, in_use_before);
+    Ok((handle, plan, device.name()))
+}
+
+/// Says what is ready, and what was taken of the device's memory against what was planned.
+fn report<D: Device>(device: &D, family: &str, plan: &MemoryPlan, in_use_before: Option<usize>) {
+    let (name, step) = (device.name(), plan.step);
+    info!(
+        family,
+        device = name,
+        num_blocks = plan.num_blocks,
+        max_model_len = plan.max_model_len,
+        max_num_seqs = step.max_num_seqs,
+        max_num_batched_tokens = step.max_num_batched_tokens,
+        "engine ready"
+    );
+    if let (Some(before), Some(now)) = (in_use_before, device.memory_in_use()) {
+        let (taken_bytes, planned_bytes) = (now.saturating_sub(before), plan.total_bytes());
+        info!(taken_bytes, planned_bytes, ratio = taken_bytes as f32 / planned_bytes as f32, "device memory");
+    }
 }
 
 fn kv_dtype<D: Device>(device: &D, wanted: KvDtype) -> DType {

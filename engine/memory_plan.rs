@@ -10,8 +10,30 @@ use crate::runner::workspace::workspace_bytes;
 
 /// Context length that a default start offers at most; a longer one must be asked for.
 const DEFAULT_MAX_MODEL_LEN: usize = 32_768;
-/// Logits rows computed at once, whatever the batch: bounds the logits buffer.
-const MAX_LOGIT_ROWS: usize = 64;
+
+/// How large a step may be: what the options say, else what suits the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepSize {
+    /// Sequences of a step.
+    pub max_num_seqs: usize,
+    /// Tokens of a step.
+    pub max_num_batched_tokens: usize,
+    /// Logits rows computed at once; more are done in groups.
+    pub max_logit_rows: usize,
+}
+
+impl StepSize {
+    /// The size that `options` ask for; what they leave open comes from `default`, made to fit the rest.
+    pub fn new(options: &EngineOptions, default: StepSize) -> StepSize {
+        let tokens = options.max_num_batched_tokens;
+        let max_num_seqs = options.max_num_seqs.unwrap_or_else(|| default.max_num_seqs.min(tokens.unwrap_or(usize::MAX)));
+        StepSize {
+            max_num_seqs,
+            max_num_batched_tokens: tokens.unwrap_or_else(|| default.max_num_batched_tokens.max(max_num_seqs)),
+            max_logit_rows: default.max_logit_rows.min(max_num_seqs),
+        }
+    }
+}
 
 /// What a plan is made from.
 pub struct PlanRequest<'a> {
@@ -25,8 +47,12 @@ pub struct PlanRequest<'a> {
     pub activation_dtype: DType,
     /// Bytes of the weights.
     pub weight_bytes: usize,
+    /// Bytes that the device needs beside weights, workspace and KV pool.
+    pub scratch_bytes: usize,
     /// Bytes that are free now.
     pub free_bytes: usize,
+    /// How large a step may be.
+    pub step: StepSize,
     /// Share of them that the KV pool takes by default.
     pub kv_share: f32,
 }
@@ -40,6 +66,8 @@ pub struct MemoryPlan {
     pub weight_bytes: usize,
     /// Activations and rope tables.
     pub workspace_bytes: usize,
+    /// What the device takes beside: scratch of its ops, step metadata, graphs, code.
+    pub scratch_bytes: usize,
     /// KV pool.
     pub kv_bytes: usize,
     /// Keys and values of one token.
@@ -52,11 +80,16 @@ pub struct MemoryPlan {
     pub block_size: usize,
     /// Longest prompt plus output.
     pub max_model_len: usize,
-    /// Logits rows computed at once.
-    pub max_logit_rows: usize,
+    /// How large a step may be.
+    pub step: StepSize,
 }
 
 impl MemoryPlan {
+    /// Everything that is to be taken.
+    pub fn total_bytes(&self) -> usize {
+        self.weight_bytes + self.workspace_bytes + self.scratch_bytes + self.kv_bytes
+    }
+
     /// Plans.
     ///
     /// # Errors
@@ -64,12 +97,11 @@ impl MemoryPlan {
     pub fn new(request: &PlanRequest<'_>) -> Result<MemoryPlan> {
         let (config, options) = (request.config, request.options);
         let wanted_len = wanted_len(config, options)?;
-        let max_logit_rows = options.max_num_seqs.min(MAX_LOGIT_ROWS);
+        let StepSize { max_num_batched_tokens, max_logit_rows, .. } = request.step;
         let rope_bytes = 2 * wanted_len * config.rope.rotary_dim / 2 * 4 * if config.rope_local.is_some() { 2 } else { 1 };
-        let workspace_bytes =
-            rope_bytes + workspace_bytes(config, options.max_num_batched_tokens, max_logit_rows, request.activation_dtype);
+        let workspace_bytes = rope_bytes + workspace_bytes(config, max_num_batched_tokens, max_logit_rows, request.activation_dtype);
         let budget = (request.free_bytes as f64 * f64::from(options.memory_utilization)) as usize;
-        let fixed = request.weight_bytes.saturating_add(workspace_bytes);
+        let fixed = request.weight_bytes.saturating_add(workspace_bytes).saturating_add(request.scratch_bytes);
         if fixed > budget {
             return Err(EngineError::OutOfMemory {
                 what: "model weights and workspace".into(),
@@ -86,13 +118,14 @@ impl MemoryPlan {
             free_bytes: request.free_bytes,
             weight_bytes: request.weight_bytes,
             workspace_bytes,
+            scratch_bytes: request.scratch_bytes,
             kv_bytes: num_blocks * block_bytes,
             kv_bytes_per_token,
             kv_dtype: request.kv_dtype,
             num_blocks,
             block_size: options.block_size,
             max_model_len,
-            max_logit_rows,
+            step: request.step,
         })
     }
 }
@@ -111,7 +144,7 @@ fn wanted_len(config: &ModelConfig, options: &EngineOptions) -> Result<usize> {
 /// Blocks of the pool: as many as a full batch of longest sequences could use, within what the budget and the options leave.
 fn num_blocks(request: &PlanRequest<'_>, wanted_len: usize, block_bytes: usize, left_bytes: usize) -> Result<usize> {
     let options = request.options;
-    let useful = wanted_len.div_ceil(options.block_size) * options.max_num_seqs;
+    let useful = wanted_len.div_ceil(options.block_size) * request.step.max_num_seqs;
     let bytes = match options.kv_cache_bytes {
         Some(bytes) if bytes > left_bytes => {
             return Err(EngineError::OutOfMemory {
@@ -152,10 +185,13 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
         writeln!(f, "weights      {:>10.1} MiB", mib(self.weight_bytes))?;
-        writeln!(f, "workspace    {:>10.1} MiB", mib(self.workspace_bytes))?;
+        let StepSize { max_num_seqs, max_num_batched_tokens, .. } = self.step;
+        let workspace = mib(self.workspace_bytes);
+        writeln!(f, "workspace    {workspace:>10.1} MiB for {max_num_seqs} sequences, {max_num_batched_tokens} tokens a step")?;
+        writeln!(f, "scratch      {:>10.1} MiB", mib(self.scratch_bytes))?;
         writeln!(f, "kv cache     {:>10.1} MiB = {} blocks of {} tokens", mib(self.kv_bytes), self.num_blocks, self.block_size)?;
         writeln!(f, "kv per token {:>10} bytes ({:?})", self.kv_bytes_per_token, self.kv_dtype)?;
         writeln!(f, "context      {:>10} tokens", self.max_model_len)?;
-        write!(f, "free before  {:>10.1} MiB", mib(self.free_bytes))
+        write!(f, "in all       {:>10.1} MiB of {:.1} MiB free", mib(self.total_bytes()), mib(self.free_bytes))
     }
 }

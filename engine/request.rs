@@ -41,7 +41,7 @@ pub struct Usage {
     pub completion_tokens: usize,
 }
 
-/// What a request's stream carries, in order; exactly one `Done` or `Failed` comes, last.
+/// What a request's stream carries, in order; exactly one `Done`, `Failed` or `Refused` comes, last.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The prompt is scheduled for the first time. Sent once, before the first token.
@@ -75,5 +75,10 @@ pub enum Event {
         message: String,
         /// Whether the request itself is to blame.
         caller_fault: bool,
+    },
+    /// The request was not run, because the engine is ending; no more events. Another engine may take it.
+    Refused {
+        /// Why.
+        message: String,
     },
 }

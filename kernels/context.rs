@@ -4,7 +4,7 @@
 
 use cudarc::driver::{result, sys};
 
-use crate::status::{KernelError, Result};
+use crate::status::{KernelError, Result, is_sticky};
 
 /// One GPU as the driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,22 @@ fn describe(ordinal: i32, driver_version: u32) -> Result<GpuInfo> {
 }
 
 pub(crate) fn driver_error(call: &str, error: result::DriverError) -> KernelError {
-    KernelError::Driver(format!("{call}: {error:?}"))
+    let code = error.0 as u32;
+    match is_sticky(code) {
+        true => KernelError::Lost { call: call.into(), code, text: format!("{:?}", error.0) },
+        false => KernelError::Driver(format!("{call}: {error:?}")),
+    }
+}
+
+/// What keeps `gpu` from running this binary's kernels: a driver older than the runtime linked in.
+pub(crate) fn check_driver(gpu: &GpuInfo, runtime_version: i32) -> Result<()> {
+    // A driver runs every runtime of its own major version (CUDA minor version compatibility).
+    if gpu.driver_version / 1000 >= runtime_version.unsigned_abs() / 1000 {
+        return Ok(());
+    }
+    let dotted = |version: u32| format!("{}.{}", version / 1000, version % 1000 / 10);
+    let (has, needs) = (dotted(gpu.driver_version), dotted(runtime_version.unsigned_abs() / 1000 * 1000));
+    Err(KernelError::Driver(format!("the NVIDIA driver speaks CUDA {has}, this binary needs {needs} or later: update the driver")))
 }
 
 /// Versions of the linked runtime and of the driver.
@@ -115,6 +130,21 @@ mod tests {
         for gpu in probe().expect("a driver that is there works") {
             assert!(!gpu.name.is_empty() && gpu.memory_bytes > 0 && gpu.compute_capability.0 > 0, "{gpu:?}");
         }
+    }
+
+    #[test]
+    fn an_old_driver_is_refused_in_words() {
+        let gpu = |driver_version| GpuInfo {
+            ordinal: 0,
+            name: "x".into(),
+            compute_capability: (9, 0),
+            num_sms: 1,
+            memory_bytes: 1,
+            driver_version,
+        };
+        assert_eq!(check_driver(&gpu(13000), 13020), Ok(()));
+        let message = check_driver(&gpu(12080), 13000).expect_err("too old").to_string();
+        assert!(message.contains("speaks CUDA 12.8, this binary needs 13.0 or later"), "{message}");
     }
 
     #[test]

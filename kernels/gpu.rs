@@ -41,8 +41,12 @@ impl Gpu {
         }
         let gpus = crate::context::probe()?;
         let Some(info) = gpus.get(ordinal).cloned() else {
-            return Err(KernelError::Driver(format!("no GPU {ordinal}, the driver shows {}", gpus.len())));
+            return Err(KernelError::Driver(match gpus.len() {
+                0 => "no NVIDIA GPU or no driver (nvidia-smi shows what is there); use device cpu to run without one".into(),
+                num => format!("no GPU {ordinal}, the driver shows {num}"),
+            }));
         };
+        crate::context::check_driver(&info, crate::context::runtime_info()?.runtime_version)?;
         let device = result::device::get(ordinal as i32).map_err(|e| driver_error("cuDeviceGet", e))?;
         // SAFETY: `device` came from the driver; released in drop.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| driver_error("cuDevicePrimaryCtxRetain", e))?;

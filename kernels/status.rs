@@ -34,6 +34,16 @@ pub enum KernelError {
         /// The runtime's name for it.
         text: String,
     },
+    /// The context is broken, by this call or one before it, and every further call will fail.
+    #[error("{call}: CUDA error {code}: {text}; the GPU context is lost")]
+    Lost {
+        /// The op or driver call that said so.
+        call: String,
+        /// cudaError_t, which is CUresult here.
+        code: u32,
+        /// The name of the error.
+        text: String,
+    },
     /// The GPU has not got that much memory.
     #[error("out of memory: {needed} bytes needed, {free} free")]
     OutOfMemory {
@@ -59,8 +69,26 @@ pub fn check(op: &'static str, status: sys::pagoda_status, shape: impl FnOnce() 
         sys::PAGODA_OK => Ok(()),
         sys::PAGODA_INVALID_ARGUMENT => Err(KernelError::InvalidArgument { op, reason: shape() }),
         sys::PAGODA_UNSUPPORTED => Err(KernelError::Unsupported { op, reason: shape() }),
-        code => Err(KernelError::Cuda { op, code: code.saturating_sub(sys::PAGODA_CUDA_ERROR), text: status_text(code) }),
+        code => {
+            let (number, text) = (code.saturating_sub(sys::PAGODA_CUDA_ERROR), status_text(code));
+            match is_sticky(number) {
+                true => Err(KernelError::Lost { call: op.into(), code: number, text }),
+                false => Err(KernelError::Cuda { op, code: number, text }),
+            }
+        }
     }
+}
+
+/// Whether an error of the runtime or the driver (the numbers are the same) leaves the context unusable: NVIDIA's descriptions of these say
+/// that the process must be ended and started again to use CUDA.
+pub(crate) fn is_sticky(code: u32) -> bool {
+    /// Uncorrectable memory, contained and uncontained; NVLink.
+    const HARDWARE: [u32; 2] = [214, 220];
+    /// Illegal address, time-out; destroyed context, assert; stack, instruction, alignment, address space, counter, launch failure; tensor
+    /// memory leak.
+    const CONTEXT: [u32; 11] = [700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721];
+    const UNKNOWN: u32 = 999;
+    HARDWARE.contains(&code) || CONTEXT.contains(&code) || code == UNKNOWN
 }
 
 /// The name of a status.
@@ -90,10 +118,12 @@ mod tests {
             (sys::PAGODA_INVALID_ARGUMENT, "op: invalid argument: hidden 7"),
             (sys::PAGODA_UNSUPPORTED, "op: unsupported: hidden 7"),
             (sys::PAGODA_CUDA_ERROR + 35, "op: CUDA error 35"),
+            (sys::PAGODA_CUDA_ERROR + 700, "op: CUDA error 700"),
         ];
         for (status, expected) in cases {
             let message = check("op", status, shape).expect_err("not ok").to_string();
             assert!(message.starts_with(expected), "{message}");
+            assert_eq!(message.ends_with("the GPU context is lost"), status == sys::PAGODA_CUDA_ERROR + 700, "{message}");
         }
     }
 }

@@ -122,6 +122,7 @@ impl From<BackendError> for ApiError {
             BackendError::InvalidRequest { .. } | BackendError::Unsupported(_) => ErrorKind::Invalid,
             BackendError::PromptTooLong { .. } => ErrorKind::TooLong,
             BackendError::Overloaded { .. } => ErrorKind::Overloaded,
+            BackendError::Unavailable(_) => ErrorKind::Unavailable,
             BackendError::ModelNotFound(_) => ErrorKind::Model,
             BackendError::Internal(_) => ErrorKind::Internal,
         };

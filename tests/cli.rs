@@ -215,6 +215,7 @@ struct Served {
     child: Child,
     address: String,
     lines: Vec<String>,
+    stderr: PathBuf,
     _folder: TempDir,
 }
 
@@ -226,12 +227,20 @@ impl Drop for Served {
 }
 
 fn serve(extra: &[&str]) -> Served {
+    serve_with(extra, |_| {})
+}
+
+/// Serves a tiny model whose folder `prepare` may change before.
+fn serve_with(extra: &[&str], prepare: impl Fn(&Path)) -> Served {
     let folder = home();
     let tiny: PathBuf = write_tiny(folder.path(), "llama", 1);
+    prepare(&tiny);
+    let stderr = folder.path().join("stderr");
+    let errors = fs::File::create(&stderr).expect("a file");
     let path = tiny.display().to_string();
     let mut arguments = vec!["serve", "--port", "0", "--served-model-name", "tiny,alias", &path];
     arguments.extend(extra);
-    let mut child = pagoda(folder.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
+    let mut child = pagoda(folder.path(), &arguments).stdout(Stdio::piped()).stderr(errors).spawn().expect("runs");
     let mut reader = BufReader::new(child.stdout.take().expect("stdout"));
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -243,7 +252,7 @@ fn serve(extra: &[&str]) -> Served {
         }
     }
     let address = lines[0].rsplit("http://").next().expect("address").to_string();
-    Served { child, address, lines, _folder: folder }
+    Served { child, address, lines, stderr, _folder: folder }
 }
 
 fn get(address: &str, path: &str, headers: &str) -> String {
@@ -270,6 +279,49 @@ fn a_server_says_how_to_try_it_and_ends_in_order() {
         assert!(killed.success());
         assert_eq!(served.child.wait().expect("ends").code(), Some(0));
     }
+}
+
+/// Posts a completion of a few tokens; the whole answer.
+fn complete(address: &str) -> std::io::Result<String> {
+    let body = r#"{"model":"tiny","prompt":[1,2,3],"max_tokens":20,"ignore_eos":true}"#;
+    let mut stream = TcpStream::connect(address)?;
+    let head = format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    write!(stream, "{head}{body}")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn a_dead_engine_ends_the_server_with_its_own_code() {
+    for (kind, reason) in [("error", "device: injected fault"), ("lost", "device lost: injected fault"), ("panic", "injected fault")] {
+        let fault = format!(r#"{{"step":4,"kind":"{kind}"}}"#);
+        // Restarting does not help against a lost device, nor against a fault that comes back.
+        let mut served = serve_with(&["--restart-on-failure"], |model| fs::write(model.join("fault.json"), &fault).expect("written"));
+        let mut num_failed = 0;
+        while served.child.try_wait().expect("runs").is_none() && num_failed < 8 {
+            // An error: the server has closed its port already.
+            let Ok(answer) = complete(&served.address) else { continue };
+            assert!(answer.starts_with("HTTP/1.1 500") || answer.starts_with("HTTP/1.1 503") || answer.is_empty(), "{answer}");
+            num_failed += 1;
+        }
+        assert_eq!(served.child.wait().expect("ends").code(), Some(3), "{kind}");
+        let stderr = fs::read_to_string(&served.stderr).expect("stderr");
+        let last = stderr.lines().last().expect("a line");
+        assert!(last.starts_with("pagoda: the engine ended:") && last.contains(reason), "{kind}: {last}");
+    }
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_named() {
+    if !pagoda_engine::device::cuda::CudaDevice::available().is_empty() {
+        return;
+    }
+    let folder = home();
+    let tiny = write_tiny(folder.path(), "llama", 1).display().to_string();
+    let output =
+        pagoda(folder.path(), &["serve", "--port", "0", "--log-level", "error", "--device", "cuda", &tiny]).output().expect("runs");
+    check_failure(&output, 1, &[if pagoda_kernels::available() { "no NVIDIA GPU or no driver" } else { "built without CUDA kernels" }]);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn assert_same(what: &str, expected: &[Answer], got: &[Answer]) {
 
 /// Small steps, so that prompts are cut into chunks.
 fn chunked() -> EngineOptions {
-    EngineOptions { max_num_seqs: 8, max_num_batched_tokens: 16, ..small_options() }
+    EngineOptions { max_num_seqs: Some(8), max_num_batched_tokens: Some(16), ..small_options() }
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn sixty_four_streams_run_together_and_waste_little() {
 #[test]
 fn aborted_streams_give_their_blocks_back_within_a_step() {
     // 64 sequences are all that may run: the newcomer starts only when aborted ones are gone, long before the others end.
-    let options = EngineOptions { max_num_seqs: 64, ..small_options() };
+    let options = EngineOptions { max_num_seqs: Some(64), ..small_options() };
     let model = model("llama", &options);
     let submit = |i: usize, max_tokens: usize| model.handle.submit(greedy(&prompt(i, 40), max_tokens)).expect("accepted");
     let mut streams: Vec<_> = (0..64).map(|i| submit(i, 400)).collect();

@@ -35,9 +35,9 @@ fn defaults_are_the_documented_ones() {
     assert_eq!((config.server.host.as_str(), config.server.port), ("127.0.0.1", 8000));
     assert!(config.server.api_keys.is_empty() && config.backend.is_none() && config.models.is_empty());
     let native = &config.native;
-    assert_eq!((native.max_model_len, native.max_num_seqs, native.max_num_batched_tokens), (None, 64, 512));
+    assert_eq!((native.max_model_len, native.max_num_seqs, native.max_num_batched_tokens), (None, None, None));
     assert_eq!((native.block_size, native.max_waiting, native.tensor_parallel_size), (16, 1024, 1));
-    assert!(native.prefix_caching && native.step_ahead && !native.restart_on_failure);
+    assert!(native.prefix_caching && native.step_ahead && !native.restart_on_failure && !native.deterministic);
     assert!((native.memory_utilization - 0.9).abs() < 1e-6);
     assert_eq!(config.vllm_remote.timeout.as_secs(), 120);
 }
@@ -55,6 +55,7 @@ fn the_documented_variables_are_read() {
         ("VLLM_QUANTIZATION", "awq"),
         ("VLLM_MAX_MODEL_LEN", "4096"),
         ("VLLM_PREFIX_CACHING", "false"),
+        ("VLLM_BATCH_INVARIANT", "1"),
         ("VLLM_REMOTE_URL", "http://127.0.0.1:9"),
         ("VLLM_REMOTE_API_KEY", "k1"),
         ("VLLM_REMOTE_MODEL", "m"),
@@ -71,6 +72,7 @@ fn the_documented_variables_are_read() {
     assert_eq!((config.huggingface.device.as_str(), config.huggingface.quantization.as_deref()), ("cuda:0", Some("bitsandbytes")));
     assert!(config.huggingface.load_4bit && config.huggingface.flash_attention && !config.native.prefix_caching);
     assert_eq!((config.native.tensor_parallel_size, config.native.max_model_len), (2, Some(4096)));
+    assert!(config.native.deterministic);
     assert_eq!(config.native.quantization.as_deref(), Some("awq"));
     assert_eq!(config.vllm_remote.url.as_deref(), Some("http://127.0.0.1:9"));
     assert_eq!((config.vllm_remote.timeout.as_millis(), config.vllm_remote.model.as_deref()), (1500, Some("m")));

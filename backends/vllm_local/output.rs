@@ -101,6 +101,7 @@ impl Output {
             Event::Finished { choice, reason } => self.finish(choice, reason),
             Event::Done(_) => self.events.push_back(GenerateEvent::Done(self.usage)),
             Event::Failed { message, caller_fault } => self.fail(message, caller_fault),
+            Event::Refused { message } => self.events.push_back(GenerateEvent::Failed(BackendError::Unavailable(message))),
         }
     }
 

@@ -64,7 +64,7 @@ async fn follow(mut stream: RequestStream, handle: &EngineHandle, started: Insta
                 timing.max_running = timing.max_running.max(handle.stats().num_running);
             }
             Event::Done(_) => return Ok(timing),
-            Event::Failed { message, .. } => bail!(message),
+            Event::Failed { message, .. } | Event::Refused { message } => bail!(message),
             Event::PromptLogprobs(_) | Event::Finished { .. } => {}
         }
     }

@@ -217,7 +217,7 @@ impl Engine {
         match command {
             Command::Add { id, request, seed, events } if !self.draining => self.add(id, *request, seed, events),
             Command::Add { events, .. } => {
-                let _ = events.try_send(Event::Failed { message: "the engine is shutting down".into(), caller_fault: false });
+                let _ = events.try_send(Event::Refused { message: "the engine is shutting down".into() });
             }
             Command::EndChoice { id, choice } => self.end_choice(id, choice),
             Command::ClearPrefixCache => self.scheduler.clear_prefix_cache(),
@@ -263,12 +263,14 @@ impl Engine {
         }
     }
 
-    /// After a failed step: fails all requests; with `restart_on_failure` starts over with an empty pool. False: give up.
+    /// After a failed step: fails all requests; with `restart_on_failure` starts over with an empty pool, unless the device is lost.
+    /// False: give up.
     fn recover(&mut self, fault: &EngineError) -> bool {
         error!(%fault, "step failed");
         self.requests.fail_all(&format!("the engine failed: {fault}"));
         self.restarts += 1;
-        if !self.config.restart_on_failure || self.restarts > MAX_RESTARTS {
+        let is_lost = matches!(fault, EngineError::DeviceLost(_));
+        if is_lost || !self.config.restart_on_failure || self.restarts > MAX_RESTARTS {
             return false;
         }
         if self.in_flight.take().is_some() {

@@ -53,7 +53,7 @@ impl EngineHandle {
         let seed = request.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(id.0));
         let (sender, events) = async_channel::unbounded();
         match self.commands.try_send(Command::Add { id, request: Box::new(request), seed, events: sender }) {
-            Ok(()) => Ok(RequestStream { id, events, engine: self.clone(), ended: false }),
+            Ok(()) => Ok(RequestStream { id, events, engine: self.clone(), has_begun: false, ended: false }),
             Err(TrySendError::Full(_)) => Err(EngineError::QueueFull(self.commands.len())),
             Err(TrySendError::Disconnected(_)) => Err(EngineError::EngineDead(self.shared.dead_reason())),
         }
@@ -115,6 +115,8 @@ pub struct RequestStream {
     id: RequestId,
     events: Receiver<Event>,
     engine: EngineHandle,
+    /// An event came.
+    has_begun: bool,
     ended: bool,
 }
 
@@ -141,13 +143,18 @@ impl RequestStream {
     fn note(&mut self, event: Option<Event>) -> Option<Event> {
         match event {
             Some(event) => {
-                self.ended |= matches!(event, Event::Done(_) | Event::Failed { .. });
+                self.has_begun = true;
+                self.ended |= matches!(event, Event::Done(_) | Event::Failed { .. } | Event::Refused { .. });
                 Some(event)
             }
             None if self.ended => None,
             None => {
                 self.ended = true;
-                Some(Event::Failed { message: format!("engine ended: {}", self.engine.shared.dead_reason()), caller_fault: false })
+                let message = format!("engine ended: {}", self.engine.shared.dead_reason());
+                Some(match self.has_begun {
+                    true => Event::Failed { message, caller_fault: false },
+                    false => Event::Refused { message },
+                })
             }
         }
     }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 pub use tensor::{DType, HostMatrix, HostWeight, Ints, Tensor};
 
 use crate::error::EngineError;
-use crate::models::config::Activation;
+use crate::memory_plan::StepSize;
+use crate::models::config::{Activation, ModelConfig};
 use crate::sampling::{SampleOutput, SampleRow, SamplingParams, TokenHistory};
 
 /// A linear layer: `out[t, n] = sum_k x[t, k] * w[n, k] + bias[n]`.
@@ -188,6 +189,16 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn weight_bytes(&self, file_bytes: usize, values: usize) -> usize;
     /// Share of the free memory that the KV pool takes when nobody says how much.
     fn kv_share(&self) -> f32;
+    /// How large a step may be when nobody says.
+    fn step_size(&self) -> StepSize;
+    /// Bytes that this device takes for a model beside weights, workspace and KV pool, at the latest in its first step.
+    fn scratch_bytes(&self, _config: &ModelConfig, _step: StepSize) -> usize {
+        0
+    }
+    /// Bytes of the device's own memory that are taken, by whomever; None where weights are not copied to memory of its own.
+    fn memory_in_use(&self) -> Option<usize> {
+        None
+    }
 
     // ---- memory, at start only ----------------------------------------------------------------------------------------
     /// A zeroed activation matrix with room for `max_rows` rows.

@@ -4,6 +4,7 @@
 //! from the same seed apply; `tests` below pins the digests. Writing panics where the folder cannot be written: only tests call it.
 
 mod archs;
+mod fault;
 mod gguf_file;
 mod noise;
 mod quantise;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 pub use archs::ARCHS;
+pub use fault::with_fault;
 pub use gguf_file::{GGUFS, GgufWriter, write_tiny_gguf};
 pub use tensors::{TinyTensor, tiny_tensors};
 

@@ -121,7 +121,7 @@ fn collect(mut stream: RequestStream, n: usize) -> Answer {
                 return answer;
             }
             Event::Started { .. } => panic!("Started twice"),
-            Event::Failed { message, .. } => panic!("failed: {message}"),
+            Event::Failed { message, .. } | Event::Refused { message } => panic!("failed: {message}"),
         }
     }
 }
@@ -266,6 +266,38 @@ fn a_panicking_step_is_survived_when_restarting_is_on() {
     assert!(matches!(last, Some(Event::Failed { message, .. }) if message.contains("step four is bad")));
     assert_eq!(collect(engine.submit(request(&[11, 12], 10)).unwrap(), 1).tokens[0].len(), 10);
     assert!(engine.health().is_ok());
+}
+
+#[test]
+fn a_lost_device_ends_the_engine_although_restarting_is_on() {
+    let mut config = config(100, true);
+    config.restart_on_failure = true;
+    let engine = start(config, move |_| Err(EngineError::DeviceLost("fell off the bus".into()))).unwrap();
+    let mut stream = engine.submit(request(&[11], 4)).unwrap();
+    let last = std::iter::from_fn(|| stream.next_blocking()).last();
+    assert!(matches!(last, Some(Event::Failed { message, caller_fault: false }) if message.contains("fell off the bus")));
+    assert!(eventually(|| engine.health().is_err_and(|reason| reason.contains("device lost"))));
+}
+
+#[test]
+fn a_draining_engine_refuses_and_says_that_nothing_was_run() {
+    let (gate, opened) = std::sync::mpsc::channel::<()>();
+    let mut model = FakeModel::default();
+    let mut is_first = true;
+    let engine = start(config(100, false), move |inputs| {
+        if std::mem::take(&mut is_first) {
+            let _ = opened.recv();
+        }
+        Ok(model.execute(inputs))
+    })
+    .unwrap();
+    let running = engine.submit(request(&[11, 12, 13], 5)).unwrap();
+    engine.shutdown();
+    let mut late = engine.submit(request(&[11], 1)).unwrap();
+    gate.send(()).unwrap();
+    assert_eq!(collect(running, 1).tokens[0].len(), 5);
+    let events: Vec<Event> = std::iter::from_fn(|| late.next_blocking()).collect();
+    assert!(matches!(events.as_slice(), [Event::Refused { message }] if message.contains("shut")), "{events:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::threads::SharedMut;
 use super::{CpuBuffer, CpuDevice, CpuKv, CpuVector, CpuWeight, memory};
 use crate::device::{AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, StepTensors, Tensor};
 use crate::error::EngineError;
+use crate::memory_plan::StepSize;
 use crate::models::config::Activation;
 use crate::sampling::logprobs::token_logprobs;
 use crate::sampling::sampler::sample_row;
@@ -60,6 +61,10 @@ impl Device for CpuDevice {
 
     fn kv_share(&self) -> f32 {
         0.25 // a laptop has other work to do
+    }
+
+    fn step_size(&self) -> StepSize {
+        StepSize { max_num_seqs: 64, max_num_batched_tokens: 512, max_logit_rows: 64 }
     }
 
     fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<CpuTensor, EngineError> {

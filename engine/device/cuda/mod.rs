@@ -7,6 +7,7 @@
 mod memory;
 mod moe;
 mod ops;
+mod plan;
 mod product;
 mod sample;
 mod staging;
@@ -63,6 +64,8 @@ pub struct CudaDevice {
     counters: DeviceMemory,
     sample_scratch: Mutex<SampleScratch>,
     moe_scratch: Mutex<Option<MoeScratch>>,
+    /// Kernels, tiles and splits follow from the model alone, never from what else is in the step.
+    deterministic: bool,
 }
 
 impl CudaDevice {
@@ -87,8 +90,19 @@ impl CudaDevice {
             counters: zeroed(MAX_COUNTERS * 4)?,
             sample_scratch: Mutex::new(SampleScratch::new(&gpu)?),
             moe_scratch: Mutex::new(None),
+            deterministic: false,
             gpu,
         })
+    }
+
+    /// The same device, with results that are bitwise those of the request alone, in whatever batch and chunks it runs.
+    pub fn deterministic(self) -> CudaDevice {
+        CudaDevice { deterministic: true, ..self }
+    }
+
+    /// Whether results may depend on nothing but the request.
+    pub fn is_deterministic(&self) -> bool {
+        self.deterministic
     }
 
     /// GPUs that this binary could use: none when it was built without kernels or there is no driver.
@@ -135,6 +149,7 @@ fn engine_error(error: KernelError) -> EngineError {
             available_bytes: free,
             hint: "lower memory_utilization, or stop what else uses the GPU".into(),
         },
+        lost @ KernelError::Lost { .. } => EngineError::DeviceLost(lost.to_string()),
         other => EngineError::Device(other.to_string()),
     }
 }

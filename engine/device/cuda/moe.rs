@@ -13,6 +13,7 @@ use super::product::{Rows, joined};
 use super::{CudaDevice, engine_error};
 use crate::device::{Linear, MoeWeights, Tensor};
 use crate::error::{EngineError, Result};
+use crate::models::config::MoeConfig;
 
 /// Tokens of a piece.
 const CHUNK: usize = 1024;
@@ -43,6 +44,14 @@ pub struct MoeScratch {
 }
 
 impl MoeScratch {
+    /// Bytes that a model takes.
+    pub fn bytes(hidden: usize, moe: MoeConfig, max_tokens: usize) -> usize {
+        let tokens = CHUNK.min(max_tokens);
+        let pairs = tokens * moe.top_k;
+        let ints = tokens * moe.num_experts + 4 * pairs + moe.num_experts + 1;
+        ints * 4 + pairs * (3 * moe.intermediate_size + hidden) * 2
+    }
+
     fn new(device: &CudaDevice, shape: Shape) -> Result<MoeScratch> {
         let pairs = shape.tokens * shape.top_k;
         Ok(MoeScratch {

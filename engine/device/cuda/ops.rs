@@ -12,7 +12,8 @@ use crate::device::{
     AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, StepTensors, Tensor,
 };
 use crate::error::Result;
-use crate::models::config::Activation;
+use crate::memory_plan::StepSize;
+use crate::models::config::{Activation, ModelConfig};
 use crate::sampling::{SampleOutput, SampleRow, TokenLogprobs};
 
 type CudaTensor = Tensor<CudaDevice>;
@@ -91,6 +92,18 @@ impl Device for CudaDevice {
 
     fn kv_share(&self) -> f32 {
         1.0
+    }
+
+    fn step_size(&self) -> StepSize {
+        self.default_step_size()
+    }
+
+    fn scratch_bytes(&self, config: &ModelConfig, step: StepSize) -> usize {
+        self.planned_scratch(config, step)
+    }
+
+    fn memory_in_use(&self) -> Option<usize> {
+        self.gpu.memory().ok().map(|(free, total)| total - free)
     }
 
     fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<CudaTensor> {
