@@ -157,6 +157,7 @@ impl<D: Device> Runner<D> {
                     output_index,
                     choice: state.choice,
                     history: &state.history,
+                    allowed: None,
                 });
             }
         }

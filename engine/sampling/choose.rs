@@ -2,7 +2,7 @@
 //!
 //! Weights are counted into buckets by their leading bits (sign, exponent, 5 bits of mantissa: order is kept), so the bucket in which a
 //! filter's boundary lies is found by walking buckets from the top, and only that bucket is sorted. Equal weights count by id. Bucket 0
-//! holds nothing but zeros: weights are 0 or normal numbers.
+//! holds nothing but zeros: weights are 0 or normal numbers. Shares are of masses (`vector::mass`), whose sums are exact.
 
 use super::vector;
 
@@ -59,7 +59,7 @@ impl Histogram {
         for &weight in weights {
             let bucket = bucket(weight);
             histogram.counts[bucket] += 1;
-            histogram.masses[bucket] += f64::from(weight);
+            histogram.masses[bucket] += vector::mass(weight);
         }
         histogram
     }
@@ -92,7 +92,7 @@ impl Histogram {
             let order = sorted_bucket(weights, bucket);
             let mut kept = 0;
             while kept < order.len() && mass < target {
-                mass += f64::from(weights[order[kept] as usize]);
+                mass += vector::mass(weights[order[kept] as usize]);
                 kept += 1;
             }
             return self.cut(weights, bucket, &order[kept..]);
@@ -102,7 +102,7 @@ impl Histogram {
     /// Zeroes `dropped`, which are in `bucket`, and everything below that bucket.
     fn cut(&mut self, weights: &mut [f32], bucket: usize, dropped: &[u32]) {
         for &id in dropped {
-            self.masses[bucket] -= f64::from(weights[id as usize]);
+            self.masses[bucket] -= vector::mass(weights[id as usize]);
             weights[id as usize] = 0.0;
         }
         self.counts[bucket] -= dropped.len() as u32;
@@ -119,10 +119,10 @@ fn sorted_bucket(weights: &[f32], wanted: usize) -> Vec<u32> {
     ids
 }
 
-/// The token at `uniform` in [0, 1) of the weights' mass, in the order of ids. At least one weight is positive.
+/// The token at `uniform` in [0, 1) of the weights' mass, in the order of ids. At least one weight is 1.
 pub(super) fn draw(weights: &[f32], uniform: f64) -> u32 {
     const CHUNK: usize = 1024;
-    let masses: Vec<f64> = weights.chunks(CHUNK).map(vector::sum).collect();
+    let masses: Vec<f64> = weights.chunks(CHUNK).map(vector::sum_mass).collect();
     let mut left = uniform * masses.iter().sum::<f64>();
     let mut last = 0;
     for (index, &mass) in masses.iter().enumerate() {
@@ -134,9 +134,10 @@ pub(super) fn draw(weights: &[f32], uniform: f64) -> u32 {
             continue;
         }
         for (offset, &weight) in weights[index * CHUNK..].iter().take(CHUNK).enumerate() {
-            if weight > 0.0 {
+            let mass = vector::mass(weight);
+            if mass > 0.0 {
                 last = (index * CHUNK + offset) as u32;
-                left -= f64::from(weight);
+                left -= mass;
                 if left < 0.0 {
                     return last;
                 }

@@ -31,6 +31,8 @@ pub struct SampleRow<'a> {
     pub choice: u32,
     /// Occurrences of tokens so far, for penalties and bad words.
     pub history: &'a TokenHistory,
+    /// Tokens that may be sampled: bit `id % 32` of word `id / 32`, `[ceil(vocab / 32)]`. None: all.
+    pub allowed: Option<&'a [u32]>,
 }
 
 /// What was sampled.

@@ -1,6 +1,6 @@
 //! One row's token: masks and penalties on the logits, then the choice. Order and meaning follow vLLM and transformers (Apache-2.0).
 //!
-//! Logprobs of the raw logits come first; then logit_bias, bad words, stop tokens before `min_tokens`, repetition penalty, presence and
+//! Logprobs of the raw logits come first; then the allowed tokens (a grammar's mask), logit_bias, bad words, stop tokens before `min_tokens`, repetition penalty, presence and
 //! frequency penalties; then greedy, or temperature, top-k, top-p, min-p and a draw. The draw depends on seed, choice and output index
 //! only, so a request gives the same tokens alone, in a batch and after preemption.
 
@@ -16,12 +16,15 @@ pub fn sample_row(logits: &mut [f32], row: &SampleRow<'_>) -> SampleOutput {
     let params = row.params;
     let raw = params.logprobs.map(|top| (logits.to_vec(), top));
     let masked = masked_tokens(row, logits.len());
+    if let Some(allowed) = row.allowed {
+        mask_others(logits, allowed);
+    }
     add_bias(logits, &params.logit_bias);
     for &token in &masked {
         logits[token as usize] = f32::NEG_INFINITY;
     }
     penalize(logits, params, row.history);
-    let token = choose_token(logits, row).unwrap_or_else(|| lowest_allowed(logits.len(), &masked));
+    let token = choose_token(logits, row).unwrap_or_else(|| lowest_allowed(logits.len(), row.allowed, &masked));
     SampleOutput { token, logprobs: raw.map(|(raw, top)| token_logprobs(&raw, token, top as usize)) }
 }
 
@@ -81,8 +84,20 @@ fn penalize(logits: &mut [f32], params: &SamplingParams, history: &TokenHistory)
     }
 }
 
-fn lowest_allowed(vocab: usize, masked: &[u32]) -> u32 {
-    (0..vocab as u32).find(|token| !masked.contains(token)).unwrap_or(0)
+fn lowest_allowed(vocab: usize, allowed: Option<&[u32]>, masked: &[u32]) -> u32 {
+    (0..vocab as u32).find(|&token| allowed.is_none_or(|allowed| is_allowed(allowed, token)) && !masked.contains(&token)).unwrap_or(0)
+}
+
+fn is_allowed(allowed: &[u32], token: u32) -> bool {
+    allowed[token as usize / 32] >> (token % 32) & 1 == 1
+}
+
+fn mask_others(logits: &mut [f32], allowed: &[u32]) {
+    for (token, logit) in (0..).zip(logits) {
+        if !is_allowed(allowed, token) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
 }
 
 /// A number in [0, 1) from a counter: SplitMix64's finaliser (Steele, Lea, Flood 2014; public domain) keyed by the seed.

@@ -16,6 +16,7 @@ fn sample(logits: &[f32], params: &SamplingParams, stop_ids: &[u32], prompt: &[u
         output_index: output.len() as u32,
         choice: 0,
         history: &history,
+        allowed: None,
     };
     sample_row(&mut logits.to_vec(), &row)
 }
@@ -69,6 +70,38 @@ fn bias_bad_words_and_min_tokens() {
     }
 }
 
+#[test]
+fn only_allowed_tokens_are_sampled() {
+    let history = TokenHistory::default();
+    let sample = |logits: &[f32], params: &SamplingParams, allowed: &[u32]| {
+        let row = SampleRow {
+            logits_row: 0,
+            slot: 0,
+            params,
+            seed: 1,
+            stop_ids: &[],
+            output_index: 0,
+            choice: 0,
+            history: &history,
+            allowed: Some(allowed),
+        };
+        sample_row(&mut logits.to_vec(), &row).token
+    };
+    let greedy = SamplingParams::default();
+    let hot = SamplingParams { temperature: 2.0, ..greedy.clone() };
+    let mut logits = vec![0.0; 70];
+    (logits[3], logits[40]) = (9.0, 5.0);
+    assert_eq!(sample(&logits, &greedy, &[!0, !0, !0]), 3);
+    assert_eq!(sample(&logits, &greedy, &[!8, !0, !0]), 40);
+    assert_eq!(sample(&logits, &hot, &[0, 0, 1 << 5]), 69);
+    // a bias does not bring back what is not allowed; a row without any logit gives the lowest allowed token
+    let biased = SamplingParams { logit_bias: vec![(3, 100.0)], ..greedy.clone() };
+    assert_eq!(sample(&logits, &biased, &[1 << 7, 0, 0]), 7);
+    assert_eq!(sample(&[f32::NAN; 70], &greedy, &[0, 1 << 9, 0]), 41);
+    let masked = SamplingParams { bad_words: vec![vec![41]], ..greedy };
+    assert_eq!(sample(&[f32::NAN; 70], &masked, &[0, 3 << 9, 0]), 42);
+}
+
 /// Logits after penalties, from a table computed by hand.
 #[test]
 fn penalties_by_hand() {
@@ -108,7 +141,17 @@ fn counts(logits: &[f32], params: &SamplingParams) -> Vec<f64> {
     let history = TokenHistory::default();
     let mut counts = vec![0.0; logits.len()];
     for output_index in 0..20_000 {
-        let row = SampleRow { logits_row: 0, slot: 0, params, seed: 42, stop_ids: &[], output_index, choice: 0, history: &history };
+        let row = SampleRow {
+            logits_row: 0,
+            slot: 0,
+            params,
+            seed: 42,
+            stop_ids: &[],
+            output_index,
+            choice: 0,
+            history: &history,
+            allowed: None,
+        };
         counts[sample_row(&mut logits.to_vec(), &row).token as usize] += 1.0;
     }
     counts

@@ -208,6 +208,7 @@ fn sample<D: Device>(device: &D, rows: usize, vocab: usize) -> (Vec<u32>, Vec<St
             output_index: i as u32,
             choice: 0,
             history: &history,
+            allowed: None,
         })
         .collect();
     let outputs = device.sample(&mut logits, &list, &mut last_tokens).and_then(|pending| device.sampled(pending)).unwrap();

@@ -21,6 +21,7 @@ fn rows_are_sampled_into_their_slots_and_shared_rows_are_not_changed_for_each_ot
         output_index: 0,
         choice,
         history: &history,
+        allowed: None,
     };
     let rows = [row(3, 0, &greedy, 0), row(0, 5, &biased, 0), row(0, 2, &greedy, 1), row(1, 4, &biased, 0)];
     let mut logits = tensor(&device, VOCAB, &values);
