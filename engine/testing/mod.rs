@@ -1,13 +1,16 @@
-//! Tiny random-weight checkpoints for tests: every family as a Hugging Face folder, and five GGUF files, made from a seed.
+//! What tests need of the engine: tiny random-weight checkpoints of every family as Hugging Face folders and five GGUF files, made from a
+//! seed; a device that rounds like a GPU; a decoder that reads given tokens.
 //!
 //! Behind the cargo feature `testing`. The recipe is that of `tests/golden/make_tiny.py`, bit for bit, so that goldens computed elsewhere
 //! from the same seed apply; `tests` below pins the digests. Writing panics where the folder cannot be written: only tests call it.
 
 mod archs;
 mod fault;
+mod forced;
 mod gguf_file;
 mod noise;
 mod quantise;
+pub mod rounded;
 mod tensors;
 mod tokenizer;
 
@@ -17,6 +20,7 @@ use serde_json::{Value, json};
 
 pub use archs::ARCHS;
 pub use fault::with_fault;
+pub use forced::Forced;
 pub use gguf_file::{GGUFS, GgufWriter, write_tiny_gguf};
 pub use tensors::{TinyTensor, tiny_tensors};
 

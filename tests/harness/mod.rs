@@ -4,6 +4,7 @@
 pub mod case;
 pub mod compare;
 pub mod drive;
+pub mod forced;
 
 use std::path::Path;
 
