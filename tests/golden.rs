@@ -1,8 +1,10 @@
-//! Tiny checkpoints of every family and tiny GGUF files, made here from a seed, against what transformers computed from the same weights.
+//! Tiny checkpoints of every family and tiny GGUF files, made here from a seed, against what transformers computed from the same weights:
+//! strictly on the CPU, and on a GPU where there is one.
 
 mod harness;
 
 use harness::compare::Precision;
+use harness::gpu::{available, check_suite_on_gpu};
 use harness::{check_suite, small_options};
 use pagoda_engine::testing::{ARCHS, GGUFS, write_tiny, write_tiny_gguf};
 
@@ -21,18 +23,41 @@ fn check_gguf(name: &str) {
     check_suite(&format!("tinygguf_{name}"), &path, &small_options(), Precision::F32);
 }
 
+fn check_family_on_gpu(arch: &str) {
+    if available() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = write_tiny(folder.path(), arch, SEED);
+        check_suite_on_gpu(&format!("tiny_{arch}"), &path, &small_options(), ["mixtral", "qwen3-moe"].contains(&arch));
+    }
+}
+
+fn check_gguf_on_gpu(name: &str) {
+    if available() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = write_tiny_gguf(folder.path(), name, SEED);
+        check_suite_on_gpu(&format!("tinygguf_{name}"), &path, &small_options(), false);
+    }
+}
+
 macro_rules! tests {
-    ($check:ident: $($test:ident = $name:literal),* $(,)?) => {
+    ($check:ident, $check_on_gpu:ident: $($test:ident = $name:literal),* $(,)?) => {
         $(
-            #[test]
-            fn $test() {
-                $check($name);
+            mod $test {
+                #[test]
+                fn on_the_cpu() {
+                    super::$check($name);
+                }
+
+                #[test]
+                fn on_a_gpu() {
+                    super::$check_on_gpu($name);
+                }
             }
         )*
     };
 }
 
-tests!(check_family:
+tests!(check_family, check_family_on_gpu:
     qwen2 = "qwen2",
     qwen2_yarn = "qwen2-yarn",
     qwen3 = "qwen3",
@@ -45,7 +70,7 @@ tests!(check_family:
     qwen3_moe = "qwen3-moe",
 );
 
-tests!(check_gguf:
+tests!(check_gguf, check_gguf_on_gpu:
     gguf_llama_q4_k_m = "llama-q4_k_m",
     gguf_llama_q5_k = "llama-q5_k",
     gguf_llama_q8_0 = "llama-q8_0",

@@ -7,7 +7,7 @@ mod harness;
 use std::path::{Path, PathBuf};
 
 use harness::case::{Case, Suite, read as read_suite};
-use harness::forced::{decoder, differences, golden, judge, read, rms, worst};
+use harness::forced::{decoder, differences, golden, judge_step, read, rms, worst};
 use pagoda_engine::device::cpu::CpuDevice;
 use pagoda_engine::testing::rounded::{RoundedDevice, Rounding, Route};
 use pagoda_engine::testing::{ARCHS, Forced, GGUFS, write_tiny, write_tiny_gguf};
@@ -85,11 +85,12 @@ fn rounding_explains_what_a_gpu_may_answer() {
         for case in &suite.cases {
             let (expected, got) = (read(&mut exact, case), read(&mut rounded, case));
             let steps = untouched_steps(case, &exact, &rounded).unwrap_or_else(|fault| panic!("{} {}: {fault}", suite.suite, case.id));
-            let ratio = judge(case, &expected, &got, steps).unwrap_or_else(|fault| panic!("{} {}: {fault}", suite.suite, case.id));
+            let judged: Result<Vec<f32>, String> = (0..steps).map(|step| judge_step(case, &expected, &got, step)).collect();
+            let judged = judged.unwrap_or_else(|fault| panic!("{} {}: {fault}", suite.suite, case.id));
             all.extend(differences(&expected, &got));
             touched += usize::from(steps < case.greedy.len());
             if steps >= case.top5.len() {
-                ratios.push(ratio);
+                ratios.push(judged.into_iter().fold(0.0, f32::max));
             }
         }
         let mean = ratios.iter().sum::<f32>() / ratios.len().max(1) as f32;

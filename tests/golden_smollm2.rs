@@ -1,6 +1,6 @@
 //! The real model against what transformers computed from the same weights: from its GGUF and from the bf16 checkpoint that
-//! tests/golden/make_smollm2.py makes of that. Both are looked for in the cache; a test says so and passes where its model is missing,
-//! unless PAGODA_GOLDENS=require.
+//! tests/golden/make_smollm2.py makes of that, on the CPU and on a GPU where there is one. Both are looked for in the cache; a test says so
+//! and passes where its model is missing, unless PAGODA_GOLDENS=require.
 #![allow(clippy::print_stdout)]
 
 mod harness;
@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use harness::case::read;
 use harness::check_suite;
 use harness::compare::Precision;
+use harness::gpu::{available, check_suite_on_gpu};
 use pagoda::hub::Hub;
 use pagoda_engine::loader::EngineOptions;
 use pagoda_engine::text::{Detokenizer, Tokenizer};
@@ -45,6 +46,20 @@ fn model_gguf_answers_as_recorded() {
 fn model_bf16_answers_as_recorded() {
     if let Some(path) = cached(CHECKPOINT) {
         check_suite("smollm2_hf", &path, &options(), Precision::F32);
+    }
+}
+
+#[test]
+fn model_gguf_answers_as_recorded_on_a_gpu() {
+    if let Some(path) = cached(GGUF).filter(|_| available()) {
+        check_suite_on_gpu("smollm2_gguf", &path, &options(), false);
+    }
+}
+
+#[test]
+fn model_bf16_answers_as_recorded_on_a_gpu() {
+    if let Some(path) = cached(CHECKPOINT).filter(|_| available()) {
+        check_suite_on_gpu("smollm2_hf", &path, &options(), false);
     }
 }
 

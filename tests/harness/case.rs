@@ -34,9 +34,10 @@ pub struct Case {
     pub bf16_flips: Vec<usize>,
 }
 
-/// Reads tests/data/golden/NAME.json.
+/// Reads tests/data/golden/NAME.json. A test binary that was taken to another machine finds it by the variable that cargo sets.
 pub fn read<T: serde::de::DeserializeOwned>(name: &str) -> T {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(format!("{name}.json"));
+    let repo = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string());
+    let path = Path::new(&repo).join("tests/data/golden").join(format!("{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

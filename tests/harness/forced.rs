@@ -105,12 +105,6 @@ pub fn rms(differences: &[f32]) -> f32 {
     (differences.iter().map(|d| d * d).sum::<f32>() / differences.len().max(1) as f32).sqrt()
 }
 
-/// Steps whose best token is not the golden's, with the golden's gap there.
-pub fn flips(case: &Case, reading: &Reading) -> Vec<(usize, f32)> {
-    let steps = case.greedy.iter().zip(&reading.best).enumerate();
-    steps.filter(|(_, (want, got))| want != got).map(|(step, _)| (step, case.gap[step])).collect()
-}
-
 /// Largest difference of a logprob of a rounding device, in units of `unit`.
 const MAX_DIFFERENCE: f32 = 4.0;
 /// Largest gap at which a rounding device may prefer another token, in units of `unit`.
@@ -122,26 +116,20 @@ pub fn unit(case: &Case) -> f32 {
     case.bf16_dlogprob.unwrap_or(0.05).max(0.05)
 }
 
-/// Judges steps `.. steps` of a rounding device's reading: Ok(largest difference in units), or what is wrong.
-pub fn judge(case: &Case, expected: &Reading, got: &Reading, steps: usize) -> Result<f32, String> {
+/// Judges one step of a rounding device's reading: Ok(largest difference in units), or what is wrong.
+pub fn judge_step(case: &Case, expected: &Reading, got: &Reading, step: usize) -> Result<f32, String> {
     let unit = unit(case);
     let mut largest = 0.0f32;
-    for (step, (want, got)) in expected.logprobs.iter().zip(&got.logprobs).enumerate().take(steps) {
-        for (rank, (want, got)) in want.iter().zip(got).enumerate() {
-            match (want - got).abs() / unit {
-                difference if difference <= MAX_DIFFERENCE => largest = largest.max(difference),
-                difference if difference.is_nan() && rank > 1 => {}
-                _ => return Err(format!("step {step}: logprob {got} for {want}, at most {MAX_DIFFERENCE} x {unit} apart")),
-            }
+    for (rank, (want, got)) in expected.logprobs[step].iter().zip(&got.logprobs[step]).enumerate() {
+        match (want - got).abs() / unit {
+            difference if difference <= MAX_DIFFERENCE => largest = largest.max(difference),
+            difference if difference.is_nan() && rank > 1 => {}
+            _ => return Err(format!("step {step}: logprob {got} for {want}, at most {MAX_DIFFERENCE} x {unit} apart")),
         }
     }
-    for (step, gap) in flips(case, got).into_iter().filter(|(step, _)| *step < steps) {
-        if gap > MAX_TIE * unit && expected.best[step] != got.best[step] {
-            return Err(format!(
-                "step {step}: token {} for {}, gap {gap}, a tie is below {MAX_TIE} x {unit}",
-                got.best[step], case.greedy[step]
-            ));
-        }
+    let (want, got, gap) = (expected.best[step], got.best[step], case.gap[step]);
+    match got == want || got == case.greedy[step] || gap < MAX_TIE * unit {
+        true => Ok(largest),
+        false => Err(format!("step {step}: token {got} for {want}, gap {gap}, a tie is below {MAX_TIE} x {unit}")),
     }
-    Ok(largest)
 }

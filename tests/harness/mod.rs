@@ -5,10 +5,11 @@ pub mod case;
 pub mod compare;
 pub mod drive;
 pub mod forced;
+pub mod gpu;
 
 use std::path::Path;
 
-use pagoda_engine::loader::{EngineOptions, LoadedModel, load};
+use pagoda_engine::loader::{DeviceChoice, EngineOptions, LoadedModel, load};
 
 use case::Suite;
 use compare::{Precision, compare};
@@ -23,11 +24,10 @@ pub fn small_options() -> EngineOptions {
     EngineOptions { kv_cache_bytes: Some(32 << 20), threads: Some(1), ..EngineOptions::default() }
 }
 
-/// Runs all cases of suite `name` at once and compares each, as closely as the device computes.
+/// Runs all cases of suite `name` at once on the CPU and compares each.
 pub fn check_suite(name: &str, path: &Path, options: &EngineOptions, precision: Precision) {
     let suite: Suite = case::read(name);
-    let model = engine(path, options);
-    let precision = if model.device.starts_with("cuda") { Precision::Rounded } else { precision };
+    let model = engine(path, &EngineOptions { device: DeviceChoice::Cpu, ..options.clone() });
     let answers = drive::run_together(&model.handle, suite.cases.iter().map(|c| drive::greedy(&c.prompt_ids, c.greedy.len())));
     let mut worst = 0.0f32;
     let mut faults = Vec::new();
