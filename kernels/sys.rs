@@ -88,6 +88,52 @@ const _: () = {
 unsafe extern "C" {
     pub fn pagoda_skinny_gemm(params: *const pagoda_skinny_gemm_params, stream: pagoda_stream) -> pagoda_status;
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_wide_gemm_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub bias: *const f32,
+    pub offsets: *const i32,
+    pub num_rows: i32,
+    pub num_groups: i32,
+    pub n: i32,
+    pub k: i32,
+    pub ld_out: i32,
+    pub gated: i32,
+    pub block_cols: i32,
+    pub cluster: i32,
+    pub num_ranges: i32,
+    pub raster: i32,
+    pub max_ctas: i32,
+    pub programmatic: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_wide_gemm_params"][::core::mem::size_of::<pagoda_wide_gemm_params>() - 88usize];
+    ["Alignment of pagoda_wide_gemm_params"][::core::mem::align_of::<pagoda_wide_gemm_params>() - 8usize];
+    ["Offset of field: pagoda_wide_gemm_params::out"][::core::mem::offset_of!(pagoda_wide_gemm_params, out) - 0usize];
+    ["Offset of field: pagoda_wide_gemm_params::x"][::core::mem::offset_of!(pagoda_wide_gemm_params, x) - 8usize];
+    ["Offset of field: pagoda_wide_gemm_params::w"][::core::mem::offset_of!(pagoda_wide_gemm_params, w) - 16usize];
+    ["Offset of field: pagoda_wide_gemm_params::bias"][::core::mem::offset_of!(pagoda_wide_gemm_params, bias) - 24usize];
+    ["Offset of field: pagoda_wide_gemm_params::offsets"][::core::mem::offset_of!(pagoda_wide_gemm_params, offsets) - 32usize];
+    ["Offset of field: pagoda_wide_gemm_params::num_rows"][::core::mem::offset_of!(pagoda_wide_gemm_params, num_rows) - 40usize];
+    ["Offset of field: pagoda_wide_gemm_params::num_groups"][::core::mem::offset_of!(pagoda_wide_gemm_params, num_groups) - 44usize];
+    ["Offset of field: pagoda_wide_gemm_params::n"][::core::mem::offset_of!(pagoda_wide_gemm_params, n) - 48usize];
+    ["Offset of field: pagoda_wide_gemm_params::k"][::core::mem::offset_of!(pagoda_wide_gemm_params, k) - 52usize];
+    ["Offset of field: pagoda_wide_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_wide_gemm_params, ld_out) - 56usize];
+    ["Offset of field: pagoda_wide_gemm_params::gated"][::core::mem::offset_of!(pagoda_wide_gemm_params, gated) - 60usize];
+    ["Offset of field: pagoda_wide_gemm_params::block_cols"][::core::mem::offset_of!(pagoda_wide_gemm_params, block_cols) - 64usize];
+    ["Offset of field: pagoda_wide_gemm_params::cluster"][::core::mem::offset_of!(pagoda_wide_gemm_params, cluster) - 68usize];
+    ["Offset of field: pagoda_wide_gemm_params::num_ranges"][::core::mem::offset_of!(pagoda_wide_gemm_params, num_ranges) - 72usize];
+    ["Offset of field: pagoda_wide_gemm_params::raster"][::core::mem::offset_of!(pagoda_wide_gemm_params, raster) - 76usize];
+    ["Offset of field: pagoda_wide_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_wide_gemm_params, max_ctas) - 80usize];
+    ["Offset of field: pagoda_wide_gemm_params::programmatic"][::core::mem::offset_of!(pagoda_wide_gemm_params, programmatic) - 84usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_wide_gemm(params: *const pagoda_wide_gemm_params, stream: pagoda_stream) -> pagoda_status;
+}
 pub const PAGODA_NORM: pagoda_norm_kind = 0;
 pub const PAGODA_ADD_NORM: pagoda_norm_kind = 1;
 pub const PAGODA_NORM_ADD: pagoda_norm_kind = 2;

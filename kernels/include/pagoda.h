@@ -70,6 +70,31 @@ typedef struct pagoda_skinny_gemm_params {
 } pagoda_skinny_gemm_params;
 pagoda_status pagoda_skinny_gemm(const pagoda_skinny_gemm_params *params, pagoda_stream stream);
 
+/* == Product of many tokens: out[t, i] = act(sum_k x[t, k] * w[i, k] + bias[i]). f32 sums. Compute capability 9.0 alone.
+ * With offsets, rows are in groups, each with a matrix of its own: rows offsets[g] .. offsets[g + 1] use w + g * n * k. */
+
+/* Row-major; out, x and w are aligned to 16 bytes. n_out is n, or n / 2 when gated: rows [0, n/2) of w are the gate, the rest is up. */
+typedef struct pagoda_wide_gemm_params {
+  void *out;              /* [num_rows, n_out] bf16 of row stride ld_out */
+  const void *x;          /* [num_rows, k] bf16, no gaps */
+  const void *w;          /* [num_groups, n, k] bf16, no gaps */
+  const float *bias;      /* [n] f32 of all groups, or NULL */
+  const int32_t *offsets; /* [num_groups + 1], or NULL: one group of num_rows */
+  int32_t num_rows;
+  int32_t num_groups;
+  int32_t n;
+  int32_t k;            /* a multiple of 8 */
+  int32_t ld_out;       /* a multiple of 8, like n_out */
+  int32_t gated;        /* 1: out = silu(gate) * up */
+  int32_t block_cols;   /* rows of w in a tile, 128 or 256; heuristics.rs, like the next four */
+  int32_t cluster;      /* CTAs that share rows of w, 1 or 2 */
+  int32_t num_ranges;   /* sums are made over so many ranges of k, added in order; more than 1 only with 128 rows */
+  int32_t raster;       /* tiles of tokens (times cluster) that share what they read of w */
+  int32_t max_ctas;     /* CTAs that walk over all tiles */
+  int32_t programmatic; /* 1: may start while the previous kernel of the stream ends (programmatic dependent launch) */
+} pagoda_wide_gemm_params;
+pagoda_status pagoda_wide_gemm(const pagoda_wide_gemm_params *params, pagoda_stream stream);
+
 /* Which of the three RMS norms of a decoder; norm(v)[i] = v[i] / sqrt(mean(v^2) + eps) * weight[i]. */
 typedef enum pagoda_norm_kind {
   PAGODA_NORM = 0,     /* out = norm(x) */

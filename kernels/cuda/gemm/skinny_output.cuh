@@ -5,9 +5,11 @@
 
 namespace pagoda {
 
-constexpr int kMaxSkinnyTokens = 64;
+constexpr int kMaxSkinnyTokens = 128;
 
 __host__ __device__ __forceinline__ int skinny_out_cols(const pagoda_skinny_gemm_params &p) { return p.gated ? p.n / 2 : p.n; }
+
+__host__ __device__ __forceinline__ int wide_out_cols(const pagoda_wide_gemm_params &p) { return p.gated ? p.n / 2 : p.n; }
 
 __device__ __forceinline__ float silu(float v) { return v / (1.0f + __expf(-v)); }
 

@@ -1,7 +1,7 @@
-// Skinny product for sm_90 and later: out[t, i] = sum_k x[t, k] * w[i, k], up to 64 tokens.
+// Skinny product for sm_90 and later: out[t, i] = sum_k x[t, k] * w[i, k], up to 128 tokens.
 //
-// A CTA makes 64 rows of w against all tokens. One warp keeps a ring of shared memory full with tensor copies (boxes of 64 k, rows of 128
-// bytes, swizzled), four warps eat it: the rows are the m side of a product, the tokens its n side. On sm_90a that is wgmma straight from
+// A CTA makes 64 or 128 rows of w against all tokens. One warp keeps a ring of shared memory full with tensor copies (boxes of 64 k, rows of 128
+// bytes, swizzled), a warpgroup for every 64 rows eats it: the rows are the m side of a product, the tokens its n side. On sm_90a that is wgmma straight from
 // shared memory (with mma.sync, moving 64 tokens' fragments through ldmatrix costs more than HBM does: 107 against 95 us for 37888 x 3584);
 // elsewhere mma.sync. Ends of n, k and tokens arrive as zeros, so every shape takes the same path.
 //
@@ -21,19 +21,19 @@
 #include "../ptx/mma.cuh"
 #include "../ptx/tensor_copy.cuh"
 #include "../ptx/wgmma.cuh"
+#include "ring.cuh"
 #include "skinny_output.cuh"
 
 namespace pagoda {
 
-constexpr int kBoxK = 64;       // 128 bytes, the width of the swizzle
-constexpr int kSkinnyRows = 64; // of a tile: the m side of one warpgroup product
+constexpr int kSkinnyRows = 64; // of one warpgroup: the m side of its product
 constexpr int kMaxSkinnyStages = 8;
 constexpr int kMaxSkinnySplit = 8;
 
-template <int kTiles, int kStageBoxes> struct SkinnySm90 {
+template <int kTiles, int kStageBoxes, int kWarpgroups> struct SkinnySm90 {
   static constexpr int kTokenTiles = kTiles; // of 8 tokens
   static constexpr int kTokens = 8 * kTokenTiles;
-  static constexpr int kBlockN = kSkinnyRows;
+  static constexpr int kBlockN = kSkinnyRows * kWarpgroups;
   static constexpr int kBoxes = kStageBoxes;
   static constexpr int kConsumerWarps = kBlockN / 16;
   static constexpr int kConsumers = kConsumerWarps * kWarpSize;
@@ -43,21 +43,12 @@ template <int kTiles, int kStageBoxes> struct SkinnySm90 {
   static constexpr int kStageBytes = kBoxes * (kWBoxBytes + kXBoxBytes);
   static constexpr int kAccStride = kBlockN + 4; // floats; the 4 keeps a warp's stores in different banks
   static constexpr int kAccBytes = kTokens * kAccStride * 4;
-  static constexpr int kAlignment = 1024; // of the swizzle pattern
+  static constexpr int kAlignment = kSwizzleAlignment;
   static_assert(kXBoxBytes % kAlignment == 0 && kWBoxBytes / 2 % kAlignment == 0, "boxes follow each other, and each starts a pattern");
   static constexpr int smem_bytes(int num_stages) { return num_stages * kStageBytes + kAccBytes + kAlignment; }
 };
 
 #if __CUDA_ARCH__ >= 900
-
-// Position in the ring.
-struct RingSlot {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int num_stages) {
-    if (++stage == num_stages) stage = 0, parity ^= 1;
-  }
-};
 
 // What one CTA works on: boxes box_begin .. box_end of the tiles first_tile, first_tile + tile_stride, ...
 struct SkinnyWork {
@@ -128,12 +119,12 @@ template <typename Tile> using SkinnySums = float[Tile::kTokenTiles][4];
 
 // One warp: acc += its 16 rows times all tokens, over the boxes of one stage. Every sum runs in order of k.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-template <typename Tile, int kNumBoxes> __device__ __forceinline__ void skinny_multiply_boxes(SkinnySums<Tile> &acc, uint32_t stage_smem) {
+template <typename Tile, int kNumBoxes> __device__ __forceinline__ void skinny_multiply_boxes(SkinnySums<Tile> &acc, uint32_t stage_smem, int group) {
   const uint32_t x_smem = stage_smem + Tile::kBoxes * Tile::kWBoxBytes;
   ptx::begin_products(acc);
 #pragma unroll
   for (int b = 0; b < kNumBoxes; ++b) {
-    const uint64_t w_rows = ptx::swizzled_rows(stage_smem + b * Tile::kWBoxBytes), x_rows = ptx::swizzled_rows(x_smem + b * Tile::kXBoxBytes);
+    const uint64_t w_rows = ptx::swizzled_rows(stage_smem + b * Tile::kWBoxBytes + group * kSkinnyRows * 128), x_rows = ptx::swizzled_rows(x_smem + b * Tile::kXBoxBytes);
 #pragma unroll
     for (int step = 0; step < kBoxK / 16; ++step) ptx::multiply_group(acc, w_rows + 2 * step, x_rows + 2 * step);
   }
@@ -141,10 +132,11 @@ template <typename Tile, int kNumBoxes> __device__ __forceinline__ void skinny_m
 }
 
 // No branch may lie between the products and their end, or the compiler adds fences.
-template <typename Tile> __device__ __forceinline__ void skinny_multiply(SkinnySums<Tile> &acc, uint32_t stage_smem, int num_boxes, int, int) {
+template <typename Tile> __device__ __forceinline__ void skinny_multiply(SkinnySums<Tile> &acc, uint32_t stage_smem, int num_boxes, int warp, int) {
   static_assert(Tile::kBoxes <= 2, "a stage holds all boxes or one");
-  if (num_boxes >= Tile::kBoxes) skinny_multiply_boxes<Tile, Tile::kBoxes>(acc, stage_smem);
-  else skinny_multiply_boxes<Tile, 1>(acc, stage_smem);
+  const int group = Tile::kBlockN == kSkinnyRows ? 0 : warp / 4;
+  if (num_boxes >= Tile::kBoxes) skinny_multiply_boxes<Tile, Tile::kBoxes>(acc, stage_smem, group);
+  else skinny_multiply_boxes<Tile, 1>(acc, stage_smem, group);
 }
 #else
 template <typename Tile> __device__ __forceinline__ void skinny_multiply(SkinnySums<Tile> &acc, uint32_t stage_smem, int num_boxes, int warp, int lane) {
@@ -209,7 +201,7 @@ template <typename Tile> __device__ __forceinline__ void skinny_reduce(const pag
 template <typename Tile>
 __device__ __forceinline__ void skinny_consume(const pagoda_skinny_gemm_params &p, const SkinnyWork &work, uint32_t ring, uint32_t acc_smem, uint32_t full,
                                                uint32_t empty) {
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int lane = threadIdx.x % kWarpSize, warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
   RingSlot slot;
@@ -234,7 +226,7 @@ __device__ __forceinline__ void skinny_consume(const pagoda_skinny_gemm_params &
 
 // With split_k > 1 the grid has one cluster a tile, so that every thread passes the same two cluster barriers.
 template <typename Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 2)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kTokens > 64 ? 1 : 2)
     skinny_gemm_sm90_kernel(const __grid_constant__ pagoda_skinny_gemm_params p, const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ unsigned char dynamic_smem[];

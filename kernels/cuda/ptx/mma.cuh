@@ -29,6 +29,13 @@ __device__ __forceinline__ void load_matrix_x4_trans(uint32_t (&r)[4], uint32_t 
                : "memory");
 }
 
+#if __CUDA_ARCH__ >= 900
+// Stores four 8x8 matrices held as mma_bf16's d is, packed; lane i gives the address of row i % 8 of matrix i / 8.
+__device__ __forceinline__ void store_matrix_x4(uint32_t smem, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(smem), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
+}
+#endif
+
 // Transposes an 8x8 matrix of 16-bit elements across the warp.
 __device__ __forceinline__ uint32_t transpose_8x8(uint32_t v) {
   uint32_t r;

@@ -26,6 +26,11 @@ __device__ __forceinline__ void arrive_expecting(uint32_t barrier, uint32_t byte
 
 __device__ __forceinline__ void arrive(uint32_t barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
 
+// Arrives at the barrier of another CTA of the cluster; the address is from address_in_rank.
+__device__ __forceinline__ void arrive_remote(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // Returns when the phase of this parity is over.
 __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
   uint32_t done;
@@ -43,6 +48,12 @@ __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) 
 
 __device__ __forceinline__ void store_shared(uint32_t smem, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(smem), "f"(v) : "memory"); }
 
+__device__ __forceinline__ uint4 load_shared_16b(uint32_t smem) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(smem) : "memory");
+  return v;
+}
+
 // Policy of copies of what is read once: leaves L2 first.
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy;
@@ -57,10 +68,24 @@ __device__ __forceinline__ uint64_t evict_last_policy() {
   return policy;
 }
 
+// Policy of copies of what is read again by some.
+__device__ __forceinline__ uint64_t normal_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // One box of a matrix: columns from `col`, rows from `row`; what lies outside the matrix arrives as zeros, and counts as bytes.
 __device__ __forceinline__ void copy_box(uint32_t smem, const CUtensorMap *map, int32_t col, int32_t row, uint32_t barrier, uint64_t policy) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(smem),
                "l"(map), "r"(col), "r"(row), "r"(barrier), "l"(policy)
+               : "memory");
+}
+
+// The same box to the same place in every CTA of the cluster named by `ranks`, one bit each, counted by the barrier of each.
+__device__ __forceinline__ void copy_box_to(uint32_t smem, const CUtensorMap *map, int32_t col, int32_t row, uint32_t barrier, uint16_t ranks, uint64_t policy) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(smem),
+               "l"(map), "r"(col), "r"(row), "r"(barrier), "h"(ranks), "l"(policy)
                : "memory");
 }
 

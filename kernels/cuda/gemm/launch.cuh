@@ -1,0 +1,69 @@
+// Host side of the products: launches with clusters and early starts, and tensor maps of bf16 matrices. Nothing here is in the way of a capture.
+#pragma once
+#include "../common/status.cuh"
+#include "ring.cuh"
+#include <cuda.h>
+
+namespace pagoda {
+
+struct Launch {
+  const void *kernel;
+  int num_ctas, num_threads, smem_bytes, cluster;
+};
+
+inline pagoda_status launch(const Launch &how, void **args, bool programmatic, cudaStream_t stream) {
+  if (how.smem_bytes > 0) {
+    const cudaError_t error = cudaFuncSetAttribute(how.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.smem_bytes);
+    if (error != cudaSuccess) {
+      (void)cudaGetLastError();
+      return to_status(error);
+    }
+  }
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(how.num_ctas);
+  config.blockDim = dim3(how.num_threads);
+  config.dynamicSmemBytes = how.smem_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  if (programmatic) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (how.cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs].val.clusterDim.x = how.cluster;
+    attributes[config.numAttrs].val.clusterDim.y = 1;
+    attributes[config.numAttrs++].val.clusterDim.z = 1;
+  }
+  const cudaError_t error = cudaLaunchKernelExC(&config, how.kernel, args);
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  return to_status(error);
+}
+
+using EncodeTiled = CUresult (*)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                                 const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+// The driver's encoder, looked up once: the binary links no libcuda.
+inline EncodeTiled find_encoder() {
+  void *function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+  return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(function) : nullptr;
+}
+
+// Boxes of [rows, 64] of a row-major [num_rows, k] bf16 matrix.
+inline bool encode(CUtensorMap *map, const void *matrix, int64_t num_rows, int k, int rows) {
+  static const EncodeTiled encoder = find_encoder();
+  if (!encoder) return false;
+  const cuuint64_t dims[2] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(num_rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(k) * 2};
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(kBoxK), static_cast<cuuint32_t>(rows)};
+  const cuuint32_t steps[2] = {1, 1};
+  return encoder(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void *>(matrix), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+} // namespace pagoda
