@@ -1,8 +1,10 @@
 //! Products of many tokens through cuBLASLt, loaded at run time: out[t, n] = sum_k x[t, k] * w[n, k], bf16 in, bf16 or f32 out, f32 sums.
 //!
 //! cuBLASLt thinks in columns: a row-major matrix is its own transpose to it, so outᵀ = w · xᵀ is asked for, with w transposed. The
-//! algorithm for a shape is looked up once and kept; the caller rounds token counts up (`heuristics::padded_tokens`) so that the shapes
-//! are few.
+//! algorithm for a shape is chosen once (`tune`) and kept; the caller rounds token counts up (`heuristics::padded_tokens`) so that the
+//! shapes are few.
+
+mod tune;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublaslt::{result, sys};
 
+use self::tune::Tuned;
 use crate::gpu::Gpu;
 use crate::memory::DeviceMemory;
 use crate::ops::{DType, DeviceBytes};
@@ -18,7 +21,7 @@ use crate::status::{KernelError, Result};
 
 const OP: &str = "cublaslt matmul";
 /// Memory that algorithms may use.
-const WORKSPACE_BYTES: usize = 32 << 20;
+const WORKSPACE_BYTES: usize = 64 << 20;
 /// Alignment that the library assumes when nothing is said.
 const MAX_ALIGNMENT: u64 = 256;
 /// CUBLAS_OP_T of cublasOperation_t, which cudarc declares for cuBLAS alone.
@@ -33,6 +36,8 @@ pub struct Matmul {
     pub x: DeviceBytes,
     /// `[n, k]` bf16.
     pub w: DeviceBytes,
+    /// `[n]` bf16, aligned to 16 bytes; only with `out` in bf16.
+    pub bias: Option<DeviceBytes>,
     /// Rows of `x` and `out`.
     pub num_tokens: usize,
     /// Rows of `w`.
@@ -54,6 +59,7 @@ struct PlanKey {
     ld_out: usize,
     out_dtype: sys::cudaDataType,
     alignment: u64,
+    bias: bool,
 }
 
 /// Descriptors and the algorithm of one shape.
@@ -62,7 +68,8 @@ struct Plan {
     w: sys::cublasLtMatrixLayout_t,
     x: sys::cublasLtMatrixLayout_t,
     out: sys::cublasLtMatrixLayout_t,
-    algo: sys::cublasLtMatmulAlgo_t,
+    /// None while it is being chosen.
+    algo: Option<sys::cublasLtMatmulAlgo_t>,
 }
 
 /// The library's handle with its workspace and plans, for one stream.
@@ -71,6 +78,7 @@ pub struct CublasLt {
     handle: sys::cublasLtHandle_t,
     workspace: DeviceMemory,
     plans: Mutex<HashMap<PlanKey, Plan>>,
+    tuned: Tuned,
 }
 
 // SAFETY: the handle may be used from any thread (cuBLASLt documentation, thread safety); plans are behind a lock.
@@ -91,7 +99,7 @@ impl CublasLt {
         gpu.bind()?;
         let handle = result::create_handle().map_err(library_error)?;
         let workspace = DeviceMemory::zeroed(gpu, WORKSPACE_BYTES)?;
-        Ok(Some(CublasLt { gpu: gpu.clone(), handle, workspace, plans: Mutex::default() }))
+        Ok(Some(CublasLt { gpu: gpu.clone(), handle, workspace, plans: Mutex::default(), tuned: Tuned::default() }))
     }
 
     /// Queues one product on the GPU's stream. The first one of a shape takes longer on the host.
@@ -107,15 +115,23 @@ impl CublasLt {
         let out_dtype = if p.out_dtype == DType::F32 { sys::cudaDataType::CUDA_R_32F } else { sys::cudaDataType::CUDA_R_16BF };
         let addresses = p.out.address() | p.x.address() | p.w.address() | MAX_ALIGNMENT;
         let alignment = 1 << addresses.trailing_zeros();
-        let key = PlanKey { num_tokens: p.num_tokens, n: p.n, k: p.k, ld_out: p.ld_out, out_dtype, alignment };
+        let key = PlanKey { num_tokens: p.num_tokens, n: p.n, k: p.k, ld_out: p.ld_out, out_dtype, alignment, bias: p.bias.is_some() };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = match plans.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.plan(&key)?),
+            Entry::Vacant(new) => new.insert(self.plan(&key, p)?),
         };
+        let algo = plan.algo.ok_or_else(|| KernelError::Unsupported { op: OP, reason: format!("{p:?}") })?;
+        self.run(plan, p, &algo)
+    }
+
+    fn run(&self, plan: &Plan, p: &Matmul, algo: &sys::cublasLtMatmulAlgo_t) -> Result<()> {
+        if let Some(bias) = p.bias {
+            set(plan.operation, sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.address())?;
+        }
         let (alpha, beta) = (1.0f32, 0.0f32);
         let pointer = |range: DeviceBytes| range.as_ptr::<c_void>();
-        // SAFETY: descriptors live in `plans`; the ranges were checked against the shape; the stream belongs to the current context.
+        // SAFETY: descriptors live in the plan; the ranges were checked against the shape; the stream belongs to the current context.
         let answer = unsafe {
             result::matmul(
                 self.handle,
@@ -130,7 +146,7 @@ impl CublasLt {
                 plan.out,
                 pointer(p.out),
                 plan.out,
-                &plan.algo,
+                algo,
                 pointer(self.workspace.bytes()),
                 WORKSPACE_BYTES,
                 self.gpu.raw_stream().cast(),
@@ -139,34 +155,32 @@ impl CublasLt {
         answer.map_err(library_error)
     }
 
-    fn plan(&self, key: &PlanKey) -> Result<Plan> {
+    fn plan(&self, key: &PlanKey, p: &Matmul) -> Result<Plan> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let bf16 = sys::cudaDataType::CUDA_R_16BF;
         let (m, n, k) = (key.num_tokens as u64, key.n as u64, key.k as u64);
         let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)
             .map_err(library_error)?;
-        // SAFETY: the attribute is one cublasOperation_t, an int, read before the call returns.
-        let answer = unsafe {
-            result::set_matmul_desc_attribute(
-                operation,
-                sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
-                std::ptr::from_ref(&OP_TRANSPOSED).cast(),
-                size_of_val(&OP_TRANSPOSED),
-            )
-        };
-        answer.map_err(library_error)?;
+        set(operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &OP_TRANSPOSED)?;
+        if let Some(bias) = p.bias {
+            set(operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32))?;
+            set(operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.address())?;
+        }
         let layout = |dtype, rows, cols, ld: usize| result::create_matrix_layout(dtype, rows, cols, ld as i64).map_err(library_error);
         let w = layout(bf16, k, n, key.k)?;
         let x = layout(bf16, k, m, key.k)?;
         let out = layout(key.out_dtype, n, m, key.ld_out)?;
-        let preference = preference(key.alignment as u32)?;
-        // SAFETY: all descriptors were made above.
-        let found = unsafe { result::get_matmul_algo_heuristic(self.handle, operation, w, x, out, out, preference) };
-        // SAFETY: made by `preference`, used no more.
-        let _ = unsafe { result::destroy_matmul_pref(preference) };
-        let shape = || format!("{m} x {n} x {k}, row stride {}, alignment {}", key.ld_out, key.alignment);
-        let found = found.map_err(|error| KernelError::Unsupported { op: OP, reason: format!("{}: {error:?}", shape()) })?;
-        Ok(Plan { operation, w, x, out, algo: found.algo })
+        let mut plan = Plan { operation, w, x, out, algo: None };
+        plan.algo = Some(self.choose(&plan, key, p)?);
+        Ok(plan)
     }
+}
+
+/// Sets an attribute of an operation to a plain value.
+fn set<T: Copy>(operation: sys::cublasLtMatmulDesc_t, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
+    // SAFETY: the attributes set here are integers and addresses of the size of `T`, read before the call returns.
+    unsafe { result::set_matmul_desc_attribute(operation, attribute, std::ptr::from_ref(value).cast(), size_of::<T>()) }
+        .map_err(library_error)
 }
 
 impl Drop for CublasLt {
@@ -209,6 +223,9 @@ fn preference(alignment: u32) -> Result<sys::cublasLtMatmulPreference_t> {
 
 fn check(p: &Matmul) -> Result<()> {
     let invalid = |reason: String| Err(KernelError::InvalidArgument { op: OP, reason });
+    if p.bias.is_some_and(|bias| bias.len() < p.n * 2 || !bias.address().is_multiple_of(16) || p.out_dtype != DType::BF16) {
+        return invalid(format!("bias {:?} of {} values for {:?}", p.bias, p.n, p.out_dtype));
+    }
     if p.n == 0 || p.k == 0 || p.ld_out < p.n || p.out_dtype == DType::F16 {
         return invalid(format!("{p:?}"));
     }

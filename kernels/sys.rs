@@ -49,6 +49,7 @@ pub struct pagoda_skinny_gemm_params {
     pub w: *const ::core::ffi::c_void,
     pub bias: *const f32,
     pub residual: *const ::core::ffi::c_void,
+    pub offsets: *const i32,
     pub num_tokens: i32,
     pub n: i32,
     pub k: i32,
@@ -61,29 +62,35 @@ pub struct pagoda_skinny_gemm_params {
     pub num_stages: i32,
     pub max_ctas: i32,
     pub programmatic: i32,
+    pub num_groups: i32,
+    pub block_tokens: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_skinny_gemm_params"][::core::mem::size_of::<pagoda_skinny_gemm_params>() - 88usize];
+    ["Size of pagoda_skinny_gemm_params"][::core::mem::size_of::<pagoda_skinny_gemm_params>() - 104usize];
     ["Alignment of pagoda_skinny_gemm_params"][::core::mem::align_of::<pagoda_skinny_gemm_params>() - 8usize];
     ["Offset of field: pagoda_skinny_gemm_params::out"][::core::mem::offset_of!(pagoda_skinny_gemm_params, out) - 0usize];
     ["Offset of field: pagoda_skinny_gemm_params::x"][::core::mem::offset_of!(pagoda_skinny_gemm_params, x) - 8usize];
     ["Offset of field: pagoda_skinny_gemm_params::w"][::core::mem::offset_of!(pagoda_skinny_gemm_params, w) - 16usize];
     ["Offset of field: pagoda_skinny_gemm_params::bias"][::core::mem::offset_of!(pagoda_skinny_gemm_params, bias) - 24usize];
     ["Offset of field: pagoda_skinny_gemm_params::residual"][::core::mem::offset_of!(pagoda_skinny_gemm_params, residual) - 32usize];
-    ["Offset of field: pagoda_skinny_gemm_params::num_tokens"][::core::mem::offset_of!(pagoda_skinny_gemm_params, num_tokens) - 40usize];
-    ["Offset of field: pagoda_skinny_gemm_params::n"][::core::mem::offset_of!(pagoda_skinny_gemm_params, n) - 44usize];
-    ["Offset of field: pagoda_skinny_gemm_params::k"][::core::mem::offset_of!(pagoda_skinny_gemm_params, k) - 48usize];
-    ["Offset of field: pagoda_skinny_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_skinny_gemm_params, ld_out) - 52usize];
-    ["Offset of field: pagoda_skinny_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_skinny_gemm_params, out_dtype) - 56usize];
-    ["Offset of field: pagoda_skinny_gemm_params::gated"][::core::mem::offset_of!(pagoda_skinny_gemm_params, gated) - 60usize];
-    ["Offset of field: pagoda_skinny_gemm_params::kernel"][::core::mem::offset_of!(pagoda_skinny_gemm_params, kernel) - 64usize];
-    ["Offset of field: pagoda_skinny_gemm_params::block_n"][::core::mem::offset_of!(pagoda_skinny_gemm_params, block_n) - 68usize];
-    ["Offset of field: pagoda_skinny_gemm_params::split_k"][::core::mem::offset_of!(pagoda_skinny_gemm_params, split_k) - 72usize];
-    ["Offset of field: pagoda_skinny_gemm_params::num_stages"][::core::mem::offset_of!(pagoda_skinny_gemm_params, num_stages) - 76usize];
-    ["Offset of field: pagoda_skinny_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_skinny_gemm_params, max_ctas) - 80usize];
+    ["Offset of field: pagoda_skinny_gemm_params::offsets"][::core::mem::offset_of!(pagoda_skinny_gemm_params, offsets) - 40usize];
+    ["Offset of field: pagoda_skinny_gemm_params::num_tokens"][::core::mem::offset_of!(pagoda_skinny_gemm_params, num_tokens) - 48usize];
+    ["Offset of field: pagoda_skinny_gemm_params::n"][::core::mem::offset_of!(pagoda_skinny_gemm_params, n) - 52usize];
+    ["Offset of field: pagoda_skinny_gemm_params::k"][::core::mem::offset_of!(pagoda_skinny_gemm_params, k) - 56usize];
+    ["Offset of field: pagoda_skinny_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_skinny_gemm_params, ld_out) - 60usize];
+    ["Offset of field: pagoda_skinny_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_skinny_gemm_params, out_dtype) - 64usize];
+    ["Offset of field: pagoda_skinny_gemm_params::gated"][::core::mem::offset_of!(pagoda_skinny_gemm_params, gated) - 68usize];
+    ["Offset of field: pagoda_skinny_gemm_params::kernel"][::core::mem::offset_of!(pagoda_skinny_gemm_params, kernel) - 72usize];
+    ["Offset of field: pagoda_skinny_gemm_params::block_n"][::core::mem::offset_of!(pagoda_skinny_gemm_params, block_n) - 76usize];
+    ["Offset of field: pagoda_skinny_gemm_params::split_k"][::core::mem::offset_of!(pagoda_skinny_gemm_params, split_k) - 80usize];
+    ["Offset of field: pagoda_skinny_gemm_params::num_stages"][::core::mem::offset_of!(pagoda_skinny_gemm_params, num_stages) - 84usize];
+    ["Offset of field: pagoda_skinny_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_skinny_gemm_params, max_ctas) - 88usize];
     ["Offset of field: pagoda_skinny_gemm_params::programmatic"]
-        [::core::mem::offset_of!(pagoda_skinny_gemm_params, programmatic) - 84usize];
+        [::core::mem::offset_of!(pagoda_skinny_gemm_params, programmatic) - 92usize];
+    ["Offset of field: pagoda_skinny_gemm_params::num_groups"][::core::mem::offset_of!(pagoda_skinny_gemm_params, num_groups) - 96usize];
+    ["Offset of field: pagoda_skinny_gemm_params::block_tokens"]
+        [::core::mem::offset_of!(pagoda_skinny_gemm_params, block_tokens) - 100usize];
 };
 unsafe extern "C" {
     pub fn pagoda_skinny_gemm(params: *const pagoda_skinny_gemm_params, stream: pagoda_stream) -> pagoda_status;
@@ -475,6 +482,7 @@ pub struct pagoda_moe_route_params {
     pub weights: *mut f32,
     pub offsets: *mut i32,
     pub sorted: *mut i32,
+    pub tokens: *mut i32,
     pub position: *mut i32,
     pub logits: *const f32,
     pub num_tokens: i32,
@@ -484,18 +492,19 @@ pub struct pagoda_moe_route_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_moe_route_params"][::core::mem::size_of::<pagoda_moe_route_params>() - 64usize];
+    ["Size of pagoda_moe_route_params"][::core::mem::size_of::<pagoda_moe_route_params>() - 72usize];
     ["Alignment of pagoda_moe_route_params"][::core::mem::align_of::<pagoda_moe_route_params>() - 8usize];
     ["Offset of field: pagoda_moe_route_params::experts"][::core::mem::offset_of!(pagoda_moe_route_params, experts) - 0usize];
     ["Offset of field: pagoda_moe_route_params::weights"][::core::mem::offset_of!(pagoda_moe_route_params, weights) - 8usize];
     ["Offset of field: pagoda_moe_route_params::offsets"][::core::mem::offset_of!(pagoda_moe_route_params, offsets) - 16usize];
     ["Offset of field: pagoda_moe_route_params::sorted"][::core::mem::offset_of!(pagoda_moe_route_params, sorted) - 24usize];
-    ["Offset of field: pagoda_moe_route_params::position"][::core::mem::offset_of!(pagoda_moe_route_params, position) - 32usize];
-    ["Offset of field: pagoda_moe_route_params::logits"][::core::mem::offset_of!(pagoda_moe_route_params, logits) - 40usize];
-    ["Offset of field: pagoda_moe_route_params::num_tokens"][::core::mem::offset_of!(pagoda_moe_route_params, num_tokens) - 48usize];
-    ["Offset of field: pagoda_moe_route_params::num_experts"][::core::mem::offset_of!(pagoda_moe_route_params, num_experts) - 52usize];
-    ["Offset of field: pagoda_moe_route_params::top_k"][::core::mem::offset_of!(pagoda_moe_route_params, top_k) - 56usize];
-    ["Offset of field: pagoda_moe_route_params::renormalise"][::core::mem::offset_of!(pagoda_moe_route_params, renormalise) - 60usize];
+    ["Offset of field: pagoda_moe_route_params::tokens"][::core::mem::offset_of!(pagoda_moe_route_params, tokens) - 32usize];
+    ["Offset of field: pagoda_moe_route_params::position"][::core::mem::offset_of!(pagoda_moe_route_params, position) - 40usize];
+    ["Offset of field: pagoda_moe_route_params::logits"][::core::mem::offset_of!(pagoda_moe_route_params, logits) - 48usize];
+    ["Offset of field: pagoda_moe_route_params::num_tokens"][::core::mem::offset_of!(pagoda_moe_route_params, num_tokens) - 56usize];
+    ["Offset of field: pagoda_moe_route_params::num_experts"][::core::mem::offset_of!(pagoda_moe_route_params, num_experts) - 60usize];
+    ["Offset of field: pagoda_moe_route_params::top_k"][::core::mem::offset_of!(pagoda_moe_route_params, top_k) - 64usize];
+    ["Offset of field: pagoda_moe_route_params::renormalise"][::core::mem::offset_of!(pagoda_moe_route_params, renormalise) - 68usize];
 };
 unsafe extern "C" {
     pub fn pagoda_moe_route(params: *const pagoda_moe_route_params, stream: pagoda_stream) -> pagoda_status;

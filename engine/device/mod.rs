@@ -243,6 +243,19 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn norm_add(&self, residual: &mut Tensor<Self>, x: &Tensor<Self>, weight: &Self::Vector, eps: f32) -> Result<(), EngineError>;
     /// out = x · wᵀ + bias over the stacked parts. Sets out.rows = x.rows; out.cols == linear.n.
     fn linear(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, linear: &Linear<Self>) -> Result<(), EngineError>;
+    /// out[t, i] = act(gate[t, i]) * up[t, i] where gate and up are the halves of x · wᵀ + bias. `scratch` has gate_up.n columns and room
+    /// for x.rows; what it holds afterwards is not said. Sets out.rows = x.rows.
+    fn linear_gated(
+        &self,
+        out: &mut Tensor<Self>,
+        scratch: &mut Tensor<Self>,
+        x: &Tensor<Self>,
+        gate_up: &Linear<Self>,
+        activation: Activation,
+    ) -> Result<(), EngineError> {
+        self.linear(scratch, x, gate_up)?;
+        self.gated_activation(out, scratch, activation)
+    }
     /// Splits qkv rows `[(num_heads + 2 * num_kv_heads) * head_dim]` into q, k, v; norms and rotates q and k in place;
     /// writes k and v to their slots of `kv`.
     fn rope_kv_store(

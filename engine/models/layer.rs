@@ -88,8 +88,7 @@ impl<D: Device> Layer<D> {
         }
         match &self.mlp {
             Mlp::Dense { gate_up, down } => {
-                device.linear(&mut ws.gate_up, &ws.normed, gate_up)?;
-                device.gated_activation(&mut ws.activated, &ws.gate_up, ws.activation)?;
+                device.linear_gated(&mut ws.activated, &mut ws.gate_up, &ws.normed, gate_up, ws.activation)?;
                 device.linear(&mut ws.delta, &ws.activated, down)?;
             }
             Mlp::Moe(weights) => device.moe(&mut ws.delta, &ws.normed, weights)?,

@@ -86,6 +86,42 @@ fn products_agree() {
     pair.check("product of a long matrix", &Product { rows: 2, parts: vec![20000], k: 896, bias: false });
 }
 
+/// Gate and up of one layer, joined at once.
+struct GatedProduct {
+    rows: usize,
+    cols: usize,
+    k: usize,
+    bias: bool,
+    activation: Activation,
+}
+
+impl Case for GatedProduct {
+    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
+        let GatedProduct { rows, cols, k, .. } = *self;
+        let parts = vec![inputs.weight(10, cols, k), inputs.weight(11, cols, k)];
+        let bias = self.bias.then(|| device.load_vector(&noise(20, 2 * cols)).unwrap());
+        let gate_up = Linear { parts, bias, n: 2 * cols, k };
+        let x = inputs.tensor(1, rows, k);
+        let new = |cols| device.alloc(rows, cols, device.activation_dtype()).unwrap();
+        let (mut out, mut scratch) = (new(cols), new(2 * cols));
+        device.linear_gated(&mut out, &mut scratch, &x, &gate_up, self.activation).unwrap();
+        vec![out]
+    }
+}
+
+#[test]
+fn gated_products_agree() {
+    let Some(pair) = Pair::new() else { return };
+    for rows in [1, 2, 16, 64, 65, 129, 300, 513] {
+        for (cols, k, bias) in [(8, 8, false), (72, 64, true), (264, 200, false), (1024, 520, true)] {
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let case = GatedProduct { rows, cols, k, bias, activation };
+                pair.check(&format!("gated product {rows} x 2 x {cols} x {k} bias {bias} {activation:?}"), &case);
+            }
+        }
+    }
+}
+
 /// Embedding with a scale, gathered rows, soft cap of logits.
 struct Gather;
 

@@ -1,12 +1,12 @@
 // Mixture of experts around the grouped product: choice of experts, pairs sorted by expert, weighted sum.
 //
 //   route: one warp a token; lane l holds the logits of experts l, l + 32, ...
-//   sort:  one CTA an expert; pairs are compacted in order, so that positions do not depend on timing
+//   sort:  one CTA an expert; each warp compacts a run of pairs in order, so that positions do not depend on timing
 //   combine: one CTA a token, choices added in their order: results repeat bit for bit
 //
 // Bound by launch latency for few tokens; every CTA of sort reads all chosen experts (L2).
+#include "common/launch.cuh"
 #include "common/reduce.cuh"
-#include "common/status.cuh"
 #include "common/vec.cuh"
 
 namespace pagoda {
@@ -16,11 +16,14 @@ constexpr int kMaxExperts = 512;
 constexpr int kMaxTopK = 32;
 constexpr int kPerLane = kMaxExperts / kWarpSize;
 constexpr int kRouteWarps = 4;
-constexpr int kSortThreads = 256;
+constexpr int kSortThreads = 1024;
+constexpr int kSortWarps = kSortThreads / kWarpSize;
+constexpr int kCombineThreads = 256;
 
 __global__ void __launch_bounds__(kRouteWarps *kWarpSize) route_kernel(const __grid_constant__ pagoda_moe_route_params p) {
   const int token = blockIdx.x * kRouteWarps + threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
+  wait_then_allow_next();
   if (token >= p.num_tokens) return;
   const float *row_gmem = p.logits + static_cast<int64_t>(token) * p.num_experts;
   float logit[kPerLane];
@@ -28,7 +31,7 @@ __global__ void __launch_bounds__(kRouteWarps *kWarpSize) route_kernel(const __g
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     const int expert = lane + i * kWarpSize;
-    logit[i] = expert < p.num_experts ? row_gmem[expert] : -INFINITY;
+    logit[i] = expert < p.num_experts ? __ldcg(row_gmem + expert) : -INFINITY;
     max = fmaxf(max, logit[i]);
   }
 #pragma unroll
@@ -58,59 +61,54 @@ __global__ void __launch_bounds__(kRouteWarps *kWarpSize) route_kernel(const __g
   p.weights[pair] = p.renormalise ? chosen_weight / chosen_sum : chosen_weight;
 }
 
-// Sum over the CTA, for every thread; may be called repeatedly.
-__device__ __forceinline__ int cta_sum(int v) {
-  __shared__ int partial_smem[kSortThreads / kWarpSize];
-  const int total = __reduce_add_sync(0xffffffffu, v);
-  __syncthreads();
-  if (threadIdx.x % kWarpSize == 0) partial_smem[threadIdx.x / kWarpSize] = total;
-  __syncthreads();
-  int sum = 0;
-#pragma unroll
-  for (int w = 0; w < kSortThreads / kWarpSize; ++w) sum += partial_smem[w];
-  return sum;
-}
-
 __global__ void __launch_bounds__(kSortThreads) sort_kernel(const __grid_constant__ pagoda_moe_route_params p) {
-  __shared__ int warp_count_smem[kSortThreads / kWarpSize];
+  __shared__ int mine_smem[kSortWarps], below_smem[kSortWarps];
+  wait_then_allow_next();
   const int expert = blockIdx.x;
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const int num_pairs = p.num_tokens * p.top_k;
-  int below = 0;
-  for (int pair = threadIdx.x; pair < num_pairs; pair += kSortThreads) below += p.experts[pair] < expert;
-  int next = cta_sum(below);
+  const int run = (num_pairs + kSortThreads - 1) / kSortThreads * kWarpSize; // pairs of a warp
+  const int begin = warp * run, end = min(num_pairs, begin + run);
+  int mine = 0, below = 0;
+#pragma unroll 4
+  for (int pair = begin + lane; pair < end; pair += kWarpSize) {
+    const int chosen = __ldcg(p.experts + pair);
+    mine += chosen == expert, below += chosen < expert;
+  }
+  mine = __reduce_add_sync(0xffffffffu, mine), below = __reduce_add_sync(0xffffffffu, below);
+  if (lane == 0) mine_smem[warp] = mine, below_smem[warp] = below;
+  __syncthreads();
+  const int first = __reduce_add_sync(0xffffffffu, below_smem[lane]);
+  int next = first + __reduce_add_sync(0xffffffffu, lane < warp ? mine_smem[lane] : 0);
+  static_assert(kSortWarps == kWarpSize, "a lane a warp");
   if (threadIdx.x == 0) {
-    p.offsets[expert] = next;
+    p.offsets[expert] = first;
     if (expert == 0) p.offsets[p.num_experts] = num_pairs;
   }
-  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  for (int base = 0; base < num_pairs; base += kSortThreads) {
-    const int pair = base + threadIdx.x;
-    const bool mine = pair < num_pairs && p.experts[pair] == expert;
-    const unsigned votes = __ballot_sync(0xffffffffu, mine);
-    __syncthreads(); // the counts of the round before have been read
-    if (lane == 0) warp_count_smem[warp] = __popc(votes);
-    __syncthreads();
-    int position = next + __popc(votes & ((1u << lane) - 1));
-    for (int w = 0; w < kSortThreads / kWarpSize; ++w) {
-      if (w < warp) position += warp_count_smem[w];
-      next += warp_count_smem[w];
-    }
-    if (mine) {
-      p.sorted[position] = pair;
-      p.position[pair] = position;
-    }
+#pragma unroll 4
+  for (int base = begin; base < end; base += kWarpSize) {
+    const int pair = base + lane;
+    const bool is_mine = pair < end && __ldcg(p.experts + pair) == expert;
+    const unsigned votes = __ballot_sync(0xffffffffu, is_mine);
+    const int position = next + __popc(votes & ((1u << lane) - 1));
+    next += __popc(votes);
+    if (!is_mine) continue;
+    p.sorted[position] = pair;
+    p.tokens[position] = pair / p.top_k;
+    p.position[pair] = position;
   }
 }
 
 __global__ void combine_kernel(const __grid_constant__ pagoda_moe_combine_params p) {
   using V = Vec<bf16>;
+  wait_then_allow_next();
   const int64_t token = blockIdx.x;
   for (int vec_idx = threadIdx.x; vec_idx < p.hidden / V::kSize; vec_idx += blockDim.x) {
     float sum[V::kSize] = {};
     for (int choice = 0; choice < p.top_k; ++choice) {
       const int64_t pair = token * p.top_k + choice;
-      const float weight = p.weights[pair];
-      const V y = V::load(static_cast<const bf16 *>(p.y) + static_cast<int64_t>(p.position[pair]) * p.hidden, vec_idx);
+      const float weight = __ldcg(p.weights + pair);
+      const V y = V::load(static_cast<const bf16 *>(p.y) + static_cast<int64_t>(__ldcg(p.position + pair)) * p.hidden, vec_idx);
 #pragma unroll
       for (int e = 0; e < V::kSize; ++e) sum[e] = fmaf(weight, to_f32(y.elems[e]), sum[e]);
     }
@@ -126,15 +124,13 @@ __global__ void combine_kernel(const __grid_constant__ pagoda_moe_combine_params
 
 extern "C" pagoda_status pagoda_moe_route(const pagoda_moe_route_params *p, pagoda_stream stream) {
   using namespace pagoda;
-  if (!p || !p->experts || !p->weights || !p->offsets || !p->sorted || !p->position || !p->logits) return PAGODA_INVALID_ARGUMENT;
+  if (!p || !p->experts || !p->weights || !p->offsets || !p->sorted || !p->tokens || !p->position || !p->logits) return PAGODA_INVALID_ARGUMENT;
   if (p->num_tokens < 0 || p->num_experts <= 0 || p->top_k <= 0 || p->top_k > p->num_experts) return PAGODA_INVALID_ARGUMENT;
   if (p->num_experts > kMaxExperts || p->top_k > kMaxTopK || p->num_tokens > INT32_MAX / kMaxTopK) return PAGODA_UNSUPPORTED;
   if (p->num_tokens == 0) return PAGODA_OK;
-  route_kernel<<<(p->num_tokens + kRouteWarps - 1) / kRouteWarps, kRouteWarps * kWarpSize, 0, stream>>>(*p);
-  const pagoda_status status = launch_status();
-  if (status != PAGODA_OK) return status;
-  sort_kernel<<<p->num_experts, kSortThreads, 0, stream>>>(*p);
-  return launch_status();
+  const unsigned route_ctas = (p->num_tokens + kRouteWarps - 1) / kRouteWarps;
+  const pagoda_status status = launch(route_kernel, {route_ctas, kRouteWarps * kWarpSize}, *p, stream);
+  return status == PAGODA_OK ? launch(sort_kernel, {static_cast<unsigned>(p->num_experts), kSortThreads}, *p, stream) : status;
 }
 
 extern "C" pagoda_status pagoda_moe_combine(const pagoda_moe_combine_params *p, pagoda_stream stream) {
@@ -143,6 +139,5 @@ extern "C" pagoda_status pagoda_moe_combine(const pagoda_moe_combine_params *p, 
   if (p->num_tokens < 0 || p->hidden <= 0 || p->top_k <= 0) return PAGODA_INVALID_ARGUMENT;
   if (p->hidden % Vec<bf16>::kSize != 0) return PAGODA_UNSUPPORTED;
   if (p->num_tokens == 0) return PAGODA_OK;
-  combine_kernel<<<p->num_tokens, 256, 0, stream>>>(*p);
-  return launch_status();
+  return launch(combine_kernel, {static_cast<unsigned>(p->num_tokens), kCombineThreads}, *p, stream);
 }

@@ -120,6 +120,7 @@ impl Bench {
                 epilogue,
                 plan,
                 start,
+                groups: None,
             };
             // SAFETY: cudarc keeps the stream alive, and made its context current on this thread.
             let stream = unsafe { Stream::from_raw(self.stream.cu_stream().cast()) };

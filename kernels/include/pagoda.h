@@ -55,18 +55,21 @@ typedef struct pagoda_skinny_gemm_params {
   const void *w;        /* [n, k] bf16, no gaps */
   const float *bias;    /* [n] f32, or NULL */
   const void *residual; /* [num_tokens, n_out] of row stride ld_out, out_dtype; may be out; or NULL */
-  int32_t num_tokens;   /* 1..64 */
+  const int32_t *offsets; /* [num_groups + 1]: tokens offsets[g] .. offsets[g + 1] use w + g * n * k (SM90 alone); or NULL */
+  int32_t num_tokens;   /* 1..64, SM90 1..128, in groups any number */
   int32_t n;
   int32_t k; /* a multiple of 8 */
   int32_t ld_out;
   pagoda_dtype out_dtype; /* PAGODA_F32 or PAGODA_BF16 */
   int32_t gated;          /* 1: out = silu(gate) * up (+ residual) */
   pagoda_skinny_kernel kernel;
-  int32_t block_n;    /* rows of w at a time: SM90 64 a CTA; GEMV 1 or 2 a warp (2 when gated); heuristics.rs, like the next three */
+  int32_t block_n;    /* rows of w at a time: SM90 64 or 128 a CTA; GEMV 1 or 2 a warp (2 when gated); heuristics.rs, like the next three */
   int32_t split_k;    /* SM90: CTAs (one cluster) that share a tile, 1..8 */
   int32_t num_stages; /* SM90: depth of the ring, 2..8 */
   int32_t max_ctas;   /* SM90 (when split_k is 1), GEMV: CTAs that walk over all tiles */
   int32_t programmatic; /* 1: may start while the previous kernel of the stream ends (programmatic dependent launch) */
+  int32_t num_groups;   /* with offsets, at most 512 */
+  int32_t block_tokens; /* with offsets: tokens of one group in a tile, 8, 16, 32, 64, 128 */
 } pagoda_skinny_gemm_params;
 pagoda_status pagoda_skinny_gemm(const pagoda_skinny_gemm_params *params, pagoda_stream stream);
 
@@ -268,6 +271,7 @@ typedef struct pagoda_moe_route_params {
   float *weights;       /* [num_tokens, top_k] out */
   int32_t *offsets;     /* [num_experts + 1] out: first sorted pair of each expert */
   int32_t *sorted;      /* [num_tokens * top_k] out: pair at each sorted position */
+  int32_t *tokens;      /* [num_tokens * top_k] out: token at each sorted position */
   int32_t *position;    /* [num_tokens * top_k] out: sorted position of each pair */
   const float *logits;  /* [num_tokens, num_experts] f32 */
   int32_t num_tokens;

@@ -52,6 +52,19 @@ pub struct SkinnyGemmParams {
     pub plan: SkinnyPlan,
     /// Relation to the kernel before it.
     pub start: Start,
+    /// None: one matrix for all tokens.
+    pub groups: Option<SkinnyGroups>,
+}
+
+/// Tokens in groups (experts): those at `offsets[g] .. offsets[g + 1]` use matrix g of `w`, which is `[num_groups, n, k]`.
+#[derive(Clone, Copy, Debug)]
+pub struct SkinnyGroups {
+    /// `[num_groups + 1]` i32.
+    pub offsets: DeviceBytes,
+    /// Matrices, at most 512.
+    pub num_groups: usize,
+    /// Tokens of one group that a tile has room for: 8, 16, 32, 64, 128.
+    pub block_tokens: usize,
 }
 
 /// The product. Asynchronous on `stream`, may be captured.
@@ -66,7 +79,15 @@ pub fn skinny_gemm(params: &SkinnyGemmParams, stream: Stream) -> Result<()> {
 /// Checks everything that pagoda.h asks for and fills its struct.
 fn lower(p: &SkinnyGemmParams) -> Result<sys::pagoda_skinny_gemm_params> {
     let SkinnyShape { num_tokens, n, k } = p.shape;
-    if !(1..=64).contains(&num_tokens) || n == 0 || k == 0 || !k.is_multiple_of(8) || p.out_dtype == DType::F16 {
+    let num_groups = p.groups.map_or(1, |groups| groups.num_groups);
+    let most = if p.groups.is_some() { i32::MAX as usize } else { 128 };
+    if !(1..=most).contains(&num_tokens)
+        || !(1..=512).contains(&num_groups)
+        || n == 0
+        || k == 0
+        || !k.is_multiple_of(8)
+        || p.out_dtype == DType::F16
+    {
         return Err(unsupported(p));
     }
     let num_cols = match p.epilogue {
@@ -80,7 +101,8 @@ fn lower(p: &SkinnyGemmParams) -> Result<sys::pagoda_skinny_gemm_params> {
     let out_bytes = ((num_tokens - 1) * p.ld_out + num_cols).saturating_mul(p.out_dtype.size());
     check_range("out", p.out, out_bytes, p.out_dtype.size() as u64)?;
     check_range("x", p.x, num_tokens.saturating_mul(k) * 2, ALIGNMENT)?;
-    check_range("w", p.w, n.saturating_mul(k).saturating_mul(2), ALIGNMENT)?;
+    check_range("w", p.w, n.saturating_mul(k).saturating_mul(2 * num_groups), ALIGNMENT)?;
+    p.groups.map_or(Ok(()), |groups| check_range("offsets", groups.offsets, (num_groups + 1) * 4, 4))?;
     p.bias.map_or(Ok(()), |bias| check_range("bias", bias, n * 4, 4))?;
     p.residual.map_or(Ok(()), |residual| check_range("residual", residual, out_bytes, p.out_dtype.size() as u64))?;
     let int = |v: usize| i32::try_from(v).map_err(|_| unsupported(p));
@@ -90,6 +112,7 @@ fn lower(p: &SkinnyGemmParams) -> Result<sys::pagoda_skinny_gemm_params> {
         w: p.w.as_ptr::<std::ffi::c_void>(),
         bias: p.bias.map_or(std::ptr::null(), |bias| bias.as_ptr::<f32>()),
         residual: p.residual.map_or(std::ptr::null(), |residual| residual.as_ptr::<std::ffi::c_void>()),
+        offsets: p.groups.map_or(std::ptr::null(), |groups| groups.offsets.as_ptr::<i32>()),
         num_tokens: int(num_tokens)?,
         n: int(n)?,
         k: int(k)?,
@@ -106,6 +129,8 @@ fn lower(p: &SkinnyGemmParams) -> Result<sys::pagoda_skinny_gemm_params> {
         num_stages: int(p.plan.num_stages as usize)?,
         max_ctas: int(p.plan.max_ctas as usize)?,
         programmatic: i32::from(p.start == Start::Early),
+        num_groups: int(num_groups)?,
+        block_tokens: int(p.groups.map_or(0, |groups| groups.block_tokens))?,
     })
 }
 
@@ -171,6 +196,7 @@ mod tests {
             epilogue: Epilogue::Plain,
             plan: skinny_plan(shape, gpu, SumOrder::Fastest).expect("supported"),
             start: Start::Early,
+            groups: None,
         }
     }
 
@@ -185,7 +211,7 @@ mod tests {
     fn wrong_arguments_are_named() {
         type Change = fn(&mut SkinnyGemmParams);
         let cases: [(Change, &str); 9] = [
-            (|p| p.shape.num_tokens = 65, "unsupported: 65 x 32 x 64"),
+            (|p| p.shape.num_tokens = 129, "unsupported: 129 x 32 x 64"),
             (|p| p.shape.num_tokens = 0, "unsupported: 0 x 32 x 64"),
             (|p| p.shape.k = 60, "unsupported: 3 x 32 x 60"),
             (|p| p.out_dtype = DType::F16, "to F16"),

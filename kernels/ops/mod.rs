@@ -7,6 +7,7 @@ pub mod grouped;
 pub mod moe;
 pub mod sampling;
 pub mod step;
+pub mod wide;
 
 use crate::status::{KernelError, Result};
 use crate::sys;

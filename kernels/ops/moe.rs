@@ -15,6 +15,8 @@ pub struct Routing {
     pub offsets: DeviceBytes,
     /// `[P]` i32: pair at each sorted position.
     pub sorted: DeviceBytes,
+    /// `[P]` i32: token at each sorted position.
+    pub tokens: DeviceBytes,
     /// `[P]` i32: sorted position of each pair.
     pub position: DeviceBytes,
 }
@@ -46,7 +48,9 @@ pub fn moe_route(p: &MoeRoute, stream: Stream) -> Result<()> {
     let r = &p.routing;
     check_range(OP, "logits", p.logits, p.num_tokens * p.num_experts * 4, 4)?;
     check_range(OP, "offsets", r.offsets, (p.num_experts + 1) * 4, 4)?;
-    for (name, range) in [("experts", r.experts), ("weights", r.weights), ("sorted", r.sorted), ("position", r.position)] {
+    for (name, range) in
+        [("experts", r.experts), ("weights", r.weights), ("sorted", r.sorted), ("tokens", r.tokens), ("position", r.position)]
+    {
         check_range(OP, name, range, pairs * 4, 4)?;
     }
     let raw = sys::pagoda_moe_route_params {
@@ -54,6 +58,7 @@ pub fn moe_route(p: &MoeRoute, stream: Stream) -> Result<()> {
         weights: r.weights.as_ptr(),
         offsets: r.offsets.as_ptr(),
         sorted: r.sorted.as_ptr(),
+        tokens: r.tokens.as_ptr(),
         position: r.position.as_ptr(),
         logits: p.logits.as_ptr::<f32>(),
         num_tokens: int(OP, "num_tokens", p.num_tokens)?,

@@ -122,6 +122,7 @@ impl Problem {
             epilogue: case.epilogue,
             plan: case.plan,
             start: case.start,
+            groups: None,
         }
     }
 
@@ -292,6 +293,7 @@ fn early_starts_in_a_graph_change_nothing() {
                     epilogue: Epilogue::Plain,
                     plan: plans[layer % plans.len()],
                     start,
+                    groups: None,
                 })
                 .collect();
             let launch_all = || layers.iter().try_for_each(|params| skinny_gemm(params, raw(&stream)));

@@ -2,6 +2,7 @@
 
 use half::bf16;
 use pagoda_kernels::DeviceMemory;
+use pagoda_kernels::ops::DeviceBytes;
 use rayon::prelude::*;
 
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, engine_error};
@@ -43,7 +44,17 @@ impl CudaDevice {
     pub(super) fn upload_vector(&self, values: &[f32]) -> Result<CudaVector> {
         let bytes = self.weights.alloc(values.len() * 4).map_err(engine_error)?;
         self.staging.lock().upload(bytes, bytemuck::cast_slice(values))?;
-        Ok(CudaVector { bytes, len: values.len() })
+        let rounded: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v)).collect();
+        let exact = rounded.iter().zip(values).all(|(half, v)| half.to_f32().to_bits() == v.to_bits());
+        let half = exact.then(|| self.upload_half(&rounded)).transpose()?;
+        Ok(CudaVector { bytes, half, len: values.len() })
+    }
+
+    fn upload_half(&self, values: &[bf16]) -> Result<DeviceBytes> {
+        let little_endian: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bytes = self.weights.alloc(little_endian.len()).map_err(engine_error)?;
+        self.staging.lock().upload(bytes, &little_endian)?;
+        Ok(bytes)
     }
 
     pub(super) fn upload_weight(&self, host: &HostWeight) -> Result<CudaWeight> {

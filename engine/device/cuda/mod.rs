@@ -40,6 +40,8 @@ pub struct CudaWeight {
 /// A vector of f32 on the GPU.
 pub struct CudaVector {
     bytes: DeviceBytes,
+    /// The same as bf16, where that is exact.
+    half: Option<DeviceBytes>,
     len: usize,
 }
 

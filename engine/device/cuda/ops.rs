@@ -177,6 +177,23 @@ impl Device for CudaDevice {
         self.product(out.operand(), x.operand(), x.rows, linear)
     }
 
+    fn linear_gated(
+        &self,
+        out: &mut CudaTensor,
+        scratch: &mut CudaTensor,
+        x: &CudaTensor,
+        gate_up: &Linear<Self>,
+        activation: Activation,
+    ) -> Result<()> {
+        assert_eq!((2 * out.cols, x.cols, x.dtype), (gate_up.n, gate_up.k, DType::BF16), "input and columns of gate and up");
+        out.set_rows(x.rows);
+        if activation == Activation::Silu && self.gated_product(out.operand(), x.operand(), x.rows, gate_up)? {
+            return Ok(());
+        }
+        self.linear(scratch, x, gate_up)?;
+        self.gated_activation(out, scratch, activation)
+    }
+
     fn rope_kv_store(&self, qkv: &mut CudaTensor, kv: &mut CudaKv, step: &StepTensors<Self>, p: &RopeKvParams<'_, Self>) -> Result<()> {
         let shape = head_shape(kv, p.num_heads, p.num_kv_heads, p.head_dim);
         assert_eq!((qkv.cols, qkv.rows), (shape.qkv_cols(), step.num_tokens), "shape of q, k, v");

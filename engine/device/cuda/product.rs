@@ -1,18 +1,19 @@
-//! Linear layers: neighbouring parts as one matrix; our own kernel for few tokens, cuBLASLt for many.
+//! Linear layers: neighbouring parts as one matrix; our own kernels for few tokens and for gate and up of many, cuBLASLt for the rest.
+//!
+//! `heuristics::product_plan` chooses; here the operands are cut to what it chose. With `deterministic` a token's sums depend on the
+//! matrix alone, never on how many tokens there are.
 
 use pagoda_kernels::cublaslt::Matmul;
-use pagoda_kernels::heuristics::{GpuClass, SkinnyShape, SumOrder, padded_tokens, skinny_plan};
+use pagoda_kernels::heuristics::{GpuClass, ProductPlan, ProductShape, SkinnyShape, SumOrder, padded_tokens, product_plan, skinny_plan};
 use pagoda_kernels::ops::gemm::{Epilogue, SkinnyGemmParams, Start, skinny_gemm};
 use pagoda_kernels::ops::grouped::{GroupedGemm, grouped_gemm};
 use pagoda_kernels::ops::step::add_bias;
+use pagoda_kernels::ops::wide::{WideGemm, wide_gemm};
 use pagoda_kernels::ops::{self, DeviceBytes};
 
-use super::{CudaDevice, CudaWeight, engine_error};
+use super::{CudaDevice, CudaVector, CudaWeight, engine_error};
 use crate::device::Linear;
 use crate::error::{EngineError, Result};
-
-/// Up to here our skinny kernel reads the weights faster than the library does.
-const MAX_SKINNY_TOKENS: usize = 16;
 
 /// Rows of a product: where they are and how many there is room for.
 #[derive(Clone, Copy)]
@@ -46,74 +47,156 @@ pub(super) fn joined<'a>(parts: impl IntoIterator<Item = &'a CudaWeight>) -> Vec
     matrices
 }
 
+/// One matrix times some tokens, into columns of `out`.
+struct Product<'a> {
+    /// Its first column is the matrix's first row.
+    out: Rows,
+    x: Rows,
+    num_tokens: usize,
+    matrix: Matrix,
+    k: usize,
+    /// Elements between two rows of `out`.
+    ld_out: usize,
+    bias: Option<&'a CudaVector>,
+    /// First row of the matrix in the layer, for the bias.
+    first_row: usize,
+    epilogue: Epilogue,
+}
+
+impl Product<'_> {
+    fn shape(&self, library: bool) -> ProductShape {
+        const VECTOR: usize = 8;
+        let gated = self.epilogue == Epilogue::SiluMul;
+        let num_cols = if gated { self.matrix.n / 2 } else { self.matrix.n };
+        let whole = self.out.dtype == ops::DType::BF16
+            && num_cols.is_multiple_of(VECTOR)
+            && self.ld_out.is_multiple_of(VECTOR)
+            && self.out.bytes.address().is_multiple_of(16);
+        ProductShape { num_tokens: self.num_tokens, n: self.matrix.n, k: self.k, gated, whole, library }
+    }
+
+    fn bias(&self) -> Option<DeviceBytes> {
+        self.bias.map(|bias| bias.bytes.from(self.first_row * 4))
+    }
+
+    /// The bias as the library takes it: bf16, where that is exact.
+    fn half_bias(&self) -> Option<DeviceBytes> {
+        let bytes = self.bias?.half?.from(self.first_row * 2);
+        (self.out.dtype == ops::DType::BF16 && bytes.address().is_multiple_of(16)).then_some(bytes)
+    }
+
+    /// Rows `first ..` of input and output.
+    fn from_row(&self, first: usize) -> (DeviceBytes, DeviceBytes) {
+        (self.out.bytes.from(first * self.ld_out * self.out.dtype.size()), self.x.bytes.from(first * self.k * 2))
+    }
+}
+
 impl CudaDevice {
     /// out[.. num_tokens] = x · wᵀ + bias.
     pub(super) fn product(&self, out: Rows, x: Rows, num_tokens: usize, linear: &Linear<CudaDevice>) -> Result<()> {
-        let bias = linear.bias.as_ref().map(|bias| bias.bytes);
-        let mut column = 0;
-        for matrix in joined(&linear.parts) {
-            let out = Rows { bytes: out.bytes.from(column * out.dtype.size()), ..out };
-            if num_tokens <= MAX_SKINNY_TOKENS {
-                let bias = bias.map(|bias| bias.from(column * 4));
-                self.product_of_few(out, x, num_tokens, matrix, linear, bias)?;
-            } else {
-                self.product_of_many(out, x, num_tokens, matrix, linear)?;
-            }
-            column += matrix.n;
-        }
-        match bias {
-            Some(bias) if num_tokens > MAX_SKINNY_TOKENS => {
-                let stream = self.gpu.stream().map_err(engine_error)?;
-                add_bias(out.bytes, bias, num_tokens, linear.n, out.dtype, stream).map_err(engine_error)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn product_of_few(
-        &self,
-        out: Rows,
-        x: Rows,
-        num_tokens: usize,
-        matrix: Matrix,
-        linear: &Linear<CudaDevice>,
-        bias: Option<DeviceBytes>,
-    ) -> Result<()> {
         if num_tokens == 0 {
             return Ok(());
         }
-        let info = self.gpu.info();
-        let gpu = GpuClass { num_sms: info.num_sms, compute_capability: info.compute_capability };
-        let shape = SkinnyShape { num_tokens, n: matrix.n, k: linear.k };
-        let plan = skinny_plan(shape, gpu, SumOrder::Fastest)
-            .ok_or_else(|| EngineError::Unsupported(format!("product {shape:?} on CUDA, expected k in whole vectors of 8")))?;
-        let params = SkinnyGemmParams {
-            out: out.bytes,
-            x: x.bytes,
-            w: matrix.bytes,
-            bias,
-            residual: None,
-            shape,
-            ld_out: linear.n,
-            out_dtype: out.dtype,
-            epilogue: Epilogue::Plain,
-            plan,
-            start: Start::InOrder,
+        let mut products = Vec::with_capacity(1);
+        let mut first_row = 0;
+        for matrix in joined(&linear.parts) {
+            let out = Rows { bytes: out.bytes.from(first_row * out.dtype.size()), ..out };
+            let (k, ld_out, bias, epilogue) = (linear.k, linear.n, linear.bias.as_ref(), Epilogue::Plain);
+            products.push(Product { out, x, num_tokens, matrix, k, ld_out, bias, first_row, epilogue });
+            first_row += matrix.n;
+        }
+        let Some(bias) = linear.bias.as_ref().filter(|_| !products.iter().all(|p| self.adds_bias(p))) else {
+            return products.iter().try_for_each(|p| self.run_product(p));
         };
-        self.gpu.stream().and_then(|stream| skinny_gemm(&params, stream)).map_err(engine_error)
+        products.into_iter().try_for_each(|p| self.run_product(&Product { bias: None, ..p }))?;
+        let stream = self.gpu.stream().map_err(engine_error)?;
+        add_bias(out.bytes, bias.bytes, num_tokens, linear.n, out.dtype, stream).map_err(engine_error)
     }
 
-    fn product_of_many(&self, out: Rows, x: Rows, num_tokens: usize, matrix: Matrix, linear: &Linear<CudaDevice>) -> Result<()> {
-        let (n, k, ld_out) = (matrix.n, linear.k, linear.n);
-        let Some(blas) = &self.blas else {
-            let stream = self.gpu.stream().map_err(engine_error)?;
-            let (x, w, out_dtype) = (x.bytes, matrix.bytes, out.dtype);
-            let params = GroupedGemm { out: out.bytes, x, w, groups: None, rows: None, num_rows: num_tokens, n, k, ld_out, out_dtype };
-            return grouped_gemm(&params, stream).map_err(engine_error);
+    /// out[.. num_tokens] = silu(gate) * up of the product with a layer that holds both; false, and nothing done, where that takes
+    /// another launch anyway.
+    pub(super) fn gated_product(&self, out: Rows, x: Rows, num_tokens: usize, linear: &Linear<CudaDevice>) -> Result<bool> {
+        let [matrix] = joined(&linear.parts)[..] else { return Ok(false) };
+        let (k, ld_out, bias, epilogue) = (linear.k, linear.n / 2, linear.bias.as_ref(), Epilogue::SiluMul);
+        let product = Product { out, x, num_tokens, matrix, k, ld_out, bias, first_row: 0, epilogue };
+        let fused = matches!(self.product_plan(&product), ProductPlan::Skinny(_) | ProductPlan::Wide(_));
+        if fused && num_tokens > 0 {
+            self.run_product(&product)?;
+        }
+        Ok(fused)
+    }
+
+    pub(super) fn gpu_class(&self) -> GpuClass {
+        let info = self.gpu.info();
+        GpuClass { num_sms: info.num_sms, compute_capability: info.compute_capability }
+    }
+
+    fn sum_order(&self) -> SumOrder {
+        if self.deterministic { SumOrder::BatchInvariant } else { SumOrder::Fastest }
+    }
+
+    fn product_plan(&self, p: &Product<'_>) -> ProductPlan {
+        product_plan(&p.shape(self.blas.is_some()), self.gpu_class(), self.sum_order())
+    }
+
+    /// Whether the launch of the product adds its bias.
+    fn adds_bias(&self, p: &Product<'_>) -> bool {
+        match self.product_plan(p) {
+            ProductPlan::Skinny(_) | ProductPlan::Wide(_) => true,
+            ProductPlan::Library => p.half_bias().is_some(),
+            ProductPlan::Portable => false,
+        }
+    }
+
+    fn run_product(&self, p: &Product<'_>) -> Result<()> {
+        let stream = self.gpu.stream().map_err(engine_error)?;
+        let Product { num_tokens, k, ld_out, epilogue, .. } = *p;
+        let Matrix { bytes: w, n } = p.matrix;
+        match self.product_plan(p) {
+            ProductPlan::Skinny(rows) => {
+                (0..num_tokens).step_by(rows).try_for_each(|first| self.skinny(p, first, rows.min(num_tokens - first)))
+            }
+            ProductPlan::Wide(plan) => {
+                let (out, x, bias) = (p.out.bytes, p.x.bytes, p.bias());
+                let start = Start::Early;
+                let params = WideGemm { out, x, w, bias, groups: None, num_rows: num_tokens, n, k, ld_out, epilogue, plan, start };
+                wide_gemm(&params, stream).map_err(engine_error)
+            }
+            ProductPlan::Library => {
+                let blas = self.blas.as_ref().expect("only a library that is there is chosen");
+                // The rows between `num_tokens` and the padded count are room that nobody reads.
+                let num_tokens = padded_tokens(num_tokens, p.out.max_rows.min(p.x.max_rows));
+                let (out, x, bias, out_dtype) = (p.out.bytes, p.x.bytes, p.half_bias(), p.out.dtype);
+                blas.matmul(&Matmul { out, x, w, bias, num_tokens, n, k, ld_out, out_dtype }).map_err(engine_error)
+            }
+            ProductPlan::Portable => {
+                let (out, x, out_dtype) = (p.out.bytes, p.x.bytes, p.out.dtype);
+                let params = GroupedGemm { out, x, w, groups: None, rows: None, num_rows: num_tokens, n, k, ld_out, out_dtype };
+                grouped_gemm(&params, stream).map_err(engine_error)
+            }
+        }
+    }
+
+    /// Tokens `first .. first + num_tokens` of a product.
+    fn skinny(&self, p: &Product<'_>, first: usize, num_tokens: usize) -> Result<()> {
+        let shape = SkinnyShape { num_tokens, n: p.matrix.n, k: p.k };
+        let plan = skinny_plan(shape, self.gpu_class(), self.sum_order())
+            .ok_or_else(|| EngineError::Unsupported(format!("product {shape:?} on CUDA, expected k in whole vectors of 8")))?;
+        let (out, x) = p.from_row(first);
+        let params = SkinnyGemmParams {
+            out,
+            x,
+            w: p.matrix.bytes,
+            bias: p.bias(),
+            residual: None,
+            shape,
+            ld_out: p.ld_out,
+            out_dtype: p.out.dtype,
+            epilogue: p.epilogue,
+            plan,
+            start: Start::Early,
+            groups: None,
         };
-        // The rows between `num_tokens` and the padded count are room that nobody reads.
-        let num_tokens = padded_tokens(num_tokens, out.max_rows.min(x.max_rows));
-        let params = Matmul { out: out.bytes, x: x.bytes, w: matrix.bytes, num_tokens, n, k, ld_out, out_dtype: out.dtype };
-        blas.matmul(&params).map_err(engine_error)
+        self.gpu.stream().and_then(|stream| skinny_gemm(&params, stream)).map_err(engine_error)
     }
 }

@@ -1,6 +1,6 @@
 // Host side of the products: launches with clusters and early starts, and tensor maps of bf16 matrices. Nothing here is in the way of a capture.
 #pragma once
-#include "../common/status.cuh"
+#include "../common/launch.cuh"
 #include "ring.cuh"
 #include <cuda.h>
 
@@ -26,7 +26,7 @@ inline pagoda_status launch(const Launch &how, void **args, bool programmatic, c
   config.dynamicSmemBytes = how.smem_bytes;
   config.stream = stream;
   config.attrs = attributes;
-  if (programmatic) {
+  if (programmatic && can_start_early(how.kernel)) {
     attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
   }

@@ -12,7 +12,9 @@
 // order through distributed shared memory. A range depends on k and split_k alone and every sum runs in order of k, so one token's
 // result does not depend on the others. Many rows: split_k is 1, CTAs walk over tiles and the ring runs ahead across their ends.
 //
-// Weights never change, so the ring is filled before waiting for the previous kernel; x follows after it.
+// Rows in groups (experts) with a matrix each: tiles are counted through `offsets` on the device, a tile has up to kTokens of one group.
+//
+// Weights never change, so the ring is filled before waiting for the previous kernel; x follows after it. In groups both wait for the offsets.
 // Bound by memory up to 64 tokens; x is read once a tile and chunk from L2 (kTokens / 64 of the bytes of w). H100, chained launches, of the
 // 3150 GB/s that plain reads reach: 0.95 for 37888 x 3584 and 0.92 for 3584 x 18944 at 8 tokens, 0.90 and 0.88 at 64.
 // Producer warp and ring as in CUTLASS (BSD-3) and tinygemm2 of TensorRT-LLM (Apache-2.0).
@@ -21,6 +23,7 @@
 #include "../ptx/mma.cuh"
 #include "../ptx/tensor_copy.cuh"
 #include "../ptx/wgmma.cuh"
+#include "groups.cuh"
 #include "ring.cuh"
 #include "skinny_output.cuh"
 
@@ -30,7 +33,8 @@ constexpr int kSkinnyRows = 64; // of one warpgroup: the m side of its product
 constexpr int kMaxSkinnyStages = 8;
 constexpr int kMaxSkinnySplit = 8;
 
-template <int kTiles, int kStageBoxes, int kWarpgroups> struct SkinnySm90 {
+template <int kTiles, int kStageBoxes, int kWarpgroups, bool kInGroups = false> struct SkinnySm90 {
+  static constexpr bool kGrouped = kInGroups;
   static constexpr int kTokenTiles = kTiles; // of 8 tokens
   static constexpr int kTokens = 8 * kTokenTiles;
   static constexpr int kBlockN = kSkinnyRows * kWarpgroups;
@@ -50,56 +54,81 @@ template <int kTiles, int kStageBoxes, int kWarpgroups> struct SkinnySm90 {
 
 #if __CUDA_ARCH__ >= 900
 
-// What one CTA works on: boxes box_begin .. box_end of the tiles first_tile, first_tile + tile_stride, ...
-struct SkinnyWork {
-  int first_tile, tile_stride, num_tiles, box_begin, box_end;
-  __device__ __forceinline__ SkinnyWork(const pagoda_skinny_gemm_params &p, int block_n) {
-    const int tile_cols = p.gated ? block_n / 2 : block_n;
+// One tile: rows w_row .. (and up_row ..) of w, tokens x_row .. x_row + num_tokens, columns of out from `col`.
+struct SkinnyTile {
+  int w_row, up_row, x_row, num_tokens, col;
+};
+
+// What one CTA works on: boxes box_begin .. box_end of the tiles first_tile, first_tile + tile_stride, ... In groups, the tiles of the same
+// rows of w follow each other.
+template <typename Tile> struct SkinnyWork {
+  const pagoda_skinny_gemm_params &p;
+  const GroupUnits &groups;
+  int first_tile, tile_stride, num_tiles, box_begin, box_end, num_cols;
+  __device__ __forceinline__ SkinnyWork(const pagoda_skinny_gemm_params &params, const GroupUnits &units) : p(params), groups(units) {
     const int num_boxes = (p.k + kBoxK - 1) / kBoxK;
     const int rank = blockIdx.x % p.split_k;
-    num_tiles = (skinny_out_cols(p) + tile_cols - 1) / tile_cols;
+    num_cols = (skinny_out_cols(p) + tile_cols() - 1) / tile_cols();
+    num_tiles = Tile::kGrouped ? num_cols * groups.begin[p.num_groups] : num_cols;
     first_tile = blockIdx.x / p.split_k;
     tile_stride = gridDim.x / p.split_k;
     box_begin = num_boxes * rank / p.split_k;
     box_end = num_boxes * (rank + 1) / p.split_k;
   }
+  __device__ __forceinline__ int tile_cols() const { return p.gated ? Tile::kBlockN / 2 : Tile::kBlockN; }
+  __device__ __forceinline__ SkinnyTile at(int index) const {
+    SkinnyTile tile = {index * tile_cols(), 0, 0, p.num_tokens, index * tile_cols()};
+    if (Tile::kGrouped) {
+      const int group = group_of_unit(groups, p.num_groups, index / num_cols);
+      const int local = index - groups.begin[group] * num_cols, num_units = groups.begin[group + 1] - groups.begin[group];
+      tile.col = local / num_units * tile_cols();
+      tile.w_row = group * p.n + tile.col;
+      tile.x_row = __ldcg(p.offsets + group) + local % num_units * Tile::kTokens;
+      tile.num_tokens = min(Tile::kTokens, __ldcg(p.offsets + group + 1) - tile.x_row);
+    }
+    tile.up_row = tile.w_row + p.n / 2;
+    return tile;
+  }
 };
 
 // The producer's walk over its work, one stage at a time.
 template <typename Tile> struct SkinnyCursor {
-  const SkinnyWork &work;
+  const SkinnyWork<Tile> &work;
   int tile, box;
-  __device__ __forceinline__ explicit SkinnyCursor(const SkinnyWork &w) : work(w), tile(w.first_tile), box(w.box_begin) {
+  SkinnyTile where = {};
+  __device__ __forceinline__ explicit SkinnyCursor(const SkinnyWork<Tile> &w) : work(w), tile(w.first_tile), box(w.box_begin) {
     if (w.box_begin == w.box_end) tile = w.num_tiles;
+    if (!done()) where = w.at(tile);
   }
   __device__ __forceinline__ bool done() const { return tile >= work.num_tiles; }
   __device__ __forceinline__ int num_boxes() const { return min(Tile::kBoxes, work.box_end - box); }
   __device__ __forceinline__ void advance() {
     box += Tile::kBoxes;
-    if (box >= work.box_end) box = work.box_begin, tile += work.tile_stride;
+    if (box < work.box_end) return;
+    box = work.box_begin, tile += work.tile_stride;
+    if (!done()) where = work.at(tile);
   }
 };
 
 // One thread: keeps the ring full.
 template <typename Tile>
-__device__ __forceinline__ void skinny_produce(const pagoda_skinny_gemm_params &p, const CUtensorMap *w_map, const CUtensorMap *x_map, const SkinnyWork &work,
+__device__ __forceinline__ void skinny_produce(const pagoda_skinny_gemm_params &p, const CUtensorMap *w_map, const CUtensorMap *x_map, const SkinnyWork<Tile> &work,
                                                uint32_t ring, uint32_t full, uint32_t empty) {
   const uint64_t w_policy = ptx::evict_first_policy(), x_policy = ptx::evict_last_policy();
-  const int tile_cols = p.gated ? Tile::kBlockN / 2 : Tile::kBlockN;
   auto copy_w = [&](const SkinnyCursor<Tile> &at, int stage) {
     const uint32_t barrier = full + 8 * stage;
     ptx::arrive_expecting(barrier, at.num_boxes() * (Tile::kWBoxBytes + Tile::kXBoxBytes));
     for (int b = 0; b < at.num_boxes(); ++b) {
       const uint32_t smem = ring + stage * Tile::kStageBytes + b * Tile::kWBoxBytes;
-      const int k = (at.box + b) * kBoxK, row = at.tile * tile_cols;
-      ptx::copy_box(smem, w_map, k, row, barrier, w_policy);
-      if (p.gated) ptx::copy_box(smem + Tile::kWBoxBytes / 2, w_map, k, p.n / 2 + row, barrier, w_policy);
+      const int k = (at.box + b) * kBoxK;
+      ptx::copy_box(smem, w_map, k, at.where.w_row, barrier, w_policy);
+      if (p.gated) ptx::copy_box(smem + Tile::kWBoxBytes / 2, w_map, k, at.where.up_row, barrier, w_policy);
     }
   };
   auto copy_x = [&](const SkinnyCursor<Tile> &at, int stage) {
     for (int b = 0; b < at.num_boxes(); ++b) {
       const uint32_t smem = ring + stage * Tile::kStageBytes + Tile::kBoxes * Tile::kWBoxBytes + b * Tile::kXBoxBytes;
-      ptx::copy_box(smem, x_map, (at.box + b) * kBoxK, 0, full + 8 * stage, x_policy);
+      ptx::copy_box(smem, x_map, (at.box + b) * kBoxK, at.where.x_row, full + 8 * stage, x_policy);
     }
   };
   SkinnyCursor<Tile> at(work), x_at(work);
@@ -176,13 +205,14 @@ template <typename Tile> __device__ __forceinline__ void skinny_put(const Skinny
 }
 
 // All consumers: adds the cluster's partial sums in rank order, each CTA for its share of the outputs, and stores them.
-template <typename Tile> __device__ __forceinline__ void skinny_reduce(const pagoda_skinny_gemm_params &p, uint32_t acc_smem, int tile, int thread) {
-  const int tile_cols = p.gated ? Tile::kBlockN / 2 : Tile::kBlockN;
+template <typename Tile> __device__ __forceinline__ void skinny_reduce(const SkinnyWork<Tile> &work, uint32_t acc_smem, const SkinnyTile &tile, int thread) {
+  const pagoda_skinny_gemm_params &p = work.p;
+  const int tile_cols = work.tile_cols();
   const int fours = tile_cols / 4, out_cols = skinny_out_cols(p);
   const bool fits = skinny_stores_fours(p);
   const int rank = blockIdx.x % p.split_k;
-  for (int j = rank * Tile::kConsumers + thread; j < fours * p.num_tokens; j += p.split_k * Tile::kConsumers) {
-    const int col = j % fours * 4, token = j / fours, i = tile * tile_cols + col;
+  for (int j = rank * Tile::kConsumers + thread; j < fours * tile.num_tokens; j += p.split_k * Tile::kConsumers) {
+    const int col = j % fours * 4, token = j / fours, i = tile.col + col;
     if (i >= out_cols) continue;
     const uint32_t here = acc_smem + (token * Tile::kAccStride + col) * 4;
     float4 sum = make_float4(0, 0, 0, 0), up_sum = sum;
@@ -194,18 +224,20 @@ template <typename Tile> __device__ __forceinline__ void skinny_reduce(const pag
         up_sum.x += u.x, up_sum.y += u.y, up_sum.z += u.z, up_sum.w += u.w;
       }
     }
-    skinny_finish4(p, token, i, sum, up_sum, fits && i + 4 <= out_cols);
+    skinny_finish4(p, tile.x_row + token, i, sum, up_sum, fits && i + 4 <= out_cols);
   }
 }
 
 template <typename Tile>
-__device__ __forceinline__ void skinny_consume(const pagoda_skinny_gemm_params &p, const SkinnyWork &work, uint32_t ring, uint32_t acc_smem, uint32_t full,
+__device__ __forceinline__ void skinny_consume(const SkinnyWork<Tile> &work, uint32_t ring, uint32_t acc_smem, uint32_t full,
                                                uint32_t empty) {
   const int lane = threadIdx.x % kWarpSize, warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
+  const pagoda_skinny_gemm_params &p = work.p;
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
   RingSlot slot;
   for (int tile = work.first_tile; tile < work.num_tiles; tile += work.tile_stride) {
+    const SkinnyTile where = work.at(tile);
     SkinnySums<Tile> acc = {};
     for (int box = work.box_begin; box < work.box_end; box += Tile::kBoxes, slot.advance(p.num_stages)) {
       ptx::wait_barrier(full + 8 * slot.stage, slot.parity);
@@ -217,7 +249,7 @@ __device__ __forceinline__ void skinny_consume(const pagoda_skinny_gemm_params &
     skinny_put<Tile>(acc, acc_smem, warp, lane);
     if (p.split_k > 1) ptx::sync_cluster();
     else ptx::sync_threads(1, Tile::kConsumers);
-    skinny_reduce<Tile>(p, acc_smem, tile, threadIdx.x);
+    skinny_reduce<Tile>(work, acc_smem, where, threadIdx.x);
   }
   if (p.split_k > 1) ptx::sync_cluster(); // nobody leaves while others read its sums
 }
@@ -243,11 +275,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kTokens > 64 ? 1 : 2)
     }
     ptx::fence_barrier_init();
   }
+  __shared__ GroupUnits groups_smem;
+  if (Tile::kGrouped) {
+    ptx::wait_for_previous_kernel();
+    if (threadIdx.x < kWarpSize) count_units(groups_smem, p.offsets, p.num_groups, Tile::kTokens, threadIdx.x);
+  }
   __syncthreads();
-  const SkinnyWork work(p, Tile::kBlockN);
+  const SkinnyWork<Tile> work(p, groups_smem);
   // Through a shuffle, so that the compiler knows that whole warps take a branch.
   if (__shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0) < Tile::kConsumerWarps) {
-    skinny_consume<Tile>(p, work, ring, acc_smem, full, empty);
+    skinny_consume<Tile>(work, ring, acc_smem, full, empty);
     return;
   }
   if (threadIdx.x == Tile::kConsumers) skinny_produce<Tile>(p, &w_map, &x_map, work, ring, full, empty);

@@ -29,6 +29,7 @@ pagoda_status check(const Params &p) {
   const bool counts_ok = p.num_rows >= 0 && p.num_groups >= 1 && p.n > 0 && p.k > 0 && p.ld_out >= wide_out_cols(p) && !(p.gated && p.n % 2);
   if (!flags_ok || !counts_ok || !p.out || !p.x || !p.w || (!p.offsets && p.num_groups != 1)) return PAGODA_INVALID_ARGUMENT;
   const uintptr_t addresses = reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.w) | reinterpret_cast<uintptr_t>(p.out);
+  if (p.num_groups > kMaxGroups) return PAGODA_UNSUPPORTED;
   const bool whole = p.k % 8 == 0 && wide_out_cols(p) % 8 == 0 && p.ld_out % 8 == 0;
   return whole && addresses % 16 == 0 ? PAGODA_OK : PAGODA_UNSUPPORTED;
 }

@@ -18,6 +18,7 @@
 #include "../ptx/mma.cuh"
 #include "../ptx/tensor_copy.cuh"
 #include "../ptx/wgmma.cuh"
+#include "groups.cuh"
 #include "ring.cuh"
 #include "skinny_output.cuh"
 
@@ -25,6 +26,7 @@ namespace pagoda {
 
 template <int kWRows, int kClusterSize, bool kGate, bool kInRanges> struct WideSm90 {
   static constexpr int kRows = 128; // tokens
+  static constexpr int kUnitRows = kRows * kClusterSize;
   static constexpr int kCols = kWRows;
   static constexpr int kCluster = kClusterSize;
   static constexpr bool kGated = kGate, kRanges = kInRanges;
@@ -38,7 +40,7 @@ template <int kWRows, int kClusterSize, bool kGate, bool kInRanges> struct WideS
   static constexpr int kPassCols = kOutCols < 128 ? kOutCols : 128; // columns that a warp stores at a time
   static constexpr int kWarpOutBytes = 16 * kPassCols * 2;
   static constexpr int kSmemBytes = kStages * kStageBytes + kConsumers / kWarpSize * kWarpOutBytes + kSwizzleAlignment;
-  static_assert(kSmemBytes + 1024 <= 227 * 1024 + 512, "shared memory of a multiprocessor");
+  static_assert(kSmemBytes + sizeof(GroupUnits) + 16 * kStages <= 227 * 1024, "shared memory of a multiprocessor");
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -51,30 +53,24 @@ struct WideTile {
 // The tiles of a CTA, one after the other. Tiles of the same rows of w follow each other over up to `raster` tiles of tokens.
 template <typename T> struct WideTiles {
   const pagoda_wide_gemm_params &p;
+  const GroupUnits &groups;
   int num_cols, index, stride;
-  int group = 0, group_first = 0; // tiles of the groups before `group`
-  __device__ __forceinline__ explicit WideTiles(const pagoda_wide_gemm_params &params)
-      : p(params), num_cols((wide_out_cols(params) + T::kOutCols - 1) / T::kOutCols), index(blockIdx.x / T::kCluster), stride(gridDim.x / T::kCluster) {}
-
-  __device__ __forceinline__ static int units(int num_rows) { return (num_rows + T::kRows * T::kCluster - 1) / (T::kRows * T::kCluster); }
+  __device__ __forceinline__ WideTiles(const pagoda_wide_gemm_params &params, const GroupUnits &units)
+      : p(params), groups(units), num_cols((wide_out_cols(params) + T::kOutCols - 1) / T::kOutCols), index(blockIdx.x / T::kCluster), stride(gridDim.x / T::kCluster) {}
 
   __device__ __forceinline__ bool next(WideTile &tile) {
-    int first = 0, end = p.num_rows, local = index;
+    int group = 0, first = 0, end = p.num_rows, local = index, num_units = (end + T::kUnitRows - 1) / T::kUnitRows;
+    if (p.offsets) num_units = groups.begin[p.num_groups];
+    if (index >= num_units * num_cols) return false;
     if (p.offsets) {
-      for (;; ++group) {
-        if (group >= p.num_groups) return false;
-        first = p.offsets[group], end = p.offsets[group + 1];
-        const int count = units(end - first) * num_cols;
-        local = index - group_first;
-        if (local < count) break;
-        group_first += count;
-      }
-    } else if (index >= units(end) * num_cols) return false;
-    const int num_units = units(end - first);
+      group = group_of_unit(groups, p.num_groups, index / num_cols);
+      first = __ldcg(p.offsets + group), end = __ldcg(p.offsets + group + 1);
+      local = index - groups.begin[group] * num_cols, num_units = groups.begin[group + 1] - groups.begin[group];
+    }
     const int band = local / (p.raster * num_cols), in_band = local % (p.raster * num_cols);
     const int height = min(p.raster, num_units - band * p.raster);
     const int unit = band * p.raster + in_band % height, col_tile = in_band / height;
-    tile.row = first + (unit * T::kCluster + static_cast<int>(blockIdx.x % T::kCluster)) * T::kRows;
+    tile.row = first + unit * T::kUnitRows + static_cast<int>(blockIdx.x % T::kCluster) * T::kRows;
     tile.row_end = end;
     tile.col = col_tile * T::kOutCols;
     tile.w_row = group * p.n + tile.col;
@@ -86,12 +82,12 @@ template <typename T> struct WideTiles {
 
 // One thread: keeps the ring full.
 template <typename T>
-__device__ __forceinline__ void wide_produce(const pagoda_wide_gemm_params &p, const CUtensorMap *w_map, const CUtensorMap *x_map, uint32_t ring, uint32_t full,
-                                             uint32_t empty) {
+__device__ __forceinline__ void wide_produce(const pagoda_wide_gemm_params &p, const CUtensorMap *w_map, const CUtensorMap *x_map, const GroupUnits &groups, uint32_t ring,
+                                             uint32_t full, uint32_t empty) {
   const uint64_t policy = ptx::normal_policy();
   const int num_boxes = (p.k + kBoxK - 1) / kBoxK;
   const int rank = blockIdx.x % T::kCluster;
-  WideTiles<T> tiles(p);
+  WideTiles<T> tiles(p, groups);
   WideTile tile;
   RingSlot slot;
   slot.parity = 1; // the first round finds every stage empty
@@ -193,10 +189,10 @@ template <typename T> __device__ __forceinline__ void wide_store(const pagoda_wi
 }
 
 template <typename T>
-__device__ __forceinline__ void wide_consume(const pagoda_wide_gemm_params &p, uint32_t ring, uint32_t out_smem, uint32_t full, uint32_t empty) {
+__device__ __forceinline__ void wide_consume(const pagoda_wide_gemm_params &p, const GroupUnits &groups, uint32_t ring, uint32_t out_smem, uint32_t full, uint32_t empty) {
   const int lane = threadIdx.x % kWarpSize, warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
   const int num_boxes = (p.k + kBoxK - 1) / kBoxK;
-  WideTiles<T> tiles(p);
+  WideTiles<T> tiles(p, groups);
   WideTile tile;
   RingSlot slot;
   while (tiles.next(tile)) {
@@ -239,17 +235,19 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     }
     ptx::fence_barrier_init();
   }
-  if (T::kCluster > 1) ptx::sync_cluster();
-  else __syncthreads();
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
+  __shared__ GroupUnits groups_smem;
+  if (p.offsets && threadIdx.x < kWarpSize) count_units(groups_smem, p.offsets, p.num_groups, T::kUnitRows, threadIdx.x);
+  if (T::kCluster > 1) ptx::sync_cluster();
+  else __syncthreads();
   if (__shfl_sync(0xffffffffu, threadIdx.x / 128, 0) == T::kConsumers / 128) {
     ptx::release_registers<40>();
-    if (threadIdx.x == T::kConsumers) wide_produce<T>(p, &w_map, &x_map, ring, full, empty);
+    if (threadIdx.x == T::kConsumers) wide_produce<T>(p, &w_map, &x_map, groups_smem, ring, full, empty);
     __syncwarp();
   } else {
     ptx::acquire_registers<232>();
-    wide_consume<T>(p, ring, ring + T::kStages * T::kStageBytes, full, empty);
+    wide_consume<T>(p, groups_smem, ring, ring + T::kStages * T::kStageBytes, full, empty);
   }
   if (T::kCluster > 1) ptx::sync_cluster(); // nobody leaves while the other copies into its ring
 #endif
