@@ -3,8 +3,8 @@
 mod products;
 
 pub use products::{
-    GpuClass, GroupedPlan, GroupedShape, MAX_SKINNY_TOKENS, ProductPlan, ProductShape, SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder, WidePlan,
-    grouped_plan, product_plan, skinny_plan, wide_plan,
+    GpuClass, GroupedPlan, GroupedShape, MAX_SKINNY_TOKENS, ProductPlan, ProductShape, SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder,
+    WidePlan, grouped_plan, product_plan, skinny_plan, wide_plan,
 };
 
 /// 16-byte vectors a thread of a row kernel holds at most (`kMaxVecs` in cuda/norm.cuh).

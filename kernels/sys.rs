@@ -109,6 +109,7 @@ pub struct pagoda_wide_gemm_params {
     pub k: i32,
     pub ld_out: i32,
     pub gated: i32,
+    pub block_rows: i32,
     pub block_cols: i32,
     pub cluster: i32,
     pub num_ranges: i32,
@@ -118,7 +119,7 @@ pub struct pagoda_wide_gemm_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_wide_gemm_params"][::core::mem::size_of::<pagoda_wide_gemm_params>() - 88usize];
+    ["Size of pagoda_wide_gemm_params"][::core::mem::size_of::<pagoda_wide_gemm_params>() - 96usize];
     ["Alignment of pagoda_wide_gemm_params"][::core::mem::align_of::<pagoda_wide_gemm_params>() - 8usize];
     ["Offset of field: pagoda_wide_gemm_params::out"][::core::mem::offset_of!(pagoda_wide_gemm_params, out) - 0usize];
     ["Offset of field: pagoda_wide_gemm_params::x"][::core::mem::offset_of!(pagoda_wide_gemm_params, x) - 8usize];
@@ -131,12 +132,13 @@ const _: () = {
     ["Offset of field: pagoda_wide_gemm_params::k"][::core::mem::offset_of!(pagoda_wide_gemm_params, k) - 52usize];
     ["Offset of field: pagoda_wide_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_wide_gemm_params, ld_out) - 56usize];
     ["Offset of field: pagoda_wide_gemm_params::gated"][::core::mem::offset_of!(pagoda_wide_gemm_params, gated) - 60usize];
-    ["Offset of field: pagoda_wide_gemm_params::block_cols"][::core::mem::offset_of!(pagoda_wide_gemm_params, block_cols) - 64usize];
-    ["Offset of field: pagoda_wide_gemm_params::cluster"][::core::mem::offset_of!(pagoda_wide_gemm_params, cluster) - 68usize];
-    ["Offset of field: pagoda_wide_gemm_params::num_ranges"][::core::mem::offset_of!(pagoda_wide_gemm_params, num_ranges) - 72usize];
-    ["Offset of field: pagoda_wide_gemm_params::raster"][::core::mem::offset_of!(pagoda_wide_gemm_params, raster) - 76usize];
-    ["Offset of field: pagoda_wide_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_wide_gemm_params, max_ctas) - 80usize];
-    ["Offset of field: pagoda_wide_gemm_params::programmatic"][::core::mem::offset_of!(pagoda_wide_gemm_params, programmatic) - 84usize];
+    ["Offset of field: pagoda_wide_gemm_params::block_rows"][::core::mem::offset_of!(pagoda_wide_gemm_params, block_rows) - 64usize];
+    ["Offset of field: pagoda_wide_gemm_params::block_cols"][::core::mem::offset_of!(pagoda_wide_gemm_params, block_cols) - 68usize];
+    ["Offset of field: pagoda_wide_gemm_params::cluster"][::core::mem::offset_of!(pagoda_wide_gemm_params, cluster) - 72usize];
+    ["Offset of field: pagoda_wide_gemm_params::num_ranges"][::core::mem::offset_of!(pagoda_wide_gemm_params, num_ranges) - 76usize];
+    ["Offset of field: pagoda_wide_gemm_params::raster"][::core::mem::offset_of!(pagoda_wide_gemm_params, raster) - 80usize];
+    ["Offset of field: pagoda_wide_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_wide_gemm_params, max_ctas) - 84usize];
+    ["Offset of field: pagoda_wide_gemm_params::programmatic"][::core::mem::offset_of!(pagoda_wide_gemm_params, programmatic) - 88usize];
 };
 unsafe extern "C" {
     pub fn pagoda_wide_gemm(params: *const pagoda_wide_gemm_params, stream: pagoda_stream) -> pagoda_status;

@@ -84,6 +84,9 @@ fn products_agree() {
         }
     }
     pair.check("product of a long matrix", &Product { rows: 2, parts: vec![20000], k: 896, bias: false });
+    for rows in [100, 1100] {
+        pair.check("product with library and bias", &Product { rows, parts: vec![1024, 128, 128], k: 1024, bias: true });
+    }
 }
 
 /// Gate and up of one layer, joined at once.
@@ -112,7 +115,7 @@ impl Case for GatedProduct {
 #[test]
 fn gated_products_agree() {
     let Some(pair) = Pair::new() else { return };
-    for rows in [1, 2, 16, 64, 65, 129, 300, 513] {
+    for rows in [1, 2, 16, 64, 65, 129, 300, 1025] {
         for (cols, k, bias) in [(8, 8, false), (72, 64, true), (264, 200, false), (1024, 520, true)] {
             for activation in [Activation::Silu, Activation::GeluTanh] {
                 let case = GatedProduct { rows, cols, k, bias, activation };
@@ -331,12 +334,32 @@ impl Case for Mixture {
 #[test]
 fn mixtures_agree() {
     let Some(pair) = Pair::new() else { return };
-    for (tokens, num_experts, top_k) in [(1, 4, 2), (3, 8, 8), (5, 128, 8), (70, 8, 2), (200, 3, 1), (1100, 16, 4)] {
+    for (tokens, num_experts, top_k) in [(1, 4, 2), (3, 8, 8), (5, 128, 8), (70, 8, 2), (200, 3, 1), (300, 40, 6), (1100, 16, 4)] {
         for renormalise in [false, true] {
             let case = Mixture { tokens, num_experts, top_k, renormalise };
             pair.check(&format!("mixture {tokens} tokens, {top_k} of {num_experts}, renormalise {renormalise}"), &case);
         }
     }
+}
+
+#[test]
+fn deterministic_products_give_a_row_the_same_bits_in_any_batch() {
+    let Some(pair) = Pair::deterministic() else { return };
+    let many = [2, 9, 64, 65, 130, 700];
+    for (parts, k, bias) in [(vec![896, 128, 128], 896, true), (vec![130, 6], 264, true), (vec![896], 4864, false), (vec![9000], 64, false)]
+    {
+        let row = |rows| pair.first_rows(&Product { rows, parts: parts.clone(), k, bias });
+        let alone = row(1);
+        assert!(many.iter().all(|&rows| row(rows) == alone), "product {parts:?} x {k}");
+    }
+    for (cols, k, bias) in [(4864, 896, false), (264, 200, true), (1001, 520, false)] {
+        let row = |rows| pair.first_rows(&GatedProduct { rows, cols, k, bias, activation: Activation::Silu });
+        let alone = row(1);
+        assert!(many.iter().all(|&rows| row(rows) == alone), "gated product {cols} x {k}");
+    }
+    let row = |tokens| pair.first_rows(&Mixture { tokens, num_experts: 8, top_k: 3, renormalise: true });
+    let alone = row(1);
+    assert!(many.iter().all(|&tokens| row(tokens) == alone), "mixture");
 }
 
 #[test]

@@ -153,9 +153,11 @@ fn skinny_stages(num_tokens: usize, ctas_per_sm: usize) -> usize {
 /// Launch of one product of many tokens (cuda/gemm/wide_sm90.cuh). The order of additions depends on `num_ranges` and k alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WidePlan {
-    /// Rows of w in a tile, 128 or 256.
+    /// Tokens in a tile, 128 or 256.
+    pub block_rows: u32,
+    /// Rows of w in a tile, 256 or 128.
     pub block_cols: u32,
-    /// CTAs that share what they read of w, 1 or 2.
+    /// CTAs that share what they read, 1 or 2.
     pub cluster: u32,
     /// Ranges of k whose sums are added in order.
     pub num_ranges: u32,
@@ -272,6 +274,7 @@ pub fn grouped_plan(shape: &GroupedShape, gpu: GpuClass) -> GroupedPlan {
 pub fn wide_plan(num_tokens: usize, num_ranges: usize, block_cols: u32, gpu: GpuClass) -> WidePlan {
     const TILE_TOKENS: usize = 128;
     WidePlan {
+        block_rows: TILE_TOKENS as u32,
         block_cols,
         cluster: if num_tokens > TILE_TOKENS { 2 } else { 1 },
         num_ranges: num_ranges as u32,

@@ -89,8 +89,9 @@ typedef struct pagoda_wide_gemm_params {
   int32_t k;            /* a multiple of 8 */
   int32_t ld_out;       /* a multiple of 8, like n_out */
   int32_t gated;        /* 1: out = silu(gate) * up */
-  int32_t block_cols;   /* rows of w in a tile, 128 or 256; heuristics.rs, like the next four */
-  int32_t cluster;      /* CTAs that share rows of w, 1 or 2 */
+  int32_t block_rows;   /* tokens in a tile, 128 or 256; heuristics.rs, like the next five */
+  int32_t block_cols;   /* rows of w in a tile, 256 or 128; not both 256 */
+  int32_t cluster;      /* 2: pairs of CTAs share rows of w (tiles of 128 tokens) or tokens (256); 1: nothing is shared */
   int32_t num_ranges;   /* sums are made over so many ranges of k, added in order; more than 1 only with 128 rows */
   int32_t raster;       /* tiles of tokens (times cluster) that share what they read of w */
   int32_t max_ctas;     /* CTAs that walk over all tiles */

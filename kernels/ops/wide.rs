@@ -65,6 +65,7 @@ pub fn wide_gemm(p: &WideGemm, stream: Stream) -> Result<()> {
         k: int(OP, "k", p.k)?,
         ld_out: int(OP, "ld_out", p.ld_out)?,
         gated: i32::from(gated),
+        block_rows: int(OP, "block_rows", p.plan.block_rows as usize)?,
         block_cols: int(OP, "block_cols", p.plan.block_cols as usize)?,
         cluster: int(OP, "cluster", p.plan.cluster as usize)?,
         num_ranges: int(OP, "num_ranges", p.plan.num_ranges as usize)?,

@@ -151,6 +151,18 @@ impl Pair {
         Some(Pair { cpu: CpuDevice::new(None).unwrap(), gpu: CudaDevice::new(0).unwrap() })
     }
 
+    /// The GPU alone, in its deterministic mode; None as `new`.
+    pub fn deterministic() -> Option<Pair> {
+        let Pair { cpu, gpu } = Pair::new()?;
+        Some(Pair { cpu, gpu: gpu.deterministic() })
+    }
+
+    /// The first row of every output on the GPU, as bits.
+    pub fn first_rows(&self, case: &impl Case) -> Vec<Vec<u32>> {
+        let first = |tensor: &Tensor<CudaDevice>| self.gpu.read(tensor).unwrap()[..tensor.cols].iter().map(|v| v.to_bits()).collect();
+        case.run(&self.gpu, &Inputs(&self.gpu)).iter().map(first).collect()
+    }
+
     /// Runs a case on both; twice on the GPU, which must give the same bits.
     pub fn check(&self, what: &str, case: &impl Case) {
         let expected = case.run(&self.cpu, &Inputs(&self.cpu));

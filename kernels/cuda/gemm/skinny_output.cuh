@@ -11,7 +11,7 @@ __host__ __device__ __forceinline__ int skinny_out_cols(const pagoda_skinny_gemm
 
 __host__ __device__ __forceinline__ int wide_out_cols(const pagoda_wide_gemm_params &p) { return p.gated ? p.n / 2 : p.n; }
 
-__device__ __forceinline__ float silu(float v) { return v / (1.0f + __expf(-v)); }
+__device__ __forceinline__ float silu(float v) { return __fdividef(v, 1.0f + __expf(-v)); }
 
 // Turns the sums of output column i (and, when gated, of its `up` row) into the value before the rounding.
 __device__ __forceinline__ float skinny_value(const pagoda_skinny_gemm_params &p, int i, float sum, float up_sum) {

@@ -8,20 +8,26 @@ namespace {
 using Params = pagoda_wide_gemm_params;
 
 struct WideKernel {
-  int cols, cluster, gated, ranges, num_threads, smem_bytes;
+  int rows, cols, cluster, gated, ranges;
+  int unit_rows, unit_cols, x_box_rows, num_threads, smem_bytes;
   const void *kernel;
 };
 
-template <int kCols, int kCluster, bool kGated, bool kRanges> constexpr WideKernel wide_kernel() {
-  using T = WideSm90<kCols, kCluster, kGated, kRanges>;
-  return {kCols, kCluster, kGated, kRanges, T::kThreads, T::kSmemBytes, reinterpret_cast<const void *>(wide_gemm_sm90_kernel<T>)};
+template <int kRows, int kCols, WideShare kShare, bool kGated, bool kRanges> constexpr WideKernel wide_kernel() {
+  using T = WideSm90<kRows, kCols, kShare, kGated, kRanges>;
+  return {kRows, kCols, T::kCluster, kGated, kRanges, T::kUnitRows, T::kUnitCols, T::kXBoxRows, T::kThreads, T::kSmemBytes,
+          reinterpret_cast<const void *>(wide_gemm_sm90_kernel<T>)};
 }
+
+constexpr WideShare kAlone = WideShare::kNothing, kWeights = WideShare::kWeights, kTokens = WideShare::kTokens;
 
 // 256 rows of w: most products a byte; 128: small matrices and few tokens. Pairs of CTAs need two tiles of tokens. Ranges hold the sums twice.
 const WideKernel kKernels[] = {
-    wide_kernel<256, 2, false, false>(), wide_kernel<256, 2, true, false>(), wide_kernel<256, 1, false, false>(), wide_kernel<256, 1, true, false>(),
-    wide_kernel<128, 2, false, false>(), wide_kernel<128, 2, true, false>(), wide_kernel<128, 1, false, false>(), wide_kernel<128, 1, true, false>(),
-    wide_kernel<128, 2, false, true>(),  wide_kernel<128, 2, true, true>(),  wide_kernel<128, 1, false, true>(),  wide_kernel<128, 1, true, true>(),
+    wide_kernel<256, 128, kTokens, false, false>(), wide_kernel<256, 128, kTokens, true, false>(),
+    wide_kernel<128, 256, kWeights, false, false>(), wide_kernel<128, 256, kWeights, true, false>(), wide_kernel<128, 256, kAlone, false, false>(), wide_kernel<128, 256, kAlone, true, false>(),
+    wide_kernel<128, 128, kAlone, false, false>(), wide_kernel<128, 128, kAlone, true, false>(),
+    wide_kernel<128, 128, kWeights, false, true>(),  wide_kernel<128, 128, kWeights, true, true>(),  wide_kernel<128, 128, kAlone, false, true>(),  wide_kernel<128, 128, kAlone, true, true>(),
+    wide_kernel<128, 128, kWeights, false, false>(),  wide_kernel<128, 128, kWeights, true, false>(),
 };
 
 pagoda_status check(const Params &p) {
@@ -45,15 +51,16 @@ extern "C" pagoda_status pagoda_wide_gemm(const pagoda_wide_gemm_params *params,
   if (status != PAGODA_OK || p.num_rows == 0) return status;
   const WideKernel *kernel = nullptr;
   for (const WideKernel &row : kKernels) {
-    if (row.cols == p.block_cols && row.cluster == p.cluster && row.gated == p.gated && row.ranges == (p.num_ranges > 1)) kernel = &row;
+    if (row.rows == p.block_rows && row.cols == p.block_cols && row.cluster == p.cluster && row.gated == p.gated && row.ranges == (p.num_ranges > 1)) kernel = &row;
   }
   if (!kernel) return PAGODA_UNSUPPORTED;
   CUtensorMap w_map, x_map;
   const int64_t w_rows = static_cast<int64_t>(p.n) * p.num_groups;
-  if (!encode(&w_map, p.w, w_rows, p.k, p.block_cols / 2) || !encode(&x_map, p.x, p.num_rows, p.k, 128)) return PAGODA_UNSUPPORTED;
+  if (!encode(&w_map, p.w, w_rows, p.k, p.block_cols / 2) || !encode(&x_map, p.x, p.num_rows, p.k, kernel->x_box_rows)) return PAGODA_UNSUPPORTED;
   // At most: every group, but no more than there are rows, has one tile that is not full.
-  const int units = p.offsets ? p.num_rows / (128 * p.cluster) + (p.num_rows < p.num_groups ? p.num_rows : p.num_groups) : ceil_div(p.num_rows, 128 * p.cluster);
-  const int64_t num_tiles = static_cast<int64_t>(units) * ceil_div(wide_out_cols(p), p.gated ? p.block_cols / 2 : p.block_cols);
+  const int units = p.offsets ? p.num_rows / kernel->unit_rows + (p.num_rows < p.num_groups ? p.num_rows : p.num_groups) : ceil_div(p.num_rows, kernel->unit_rows);
+  if (p.offsets && units > 65535) return PAGODA_UNSUPPORTED;
+  const int64_t num_tiles = static_cast<int64_t>(units) * ceil_div(wide_out_cols(p), kernel->unit_cols);
   const int64_t max_clusters = p.max_ctas / p.cluster;
   const int num_ctas = static_cast<int>(num_tiles < max_clusters ? num_tiles : max_clusters) * p.cluster;
   void *args[] = {&p, &w_map, &x_map};

@@ -24,19 +24,27 @@
 
 namespace pagoda {
 
-template <int kWRows, int kClusterSize, bool kGate, bool kInRanges> struct WideSm90 {
-  static constexpr int kRows = 128; // tokens
-  static constexpr int kUnitRows = kRows * kClusterSize;
+// What the CTAs of a cluster share: rows of w (and have neighbouring tokens), or tokens (and have neighbouring rows of w).
+enum class WideShare { kNothing, kWeights, kTokens };
+
+template <int kTokens, int kWRows, WideShare kShared, bool kGate, bool kInRanges> struct WideSm90 {
+  static constexpr int kRows = kTokens;
   static constexpr int kCols = kWRows;
-  static constexpr int kCluster = kClusterSize;
+  static constexpr WideShare kShare = kShared;
+  static constexpr int kCluster = kShare == WideShare::kNothing ? 1 : 2;
   static constexpr bool kGated = kGate, kRanges = kInRanges;
   static constexpr int kOutCols = kGated ? kCols / 2 : kCols;
-  static constexpr int kTiles = kCols / 8; // of a warp's sums
+  // What a cluster makes of out.
+  static constexpr int kUnitRows = kShare == WideShare::kWeights ? 2 * kRows : kRows;
+  static constexpr int kUnitCols = kShare == WideShare::kTokens ? 2 * kOutCols : kOutCols;
+  static constexpr int kBlocks = kRows / 128; // of 64 tokens, of a warpgroup
+  static constexpr int kXBoxRows = kShare == WideShare::kTokens ? kRows / 2 : kRows;
+  static constexpr int kTiles = kCols / 8; // of the sums of a block
   static constexpr int kConsumers = 256, kThreads = 384;
   static constexpr int kXBytes = kRows * kBoxK * 2;
   static constexpr int kHalfBytes = kCols / 2 * kBoxK * 2;
   static constexpr int kStageBytes = kXBytes + 2 * kHalfBytes;
-  static constexpr int kStages = kCols == 256 ? 4 : 6;
+  static constexpr int kStages = kStageBytes > 32 * 1024 ? 4 : 6;
   static constexpr int kPassCols = kOutCols < 128 ? kOutCols : 128; // columns that a warp stores at a time
   static constexpr int kWarpOutBytes = 16 * kPassCols * 2;
   static constexpr int kSmemBytes = kStages * kStageBytes + kConsumers / kWarpSize * kWarpOutBytes + kSwizzleAlignment;
@@ -56,7 +64,7 @@ template <typename T> struct WideTiles {
   const GroupUnits &groups;
   int num_cols, index, stride;
   __device__ __forceinline__ WideTiles(const pagoda_wide_gemm_params &params, const GroupUnits &units)
-      : p(params), groups(units), num_cols((wide_out_cols(params) + T::kOutCols - 1) / T::kOutCols), index(blockIdx.x / T::kCluster), stride(gridDim.x / T::kCluster) {}
+      : p(params), groups(units), num_cols((wide_out_cols(params) + T::kUnitCols - 1) / T::kUnitCols), index(blockIdx.x / T::kCluster), stride(gridDim.x / T::kCluster) {}
 
   __device__ __forceinline__ bool next(WideTile &tile) {
     int group = 0, first = 0, end = p.num_rows, local = index, num_units = (end + T::kUnitRows - 1) / T::kUnitRows;
@@ -70,9 +78,10 @@ template <typename T> struct WideTiles {
     const int band = local / (p.raster * num_cols), in_band = local % (p.raster * num_cols);
     const int height = min(p.raster, num_units - band * p.raster);
     const int unit = band * p.raster + in_band % height, col_tile = in_band / height;
-    tile.row = first + unit * T::kUnitRows + static_cast<int>(blockIdx.x % T::kCluster) * T::kRows;
+    const int rank = blockIdx.x % T::kCluster;
+    tile.row = first + unit * T::kUnitRows + (T::kShare == WideShare::kWeights ? rank * T::kRows : 0);
     tile.row_end = end;
-    tile.col = col_tile * T::kOutCols;
+    tile.col = col_tile * T::kUnitCols + (T::kShare == WideShare::kTokens ? rank * T::kOutCols : 0);
     tile.w_row = group * p.n + tile.col;
     tile.up_row = T::kGated ? tile.w_row + p.n / 2 : tile.w_row + T::kCols / 2;
     index += stride;
@@ -96,9 +105,13 @@ __device__ __forceinline__ void wide_produce(const pagoda_wide_gemm_params &p, c
       const uint32_t barrier = full + 8 * slot.stage, smem = ring + slot.stage * T::kStageBytes;
       ptx::wait_barrier(empty + 8 * slot.stage, slot.parity);
       ptx::arrive_expecting(barrier, T::kStageBytes);
-      ptx::copy_box(smem, x_map, box * kBoxK, tile.row, barrier, policy);
       const uint32_t w_smem = smem + T::kXBytes;
-      if (T::kCluster == 1) {
+      if (T::kShare == WideShare::kTokens) {
+        ptx::copy_box_to(smem + rank * (T::kXBytes / 2), x_map, box * kBoxK, tile.row + rank * T::kXBoxRows, barrier, 3, policy);
+      } else {
+        ptx::copy_box(smem, x_map, box * kBoxK, tile.row, barrier, policy);
+      }
+      if (T::kShare != WideShare::kWeights) {
         ptx::copy_box(w_smem, w_map, box * kBoxK, tile.w_row, barrier, policy);
         ptx::copy_box(w_smem + T::kHalfBytes, w_map, box * kBoxK, tile.up_row, barrier, policy);
       } else {
@@ -117,19 +130,26 @@ template <typename T> __device__ __forceinline__ void wide_release(uint32_t empt
   }
 }
 
-template <typename T> using WideSums = float[T::kTiles][4];
+// A warp's sums: of each block 16 tokens by all columns, fragments of 8 columns.
+template <typename T> using WideSums = float[T::kBlocks * T::kTiles][4];
 
-// One warp: acc += its warpgroup's 64 tokens times the tile's rows of w over boxes first .. end. One batch of products runs behind.
+// One warp: acc += its warpgroup's tokens times the tile's rows of w over boxes first .. end. One batch of products runs behind.
 template <typename T>
 __device__ __forceinline__ void wide_multiply(WideSums<T> &acc, int num_boxes, RingSlot &slot, uint32_t ring, uint32_t full, uint32_t empty, int group, int lane) {
   int last_stage = slot.stage;
   for (int box = 0; box < num_boxes; ++box, slot.advance(T::kStages)) {
     ptx::wait_barrier(full + 8 * slot.stage, slot.parity);
     const uint32_t smem = ring + slot.stage * T::kStageBytes;
-    const uint64_t x_rows = ptx::swizzled_rows(smem + group * 64 * 128), w_rows = ptx::swizzled_rows(smem + T::kXBytes);
+    const uint64_t x_rows = ptx::swizzled_rows(smem + group * (T::kXBytes / 2)), w_rows = ptx::swizzled_rows(smem + T::kXBytes);
     ptx::begin_products(acc);
 #pragma unroll
-    for (int step = 0; step < kBoxK / 16; ++step) ptx::multiply_group(acc, x_rows + 2 * step, w_rows + 2 * step);
+    for (int step = 0; step < kBoxK / 16; ++step) {
+#pragma unroll
+      for (int block = 0; block < T::kBlocks; ++block) {
+        constexpr int kBlockBytes = 64 * kBoxK * 2;
+        ptx::multiply_group(reinterpret_cast<float(&)[T::kTiles][4]>(acc[block * T::kTiles]), x_rows + block * (kBlockBytes >> 4) + 2 * step, w_rows + 2 * step);
+      }
+    }
     ptx::finish_products_but<1>(acc);
     if (box > 0) wide_release<T>(empty, last_stage, lane);
     last_stage = slot.stage;
@@ -138,8 +158,9 @@ __device__ __forceinline__ void wide_multiply(WideSums<T> &acc, int num_boxes, R
   if (num_boxes > 0) wide_release<T>(empty, last_stage, lane);
 }
 
-// One warp: bias, gate, rounding, and its 16 rows through shared memory into whole lines of out.
-template <typename T> __device__ __forceinline__ void wide_store(const pagoda_wide_gemm_params &p, const WideSums<T> &acc, const WideTile &tile, uint32_t smem, int warp, int lane) {
+// One warp: bias, gate, rounding, and the 16 tokens from `first_row` on through shared memory into whole lines of out.
+template <typename T>
+__device__ __forceinline__ void wide_store_block(const pagoda_wide_gemm_params &p, const float (&acc)[T::kTiles][4], const WideTile &tile, int first_row, uint32_t smem, int lane) {
   constexpr int kPassTiles = T::kPassCols / 8, kPasses = T::kOutCols / T::kPassCols;
   constexpr int kLanes = T::kPassCols / 8, kStep = kWarpSize / kLanes; // lanes a row, rows at a time
   const int out_cols = wide_out_cols(p);
@@ -180,11 +201,19 @@ template <typename T> __device__ __forceinline__ void wide_store(const pagoda_wi
     const int col = tile.col + pass * T::kPassCols + lane % kLanes * 8;
 #pragma unroll
     for (int i = 0; i < 16; i += kStep) {
-      const int in_warp = i + lane / kLanes, row = tile.row + warp * 16 + in_warp;
+      const int in_warp = i + lane / kLanes, row = first_row + in_warp;
       const uint4 v = ptx::load_shared_16b(smem + in_warp * (T::kPassCols * 2) + ((lane % kLanes ^ (in_warp % 8)) << 4));
       if (row < tile.row_end && col < out_cols) ptx::store_16b(static_cast<bf16 *>(p.out) + static_cast<int64_t>(row) * p.ld_out + col, v);
     }
     __syncwarp();
+  }
+}
+
+template <typename T> __device__ __forceinline__ void wide_store(const pagoda_wide_gemm_params &p, const WideSums<T> &acc, const WideTile &tile, uint32_t smem, int warp, int lane) {
+#pragma unroll
+  for (int block = 0; block < T::kBlocks; ++block) {
+    const int row = tile.row + warp / 4 * (T::kRows / 2) + block * 64 + warp % 4 * 16;
+    wide_store_block<T>(p, reinterpret_cast<const float(&)[T::kTiles][4]>(acc[block * T::kTiles]), tile, row, smem, lane);
   }
 }
 
@@ -203,7 +232,7 @@ __device__ __forceinline__ void wide_consume(const pagoda_wide_gemm_params &p, c
         const int begin = num_boxes * rank / p.num_ranges, end = num_boxes * (rank + 1) / p.num_ranges;
         wide_multiply<T>(acc, end - begin, slot, ring, full, empty, warp / 4, lane);
 #pragma unroll
-        for (int t = 0; t < T::kTiles; ++t) {
+        for (int t = 0; t < T::kBlocks * T::kTiles; ++t) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) total[t][e] += acc[t][e], acc[t][e] = 0.0f;
         }
