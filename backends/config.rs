@@ -56,6 +56,8 @@ pub struct NativeOptions {
     pub deterministic: bool,
     /// One-step-ahead loop.
     pub step_ahead: bool,
+    /// Recorded decode steps.
+    pub cuda_graphs: bool,
     /// Go on after a failed step.
     pub restart_on_failure: bool,
     /// CPU threads.
@@ -245,6 +247,7 @@ impl Values<'_> {
             prefix_caching: self.switch("prefix_caching"),
             deterministic: self.switch("deterministic"),
             step_ahead: self.switch("step_ahead"),
+            cuda_graphs: self.switch("cuda_graphs"),
             restart_on_failure: self.switch("restart_on_failure"),
             threads: self.count("threads"),
             memory_limit_bytes: self.count("memory_limit_bytes"),

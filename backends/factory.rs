@@ -161,6 +161,7 @@ fn engine_options(native: &NativeOptions) -> EngineOptions {
         prefix_caching: native.prefix_caching,
         deterministic: native.deterministic,
         step_ahead: native.step_ahead,
+        cuda_graphs: native.cuda_graphs,
         max_waiting: native.max_waiting,
         restart_on_failure: native.restart_on_failure,
     }

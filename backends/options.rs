@@ -180,6 +180,7 @@ pub const OPTIONS: &[OptionSpec] = &{
             "The same bits alone and in any batch; a CPU always does so, a GPU gets slower",
         ),
         row(Engine, "step_ahead", None, Switch, Some("true"), "Schedule the next step while the last one runs"),
+        row(Engine, "cuda_graphs", None, Switch, Some("true"), "Record decode steps once and replay them, on a GPU"),
         row(Engine, "restart_on_failure", None, Switch, Some("false"), "Go on after a failed step instead of ending"),
         row(Engine, "threads", None, Count(1, 1024), None, "CPU threads; unset: all cores"),
         row(Engine, "memory_limit_bytes", None, Count(1, u64::MAX), None, "Taken for the free memory; unset: asked of the system"),

@@ -85,6 +85,8 @@ pub struct EngineOptions {
     pub deterministic: bool,
     /// Make the next step while the last one runs.
     pub step_ahead: bool,
+    /// Record decode steps once and replay them, on a device that can.
+    pub cuda_graphs: bool,
     /// Requests that may wait.
     pub max_waiting: usize,
     /// Go on after a failed step.
@@ -107,6 +109,7 @@ impl Default for EngineOptions {
             prefix_caching: true,
             deterministic: false,
             step_ahead: true,
+            cuda_graphs: true,
             max_waiting: 1024,
             restart_on_failure: false,
         }
@@ -248,6 +251,7 @@ fn load_on<D: Device>(
         max_blocks_per_seq: plan.max_model_len.div_ceil(options.block_size),
         block_size: options.block_size,
         max_logit_rows: plan.step.max_logit_rows,
+        record: options.cuda_graphs,
     };
     let runner = Runner::new(device.clone(), decoder, kv, bounds)?;
     let engine = EngineConfig {

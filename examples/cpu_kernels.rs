@@ -153,7 +153,9 @@ fn step(tokens: usize, context: usize) -> StepTensors<CpuDevice> {
         block_tables: (0..blocks as i32).collect(),
         max_blocks_per_seq: blocks,
         logit_rows: vec![tokens as i32 - 1],
+        first_logit_row: 0,
         num_logit_rows: 1,
+        logits_of_all_rows: false,
     }
 }
 

@@ -205,6 +205,26 @@ impl Event {
         Ok(Event { gpu: gpu.clone(), event })
     }
 
+    /// An event that keeps no times: cheaper to record.
+    ///
+    /// # Errors
+    /// `Driver`.
+    pub fn untimed(gpu: &Arc<Gpu>) -> Result<Event> {
+        gpu.bind()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(|e| driver_error("cuEventCreate", e))?;
+        Ok(Event { gpu: gpu.clone(), event })
+    }
+
+    /// Whether the mark has passed, or was never recorded. Faults of the work before it count as passed: `wait` reports them.
+    pub fn has_passed(&self) -> bool {
+        if self.gpu.bind().is_err() {
+            return true;
+        }
+        // SAFETY: the event is alive.
+        let answer = unsafe { result::event::query(self.event) };
+        !answer.is_err_and(|error| error.0 == sys::CUresult::CUDA_ERROR_NOT_READY)
+    }
+
     /// Marks the end of what is queued now.
     ///
     /// # Errors

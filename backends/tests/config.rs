@@ -37,7 +37,8 @@ fn defaults_are_the_documented_ones() {
     let native = &config.native;
     assert_eq!((native.max_model_len, native.max_num_seqs, native.max_num_batched_tokens), (None, None, None));
     assert_eq!((native.block_size, native.max_waiting, native.tensor_parallel_size), (16, 1024, 1));
-    assert!(native.prefix_caching && native.step_ahead && !native.restart_on_failure && !native.deterministic);
+    assert!(native.prefix_caching && native.step_ahead && native.cuda_graphs);
+    assert!(!native.restart_on_failure && !native.deterministic);
     assert!((native.memory_utilization - 0.9).abs() < 1e-6);
     assert_eq!(config.vllm_remote.timeout.as_secs(), 120);
 }

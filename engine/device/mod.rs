@@ -6,10 +6,12 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod step;
 pub mod tensor;
 
 use std::sync::Arc;
 
+pub use step::{StepInts, StepRoom, StepTensors};
 pub use tensor::{DType, HostMatrix, HostWeight, Ints, Tensor};
 
 use crate::error::EngineError;
@@ -103,40 +105,6 @@ pub struct AttentionParams {
     pub soft_cap: Option<f32>,
 }
 
-/// What every op of a step may need to know about its batch. Built once a step by `runner/inputs.rs`.
-///
-/// Sequences are packed one after another: the tokens of sequence `s` are rows `cu_seqlens_q[s] .. cu_seqlens_q[s + 1]`.
-pub struct StepTensors<D: Device> {
-    /// Tokens of the step.
-    pub num_tokens: usize,
-    /// Sequences of the step.
-    pub num_seqs: usize,
-    /// Longest run of query tokens of one sequence.
-    pub max_query_len: usize,
-    /// Longest context (computed + this step's tokens) of one sequence.
-    pub max_context_len: usize,
-    /// `[num_tokens]` token ids; an entry whose `token_source` is >= 0 is filled in by `resolve_tokens`.
-    pub token_ids: D::Ints,
-    /// `[num_tokens]` sampler slot that holds the token (sampled by the step before, perhaps still running), or -1.
-    pub token_source: D::Ints,
-    /// `[num_tokens]` position of each token in its sequence.
-    pub positions: D::Ints,
-    /// `[num_tokens]` slot = block * block_size + offset where the token's k and v go.
-    pub slot_mapping: D::Ints,
-    /// `[num_seqs + 1]` first row of each sequence.
-    pub cu_seqlens_q: D::Ints,
-    /// `[num_seqs]` context length including this step's tokens.
-    pub context_lens: D::Ints,
-    /// `[num_seqs, max_blocks_per_seq]` physical block of each logical block, padded with 0.
-    pub block_tables: D::Ints,
-    /// Row stride of `block_tables`.
-    pub max_blocks_per_seq: usize,
-    /// `[num_logit_rows]` rows of the hidden state that get logits.
-    pub logit_rows: D::Ints,
-    /// Number of those rows.
-    pub num_logit_rows: usize,
-}
-
 /// Shape of one layer's paged KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvShape {
@@ -175,6 +143,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     type KvLayer: Send + Sync;
     /// Results of `sample` that may still be on their way.
     type Pending: Send;
+    /// Ops of a step, to be queued again as a whole.
+    type Recording: Send;
 
     /// Name for logs: "cpu avx512", "cuda H100".
     fn name(&self) -> String;
@@ -219,6 +189,14 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn weight_shape(&self, weight: &Self::Weight) -> (usize, usize);
 
     // ---- step metadata --------------------------------------------------------------------------------------------------
+    /// Step tensors for the largest step.
+    fn alloc_step(&self, room: &StepRoom) -> Result<StepTensors<Self>, EngineError> {
+        StepTensors::alloc(room, |len| self.alloc_ints(len))
+    }
+    /// Sets every array of `step` to its namesake of `ints`, for the ops queued from now on.
+    fn write_step(&self, step: &mut StepTensors<Self>, ints: &StepInts) -> Result<(), EngineError> {
+        step.for_each(ints, |dst, src| self.write_ints(dst, src))
+    }
     /// dst[..src.len()] = src.
     fn write_ints(&self, dst: &mut Self::Ints, src: &[i32]) -> Result<(), EngineError>;
     /// token_ids[i] = last_tokens[token_source[i]] where token_source[i] >= 0; i < num_tokens.
@@ -279,10 +257,20 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn gated_activation(&self, out: &mut Tensor<Self>, gate_up: &Tensor<Self>, activation: Activation) -> Result<(), EngineError>;
     /// Mixture of experts: softmax router, top-k experts, weighted sum. out: `[num_tokens, hidden]`. Sets out.rows.
     fn moe(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, weights: &MoeWeights<Self>) -> Result<(), EngineError>;
-    /// out[i, :] = x[logit_rows[i], :]. Sets out.rows = num_logit_rows.
+    /// out[i, :] = x[logit_rows[first_logit_row + i], :]; i < num_logit_rows. Sets out.rows = num_logit_rows.
     fn gather_rows(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, step: &StepTensors<Self>) -> Result<(), EngineError>;
     /// x = cap * tanh(x / cap), in place (final logits of Gemma 2).
     fn soft_cap(&self, x: &mut Tensor<Self>, cap: f32) -> Result<(), EngineError>;
+
+    // ---- recorded steps -----------------------------------------------------------------------------------------------------
+    /// Whether `record` records: then a step's shape may be rounded up, so that few recordings serve all steps.
+    fn can_record(&self) -> bool {
+        false
+    }
+    /// Records the ops that `run` queues, without running them. `run` has run before with the same shapes.
+    fn record(&self, run: &mut dyn FnMut() -> Result<(), EngineError>) -> Result<Self::Recording, EngineError>;
+    /// Queues recorded ops again: on the same tensors, with what these and the step's arrays hold then. Sets no `rows`.
+    fn replay(&self, recording: &Self::Recording) -> Result<(), EngineError>;
 
     // ---- cache and sampling -------------------------------------------------------------------------------------------------
     /// Copies whole blocks (copy-on-write): for each (src, dst), block dst = block src.

@@ -60,20 +60,28 @@ impl<D: Device> Decoder<D> {
         for (idx, (layer, kv)) in self.layers.iter().zip(kv).enumerate() {
             layer.forward(device, ws, kv, step, &self.rotations, idx == 0)?;
         }
-        if self.config.post_norms {
-            device.rms_norm(&mut ws.normed, &ws.residual, &self.final_norm, self.config.rms_norm_eps)
-        } else {
-            device.add_rms_norm(&mut ws.normed, &mut ws.residual, &ws.delta, &self.final_norm, self.config.rms_norm_eps)
-        }
+        Ok(())
     }
 
-    /// Logits of the rows named by `step.logit_rows`, into `ws.logits`: `[num_logit_rows, vocab]` f32.
+    /// Logits of this group's rows, into `ws.logits`: `[num_logit_rows, vocab]` f32.
     ///
     /// # Errors
     /// A device fault.
     pub fn logits(&self, device: &D, ws: &mut Workspace<D>, step: &StepTensors<D>) -> Result<()> {
-        device.gather_rows(&mut ws.gathered, &ws.normed, step)?;
-        device.linear(&mut ws.logits, &ws.gathered, &self.lm_head)?;
+        let (residual, delta) = if step.logits_of_all_rows {
+            (&mut ws.residual, &ws.delta)
+        } else {
+            device.gather_rows(&mut ws.gathered, &ws.residual, step)?;
+            device.gather_rows(&mut ws.gathered_delta, &ws.delta, step)?;
+            (&mut ws.gathered, &ws.gathered_delta)
+        };
+        let eps = self.config.rms_norm_eps;
+        if self.config.post_norms {
+            device.rms_norm(&mut ws.normed, residual, &self.final_norm, eps)?;
+        } else {
+            device.add_rms_norm(&mut ws.normed, residual, delta, &self.final_norm, eps)?;
+        }
+        device.linear(&mut ws.logits, &ws.normed, &self.lm_head)?;
         match self.config.final_soft_cap {
             Some(cap) => device.soft_cap(&mut ws.logits, cap),
             None => Ok(()),

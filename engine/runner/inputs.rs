@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use crate::device::{Device, StepTensors};
+use super::shapes::StepShape;
+use crate::device::{Device, StepInts, StepTensors};
 use crate::error::Result;
 use crate::sampling::{SampleOutput, SamplingParams, TokenHistory, TokenLogprobs};
 
@@ -19,6 +20,13 @@ pub struct StepInputs {
     pub admitted: Vec<(usize, SlotState)>,
     /// Sequences in batch order.
     pub sequences: Vec<SequenceInput>,
+}
+
+impl StepInputs {
+    /// Whether every sequence has one token and samples from it, and wants nothing else.
+    pub fn is_decode(&self) -> bool {
+        self.sequences.iter().all(|s| s.tokens.len() == 1 && !s.samples.is_empty() && s.prompt_logprobs.is_none())
+    }
 }
 
 /// What the sampler keeps of a running sequence.
@@ -87,95 +95,128 @@ pub struct StepBounds {
     pub block_size: usize,
     /// Logits rows computed at once.
     pub max_logit_rows: usize,
+    /// Whether decode steps are recorded and replayed, on a device that can.
+    pub record: bool,
 }
 
 /// Host staging of the step tensors, reused from step to step.
 #[derive(Default)]
 pub struct Staging {
-    token_ids: Vec<i32>,
-    token_source: Vec<i32>,
-    positions: Vec<i32>,
-    slot_mapping: Vec<i32>,
-    cu_seqlens_q: Vec<i32>,
-    context_lens: Vec<i32>,
-    block_tables: Vec<i32>,
-}
-
-/// Takes step tensors of the largest size.
-///
-/// # Errors
-/// A device that is out of memory.
-pub fn alloc_step<D: Device>(device: &D, bounds: &StepBounds) -> Result<StepTensors<D>> {
-    let per_token = || device.alloc_ints(bounds.max_tokens);
-    Ok(StepTensors {
-        num_tokens: 0,
-        num_seqs: 0,
-        max_query_len: 0,
-        max_context_len: 0,
-        token_ids: per_token()?,
-        token_source: per_token()?,
-        positions: per_token()?,
-        slot_mapping: per_token()?,
-        cu_seqlens_q: device.alloc_ints(bounds.max_seqs + 1)?,
-        context_lens: device.alloc_ints(bounds.max_seqs)?,
-        block_tables: device.alloc_ints(bounds.max_seqs * bounds.max_blocks_per_seq)?,
-        max_blocks_per_seq: bounds.max_blocks_per_seq,
-        logit_rows: device.alloc_ints(bounds.max_logit_rows)?,
-        num_logit_rows: 0,
-    })
+    ints: StepInts,
 }
 
 impl Staging {
-    /// Lays out `inputs` and copies it into `step`.
+    /// Lays out `inputs`, fills it up to `shape` where there is one, and takes it to `step`. `logit_rows`: rows that get logits.
     ///
     /// # Errors
     /// A device fault.
-    pub fn write<D: Device>(&mut self, device: &D, step: &mut StepTensors<D>, inputs: &StepInputs, block_size: usize) -> Result<()> {
-        self.clear();
-        step.max_query_len = 0;
-        step.max_context_len = 0;
+    pub fn write<D: Device>(
+        &mut self,
+        device: &D,
+        step: &mut StepTensors<D>,
+        inputs: &StepInputs,
+        logit_rows: impl Iterator<Item = usize>,
+        (shape, block_size): (Option<StepShape>, usize),
+    ) -> Result<()> {
+        self.ints.clear();
+        self.ints.cu_seqlens_q.push(0);
+        let sequences = &inputs.sequences;
         // The row stride of this step's block tables: short contexts keep them small.
-        step.max_blocks_per_seq = inputs.sequences.iter().map(|s| s.block_table.len()).max().unwrap_or(0);
-        for sequence in &inputs.sequences {
+        let longest = sequences.iter().map(|s| s.block_table.len()).max().unwrap_or(0);
+        step.max_blocks_per_seq = shape.map_or(longest, |shape| shape.max_context_len.div_ceil(block_size));
+        step.max_query_len = sequences.iter().map(|s| s.tokens.len()).max().unwrap_or(0);
+        let context_len = sequences.iter().map(|s| s.start + s.tokens.len()).max().unwrap_or(0);
+        step.max_context_len = shape.map_or(context_len, |shape| shape.max_context_len);
+        for sequence in sequences {
             self.push(sequence, block_size, step.max_blocks_per_seq);
-            step.max_query_len = step.max_query_len.max(sequence.tokens.len());
-            step.max_context_len = step.max_context_len.max(sequence.start + sequence.tokens.len());
         }
-        step.num_tokens = self.token_ids.len();
-        step.num_seqs = inputs.sequences.len();
-        device.write_ints(&mut step.token_ids, &self.token_ids)?;
-        device.write_ints(&mut step.token_source, &self.token_source)?;
-        device.write_ints(&mut step.positions, &self.positions)?;
-        device.write_ints(&mut step.slot_mapping, &self.slot_mapping)?;
-        device.write_ints(&mut step.cu_seqlens_q, &self.cu_seqlens_q)?;
-        device.write_ints(&mut step.context_lens, &self.context_lens)?;
-        device.write_ints(&mut step.block_tables, &self.block_tables)
-    }
-
-    fn clear(&mut self) {
-        self.token_ids.clear();
-        self.token_source.clear();
-        self.positions.clear();
-        self.slot_mapping.clear();
-        self.cu_seqlens_q.clear();
-        self.cu_seqlens_q.push(0);
-        self.context_lens.clear();
-        self.block_tables.clear();
+        self.ints.logit_rows.extend(logit_rows.map(|row| row as i32));
+        if let Some(shape) = shape {
+            self.fill_up(shape.num_seqs, step.max_blocks_per_seq);
+        }
+        step.num_tokens = self.ints.token_ids.len();
+        step.num_seqs = self.ints.context_lens.len();
+        device.write_step(step, &self.ints)
     }
 
     fn push(&mut self, sequence: &SequenceInput, block_size: usize, stride: usize) {
+        let ints = &mut self.ints;
         for (i, &token) in sequence.tokens.iter().enumerate() {
             let position = sequence.start + i;
             let in_flight = sequence.input_in_flight && i + 1 == sequence.tokens.len();
             let block = sequence.block_table[position / block_size] as usize;
-            self.token_ids.push(token as i32);
-            self.token_source.push(if in_flight { sequence.slot as i32 } else { -1 });
-            self.positions.push(position as i32);
-            self.slot_mapping.push((block * block_size + position % block_size) as i32);
+            ints.token_ids.push(token as i32);
+            ints.token_source.push(if in_flight { sequence.slot as i32 } else { -1 });
+            ints.positions.push(position as i32);
+            ints.slot_mapping.push((block * block_size + position % block_size) as i32);
         }
-        self.cu_seqlens_q.push(self.token_ids.len() as i32);
-        self.context_lens.push((sequence.start + sequence.tokens.len()) as i32);
-        self.block_tables.extend(sequence.block_table.iter().map(|&b| b as i32));
-        self.block_tables.resize(self.context_lens.len() * stride, 0);
+        ints.cu_seqlens_q.push(ints.token_ids.len() as i32);
+        ints.context_lens.push((sequence.start + sequence.tokens.len()) as i32);
+        ints.block_tables.extend(sequence.block_table.iter().map(|&b| b as i32));
+        ints.block_tables.resize(ints.context_lens.len() * stride, 0);
+    }
+
+    /// Appends sequences of one token that are nobody's: see `StepTensors`.
+    fn fill_up(&mut self, num_seqs: usize, stride: usize) {
+        let ints = &mut self.ints;
+        for row in ints.context_lens.len()..num_seqs {
+            ints.token_ids.push(0);
+            ints.token_source.push(-1);
+            ints.positions.push(0);
+            ints.slot_mapping.push(-1);
+            ints.cu_seqlens_q.push(row as i32 + 1);
+            ints.context_lens.push(0);
+            ints.logit_rows.push(row as i32);
+        }
+        ints.block_tables.resize(num_seqs * stride, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::StepRoom;
+    use crate::device::cpu::CpuDevice;
+
+    fn sequence(slot: usize, start: usize, tokens: &[u32], block_table: &[u32]) -> SequenceInput {
+        SequenceInput {
+            slot,
+            start,
+            tokens: tokens.to_vec(),
+            input_in_flight: slot == 3,
+            block_table: block_table.to_vec(),
+            samples: vec![(slot, 0)],
+            prompt_logprobs: None,
+        }
+    }
+
+    fn written(sequences: Vec<SequenceInput>, shape: Option<StepShape>) -> StepTensors<CpuDevice> {
+        let device = CpuDevice::new(Some(1)).unwrap();
+        let mut step = device.alloc_step(&StepRoom { max_tokens: 8, max_seqs: 8, max_blocks_per_seq: 4 }).unwrap();
+        let rows = (0..sequences.len()).collect::<Vec<_>>();
+        let inputs = StepInputs { sequences, ..StepInputs::default() };
+        Staging::default().write(&device, &mut step, &inputs, rows.into_iter(), (shape, 4)).unwrap();
+        step
+    }
+
+    #[test]
+    fn sequences_are_packed_one_after_another() {
+        let step = written(vec![sequence(2, 3, &[10, 11], &[7, 5]), sequence(3, 0, &[12], &[6])], None);
+        assert_eq!((step.num_tokens, step.num_seqs, step.max_query_len, step.max_context_len, step.max_blocks_per_seq), (3, 2, 2, 5, 2));
+        assert_eq!((&step.token_ids[..3], &step.token_source[..3]), (&[10, 11, 12][..], &[-1, -1, 3][..]));
+        assert_eq!((&step.positions[..3], &step.slot_mapping[..3]), (&[3, 4, 0][..], &[31, 20, 24][..]));
+        assert_eq!((&step.cu_seqlens_q[..3], &step.context_lens[..2]), (&[0, 2, 3][..], &[5, 1][..]));
+        assert_eq!((&step.block_tables[..4], &step.logit_rows[..2]), (&[7, 5, 6, 0][..], &[0, 1][..]));
+    }
+
+    #[test]
+    fn rows_that_fill_up_a_shape_are_nobodys() {
+        let shape = StepShape { num_seqs: 4, max_context_len: 12 };
+        let step = written(vec![sequence(2, 4, &[10], &[7, 5]), sequence(3, 0, &[12], &[6])], Some(shape));
+        assert_eq!((step.num_tokens, step.num_seqs, step.max_query_len, step.max_context_len, step.max_blocks_per_seq), (4, 4, 1, 12, 3));
+        assert_eq!((&step.token_ids[..4], &step.token_source[..4]), (&[10, 12, 0, 0][..], &[-1, 3, -1, -1][..]));
+        assert_eq!((&step.positions[..4], &step.slot_mapping[..4]), (&[4, 0, 0, 0][..], &[20, 24, -1, -1][..]));
+        assert_eq!((&step.cu_seqlens_q[..5], &step.context_lens[..4]), (&[0, 1, 2, 3, 4][..], &[5, 1, 0, 0][..]));
+        assert_eq!((&step.block_tables[..12], &step.logit_rows[..4]), (&[7, 5, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0][..], &[0, 1, 2, 3][..]));
     }
 }

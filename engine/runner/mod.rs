@@ -5,6 +5,8 @@
 
 pub mod executor;
 pub mod inputs;
+mod recordings;
+mod shapes;
 pub mod workspace;
 
 use std::collections::VecDeque;
@@ -12,16 +14,20 @@ use std::sync::Arc;
 
 pub use inputs::{PromptRows, SequenceInput, SlotState, StepBounds, StepInputs, StepOutputs};
 
-use crate::device::{Device, KvShape, StepTensors};
+use crate::device::{Device, KvShape, StepRoom, StepTensors};
 use crate::error::{EngineError, Result};
 use crate::models::decoder::Decoder;
 use crate::sampling::SampleRow;
 use executor::StepRunner;
 use inputs::Staging;
+use recordings::Recordings;
+use shapes::StepShape;
 use workspace::Workspace;
 
 /// A model on a device, ready to run steps.
 pub struct Runner<D: Device> {
+    /// First, so that they go before the memory that they use.
+    recordings: Recordings<D>,
     device: Arc<D>,
     decoder: Decoder<D>,
     workspace: Workspace<D>,
@@ -80,11 +86,13 @@ impl<D: Device> Runner<D> {
     pub fn new(device: Arc<D>, decoder: Decoder<D>, kv: KvShape, bounds: StepBounds) -> Result<Runner<D>> {
         let workspace = Workspace::new(&*device, &decoder.config, bounds.max_tokens, bounds.max_logit_rows)?;
         let layers = decoder.config.layers.iter().map(|_| device.alloc_kv(kv)).collect::<Result<_>>()?;
-        let step = inputs::alloc_step(&*device, &bounds)?;
+        let StepBounds { max_tokens, max_seqs, max_blocks_per_seq, .. } = bounds;
+        let step = device.alloc_step(&StepRoom { max_tokens, max_seqs, max_blocks_per_seq })?;
         let last_tokens = device.alloc_ints(bounds.max_seqs)?;
         let slots = (0..bounds.max_seqs).map(|_| Slot::default()).collect();
+        let recordings = Recordings::new(bounds.record && device.can_record());
         let (staging, launched) = (Staging::default(), VecDeque::new());
-        Ok(Runner { device, decoder, workspace, kv: layers, step, staging, bounds, slots, last_tokens, launched })
+        Ok(Runner { recordings, device, decoder, workspace, kv: layers, step, staging, bounds, slots, last_tokens, launched })
     }
 
     /// Queues one step: copies, inputs, forward, logits, sampling.
@@ -97,26 +105,61 @@ impl<D: Device> Runner<D> {
                 self.device.copy_blocks(layer, &inputs.block_copies)?;
             }
         }
-        self.staging.write(&*self.device, &mut self.step, &inputs, self.bounds.block_size)?;
-        self.device.resolve_tokens(&mut self.step, &self.last_tokens)?;
-        self.decoder.forward(&*self.device, &mut self.workspace, &mut self.kv, &self.step)?;
-        self.sample(&inputs)
+        let rows = logit_rows(&inputs);
+        let shape = self.shape_of(&inputs);
+        let indices = rows.iter().map(|(row, _)| *row);
+        self.staging.write(&*self.device, &mut self.step, &inputs, indices, (shape, self.bounds.block_size))?;
+        let has_logits = self.forward(shape)?;
+        self.sample(&inputs, &rows, has_logits)
     }
 
-    /// Logits and sampling in groups of at most `max_logit_rows` rows.
-    fn sample(&mut self, inputs: &StepInputs) -> Result<RunningStep<D>> {
+    /// The shape that a step is filled up to, if it is one that is recorded.
+    fn shape_of(&self, inputs: &StepInputs) -> Option<StepShape> {
+        if !self.recordings.are_enabled() || !inputs.is_decode() {
+            return None;
+        }
+        let bounds = &self.bounds;
+        let num_seqs = bounds.max_seqs.min(bounds.max_tokens);
+        let most = StepShape { num_seqs, max_context_len: bounds.max_blocks_per_seq * bounds.block_size };
+        let context_len = inputs.sequences.iter().map(|s| s.start + 1).max()?;
+        StepShape::around(inputs.sequences.len(), context_len, most)
+    }
+
+    /// Runs the layers, and where one group holds all rows of a recorded step, the head too: then true.
+    fn forward(&mut self, shape: Option<StepShape>) -> Result<bool> {
+        let Runner { device, decoder, workspace, kv, step, last_tokens, recordings, bounds, .. } = self;
+        let has_logits = shape.is_some_and(|shape| shape.num_seqs <= bounds.max_logit_rows);
+        (step.first_logit_row, step.num_logit_rows, step.logits_of_all_rows) = (0, if has_logits { step.num_seqs } else { 0 }, has_logits);
+        let mut run = || {
+            device.resolve_tokens(step, last_tokens)?;
+            decoder.forward(&**device, workspace, kv, step)?;
+            if has_logits { decoder.logits(&**device, workspace, step) } else { Ok(()) }
+        };
+        let Some(shape) = shape else {
+            run()?;
+            return Ok(false);
+        };
+        recordings.queue(&**device, shape, run)?;
+        workspace.set_rows(step.num_tokens, step.num_logit_rows);
+        Ok(has_logits)
+    }
+
+    /// Logits, unless they are there, and sampling in groups of at most `max_logit_rows` rows.
+    fn sample(&mut self, inputs: &StepInputs, rows: &[(usize, RowUse)], has_logits: bool) -> Result<RunningStep<D>> {
         let samples: Vec<(usize, u32)> = inputs.sequences.iter().flat_map(|s| s.samples.iter().copied()).collect();
-        let rows = logit_rows(inputs);
         let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::with_capacity(samples.len()), prompt_logprobs: Vec::new() };
         let mut pending = Vec::with_capacity(1);
         if samples.iter().any(|&(slot, _)| self.device.needs_history(&self.slots[slot].running().params)) {
             self.settle();
         }
-        for group in rows.chunks(self.bounds.max_logit_rows) {
-            let indices: Vec<i32> = group.iter().map(|(row, _)| *row as i32).collect();
-            self.device.write_ints(&mut self.step.logit_rows, &indices)?;
-            self.step.num_logit_rows = group.len();
-            self.decoder.logits(&*self.device, &mut self.workspace, &self.step)?;
+        let all_rows = rows.len() == self.step.num_tokens && inputs.is_decode();
+        for (index, group) in rows.chunks(self.bounds.max_logit_rows).enumerate() {
+            if !has_logits {
+                self.step.first_logit_row = index * self.bounds.max_logit_rows;
+                self.step.num_logit_rows = group.len();
+                self.step.logits_of_all_rows = all_rows && group.len() == rows.len();
+                self.decoder.logits(&*self.device, &mut self.workspace, &self.step)?;
+            }
             self.prompt_logprobs(group, &mut outputs)?;
             pending.extend(self.sample_group(group, &samples)?);
         }

@@ -20,8 +20,10 @@ pub struct Workspace<D: Device> {
     pub gate_up: Tensor<D>,
     /// act(gate) * up `[tokens, intermediate]`.
     pub activated: Tensor<D>,
-    /// Hidden states that get logits `[logit rows, hidden]`.
+    /// Rows of the residual stream that get logits `[logit rows, hidden]`.
     pub gathered: Tensor<D>,
+    /// The same rows of `delta`.
+    pub gathered_delta: Tensor<D>,
     /// Logits `[logit rows, vocab]`, f32.
     pub logits: Tensor<D>,
     /// The MLP's activation.
@@ -45,9 +47,18 @@ impl<D: Device> Workspace<D> {
             gate_up: activations(2 * config.intermediate_size)?,
             activated: activations(config.intermediate_size)?,
             gathered: device.alloc(max_logit_rows, config.hidden_size, dtype)?,
+            gathered_delta: device.alloc(max_logit_rows, config.hidden_size, dtype)?,
             logits: device.alloc(max_logit_rows, config.vocab_size, DType::F32)?,
             activation: config.activation,
         })
+    }
+
+    /// Sets what a replayed step leaves unset: rows of the last hidden states and, where there are any, of the logits.
+    pub fn set_rows(&mut self, num_tokens: usize, num_logit_rows: usize) {
+        for tensor in [&mut self.residual, &mut self.delta] {
+            tensor.set_rows(num_tokens);
+        }
+        self.logits.set_rows(num_logit_rows);
     }
 }
 
@@ -55,5 +66,5 @@ impl<D: Device> Workspace<D> {
 pub fn workspace_bytes(config: &ModelConfig, max_tokens: usize, max_logit_rows: usize, dtype: DType) -> usize {
     let heads = 2 * config.num_heads + 2 * config.num_kv_heads;
     let per_token = 3 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size;
-    max_tokens * per_token * dtype.size() + max_logit_rows * (config.hidden_size * dtype.size() + config.vocab_size * 4)
+    max_tokens * per_token * dtype.size() + max_logit_rows * (2 * config.hidden_size * dtype.size() + config.vocab_size * 4)
 }

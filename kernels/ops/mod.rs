@@ -123,6 +123,12 @@ impl DeviceBytes {
         DeviceBytes { address: self.address + start as u64, len: self.len - start }
     }
 
+    /// The first `len` bytes of the range.
+    pub fn first(&self, len: usize) -> DeviceBytes {
+        assert!(len <= self.len, "{len} bytes of {}", self.len);
+        DeviceBytes { address: self.address, len }
+    }
+
     /// Both ranges as one, where `next` begins at the end of this one.
     pub fn join(&self, next: DeviceBytes) -> Option<DeviceBytes> {
         (self.address + self.len as u64 == next.address).then_some(DeviceBytes { address: self.address, len: self.len + next.len })

@@ -1,6 +1,8 @@
 //! `impl Device for CpuDevice`: checks shapes, takes slices out of tensors and hands them to the op's own file.
 #![allow(unsafe_code)]
 
+use std::convert::Infallible;
+
 use super::activation::SoftCap;
 use super::attention::Attention;
 use super::buffer::Buffer;
@@ -38,6 +40,7 @@ impl Device for CpuDevice {
     type Vector = CpuVector;
     type KvLayer = CpuKv;
     type Pending = Vec<SampleOutput>;
+    type Recording = Infallible;
 
     fn name(&self) -> String {
         format!("cpu {}", self.level.name())
@@ -226,7 +229,7 @@ impl Device for CpuDevice {
     fn gather_rows(&self, out: &mut CpuTensor, x: &CpuTensor, step: &StepTensors<Self>) -> Result<(), EngineError> {
         assert_eq!(out.cols, x.cols, "columns of a gather");
         let (cols, values) = (x.cols, x.values());
-        let rows = &step.logit_rows[..step.num_logit_rows];
+        let rows = &step.logit_rows[step.first_logit_row..][..step.num_logit_rows];
         for (out, row) in out.values_mut(rows.len()).chunks_exact_mut(cols).zip(rows) {
             out.copy_from_slice(&values[*row as usize * cols..][..cols]);
         }
@@ -246,6 +249,14 @@ impl Device for CpuDevice {
             self.dispatch.run(SoftCap { x, cap });
         });
         Ok(())
+    }
+
+    fn record(&self, _run: &mut dyn FnMut() -> Result<(), EngineError>) -> Result<Infallible, EngineError> {
+        Err(EngineError::Unsupported("recorded steps on the CPU".into()))
+    }
+
+    fn replay(&self, recording: &Infallible) -> Result<(), EngineError> {
+        match *recording {}
     }
 
     fn copy_blocks(&self, kv: &mut CpuKv, pairs: &[(u32, u32)]) -> Result<(), EngineError> {

@@ -1,18 +1,22 @@
 //! What is taken at start: buffers, the KV pool, weights (converted to bf16 on the way), vectors.
 
+use std::sync::Arc;
+
 use half::bf16;
 use pagoda_kernels::DeviceMemory;
 use pagoda_kernels::ops::DeviceBytes;
 use rayon::prelude::*;
 
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, engine_error};
-use crate::device::{DType, HostWeight, KvShape, Tensor};
+use crate::device::{DType, HostWeight, KvShape, StepInts, StepRoom, StepTensors, Tensor};
 use crate::error::{EngineError, Result};
 use crate::weights::dequant::dequantize_row;
 use crate::weights::format::WeightFormat;
 
 /// Bytes of a piece that one thread copies or converts.
 const TASK_BYTES: usize = 1 << 20;
+/// Every array of a step begins at a multiple of this.
+const ARRAY_ALIGN: usize = 64;
 
 impl CudaDevice {
     pub(super) fn zeroed(&self, len: usize) -> Result<DeviceMemory> {
@@ -28,7 +32,34 @@ impl CudaDevice {
     }
 
     pub(super) fn new_ints(&self, len: usize) -> Result<CudaInts> {
-        Ok(CudaInts { memory: self.zeroed(len * 4)? })
+        Ok(CudaInts { memory: Arc::new(self.zeroed(len * 4)?), start: 0, len: len * 4 })
+    }
+
+    /// All arrays in one allocation, so that one copy can fill them.
+    pub(super) fn new_step(&self, room: &StepRoom) -> Result<StepTensors<CudaDevice>> {
+        let total: usize = room.lens().map(|len| (len * 4).next_multiple_of(ARRAY_ALIGN)).iter().sum();
+        let memory = Arc::new(self.zeroed(total)?);
+        StepTensors::alloc(room, |_| Ok(CudaInts { memory: memory.clone(), start: 0, len: 0 }))
+    }
+
+    /// Packs the arrays one behind the other, so that the same lengths give the same addresses.
+    pub(super) fn upload_step(&self, step: &mut StepTensors<CudaDevice>, ints: &StepInts) -> Result<()> {
+        let memory = step.token_ids.memory.clone();
+        let mut total = 0;
+        step.for_each(ints, |view, src| {
+            assert!(Arc::ptr_eq(&view.memory, &memory), "a step of new_step");
+            (view.start, view.len) = (total, src.len() * 4);
+            total += view.len.next_multiple_of(ARRAY_ALIGN);
+            Ok::<(), EngineError>(())
+        })?;
+        self.step_ring.lock().upload(memory.bytes(), total, |bytes| {
+            let mut start = 0;
+            for array in ints.arrays() {
+                let len = array.len() * 4;
+                bytes[start..start + len].copy_from_slice(bytemuck::cast_slice(array));
+                start += len.next_multiple_of(ARRAY_ALIGN);
+            }
+        })
     }
 
     pub(super) fn new_kv(&self, shape: KvShape) -> Result<CudaKv> {

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use self::moe::MoeScratch;
 use self::sample::SampleScratch;
-use self::staging::Staging;
+use self::staging::{Staging, StepRing};
 use super::{DType, KvShape, Tensor};
 use crate::error::{EngineError, Result};
 
@@ -45,9 +45,13 @@ pub struct CudaVector {
     len: usize,
 }
 
-/// Integers on the GPU.
+/// Integers on the GPU: a part of an allocation that it may share with others.
 pub struct CudaInts {
-    memory: DeviceMemory,
+    memory: Arc<DeviceMemory>,
+    /// First byte.
+    start: usize,
+    /// Bytes.
+    len: usize,
 }
 
 /// One layer's keys and values on the GPU: `[num_blocks][k, v][num_kv_heads][block_size][head_dim]` bf16.
@@ -62,6 +66,7 @@ pub struct CudaDevice {
     weights: Arena,
     blas: Option<CublasLt>,
     staging: Mutex<Staging>,
+    step_ring: Mutex<StepRing>,
     partials: DeviceMemory,
     counters: DeviceMemory,
     sample_scratch: Mutex<SampleScratch>,
@@ -88,6 +93,7 @@ impl CudaDevice {
             weights: Arena::new(&gpu).map_err(engine_error)?,
             blas,
             staging: Mutex::new(Staging::new(&gpu)?),
+            step_ring: Mutex::new(StepRing::new(&gpu)?),
             partials: zeroed(PARTIALS_BYTES)?,
             counters: zeroed(MAX_COUNTERS * 4)?,
             sample_scratch: Mutex::new(SampleScratch::new(&gpu)?),

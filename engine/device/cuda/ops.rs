@@ -1,15 +1,16 @@
 //! `impl Device for CudaDevice`: checks shapes, takes addresses out of tensors and hands them to the launchers.
 
-use pagoda_kernels::DeviceMemory;
 use pagoda_kernels::heuristics::decode_splits;
 use pagoda_kernels::ops::attention::{Attention, DecodeScratch, HeadShape, RopeKv, attention_decode, attention_prefill, rope_kv};
 use pagoda_kernels::ops::elementwise::{RmsNorm, RmsNormParams, rms_norm};
 use pagoda_kernels::ops::{self, DeviceBytes, step as rows};
+use pagoda_kernels::{Capture, DeviceMemory, Graph};
 
 use super::product::Rows;
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, MAX_COUNTERS, engine_error};
 use crate::device::{
-    AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, StepTensors, Tensor,
+    AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, StepInts, StepRoom, StepTensors,
+    Tensor,
 };
 use crate::error::Result;
 use crate::memory_plan::StepSize;
@@ -37,7 +38,7 @@ impl CudaTensor {
 
 impl CudaInts {
     pub(super) fn bytes(&self) -> DeviceBytes {
-        self.memory.bytes()
+        self.memory.bytes().from(self.start).first(self.len)
     }
 }
 
@@ -69,6 +70,7 @@ impl Device for CudaDevice {
     type Vector = CudaVector;
     type KvLayer = CudaKv;
     type Pending = Vec<SampleOutput>;
+    type Recording = Graph;
 
     fn name(&self) -> String {
         format!("cuda {}", self.gpu.info().name)
@@ -132,6 +134,14 @@ impl Device for CudaDevice {
 
     fn write_ints(&self, dst: &mut CudaInts, src: &[i32]) -> Result<()> {
         self.staging.lock().upload(dst.bytes(), bytemuck::cast_slice(src))
+    }
+
+    fn alloc_step(&self, room: &StepRoom) -> Result<StepTensors<Self>> {
+        self.new_step(room)
+    }
+
+    fn write_step(&self, step: &mut StepTensors<Self>, ints: &StepInts) -> Result<()> {
+        self.upload_step(step, ints)
     }
 
     fn resolve_tokens(&self, step: &mut StepTensors<Self>, last_tokens: &CudaInts) -> Result<()> {
@@ -266,7 +276,7 @@ impl Device for CudaDevice {
         let params = rows::GatherRows {
             out: out.bf16(),
             table: x.bf16(),
-            index: step.logit_rows.bytes(),
+            index: step.logit_rows.bytes().from(4 * step.first_logit_row),
             num_rows: step.num_logit_rows,
             num_table_rows: x.rows,
             cols: x.cols,
@@ -278,6 +288,20 @@ impl Device for CudaDevice {
     fn soft_cap(&self, x: &mut CudaTensor, cap: f32) -> Result<()> {
         assert_eq!(x.dtype, DType::F32, "soft cap of logits");
         self.launch(|stream| rows::soft_cap(x.bytes(), x.rows * x.cols, cap, stream))
+    }
+
+    fn can_record(&self) -> bool {
+        true
+    }
+
+    fn record(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
+        let capture = Capture::begin(&self.gpu).map_err(engine_error)?;
+        run()?;
+        capture.end().map_err(engine_error)
+    }
+
+    fn replay(&self, recording: &Graph) -> Result<()> {
+        recording.launch().map_err(engine_error)
     }
 
     fn copy_blocks(&self, kv: &mut CudaKv, pairs: &[(u32, u32)]) -> Result<()> {

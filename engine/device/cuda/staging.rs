@@ -1,4 +1,6 @@
-//! The way from host memory to the GPU: two pinned buffers in turn, so that copies run beside the host and none is overwritten early.
+//! The way from host memory to the GPU: pinned buffers in turn, so that copies run beside the host and none is overwritten early.
+//!
+//! `Staging` takes weights and anything else in pieces; `StepRing` takes the arrays of a step, all in one copy.
 
 use std::sync::Arc;
 
@@ -78,5 +80,54 @@ impl Staging {
         self.current ^= 1;
         self.used = 0;
         self.halves[self.current].copied.wait().map_err(engine_error)
+    }
+}
+
+/// Steps whose arrays may be on their way at once: two that are launched, one that is written, one to spare.
+const RING_SLOTS: usize = 4;
+/// Bytes of a slot at first; it grows with the steps.
+const SLOT_BYTES: usize = 256 << 10;
+
+struct Slot {
+    memory: PinnedMemory,
+    /// Behind the last copy out of `memory`.
+    copied: Event,
+}
+
+/// Pinned memory for the arrays of a few steps.
+pub struct StepRing {
+    gpu: Arc<Gpu>,
+    slots: Vec<Slot>,
+    next: usize,
+}
+
+impl StepRing {
+    /// Takes the slots.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn new(gpu: &Arc<Gpu>) -> Result<StepRing> {
+        let slot = |_| -> Result<Slot> {
+            let memory = PinnedMemory::zeroed(gpu, SLOT_BYTES).map_err(engine_error)?;
+            Ok(Slot { memory, copied: Event::untimed(gpu).map_err(engine_error)? })
+        };
+        Ok(StepRing { gpu: gpu.clone(), slots: (0..RING_SLOTS).map(slot).collect::<Result<_>>()?, next: 0 })
+    }
+
+    /// Queues dst = the `len` bytes that `fill` writes.
+    ///
+    /// # Errors
+    /// The driver refuses, or earlier work failed.
+    pub fn upload(&mut self, dst: DeviceBytes, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<()> {
+        let slot = &mut self.slots[self.next];
+        self.next = (self.next + 1) % RING_SLOTS;
+        slot.copied.wait().map_err(engine_error)?;
+        if slot.memory.as_slice().len() < len {
+            slot.memory = PinnedMemory::zeroed(&self.gpu, len.next_power_of_two()).map_err(engine_error)?;
+        }
+        let bytes = &mut slot.memory.as_mut_slice()[..len];
+        fill(bytes);
+        self.gpu.copy_to_device(dst, bytes).map_err(engine_error)?;
+        slot.copied.record().map_err(engine_error)
     }
 }

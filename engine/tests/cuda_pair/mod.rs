@@ -98,7 +98,9 @@ impl<D: Device> Inputs<'_, D> {
             block_tables: ints(room * 64),
             max_blocks_per_seq: 0,
             logit_rows: ints(room),
+            first_logit_row: 0,
             num_logit_rows: 0,
+            logits_of_all_rows: false,
         };
         self.0.write_ints(&mut step.token_ids, token_ids).unwrap();
         step

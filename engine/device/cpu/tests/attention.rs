@@ -65,7 +65,9 @@ pub fn step(block_size: usize, chunks: &[usize], computed: &[usize], max_blocks:
         block_tables: tables,
         max_blocks_per_seq: max_blocks,
         logit_rows: vec![],
+        first_logit_row: 0,
         num_logit_rows: 0,
+        logits_of_all_rows: false,
     }
 }
 

@@ -20,6 +20,9 @@ fn rows_are_gathered_in_the_order_asked_for() {
     let mut out = empty(&device, 3, 2);
     device.gather_rows(&mut out, &tensor(&device, 2, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), &step).unwrap();
     assert_eq!(out.values(), [4.0, 5.0, 0.0, 1.0]);
+    (step.first_logit_row, step.num_logit_rows) = (1, 1);
+    device.gather_rows(&mut out, &tensor(&device, 2, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), &step).unwrap();
+    assert_eq!(out.values(), [0.0, 1.0]);
 }
 
 #[test]
