@@ -29,8 +29,7 @@ fn measure(num_seqs: usize) {
         prefix_caching: true,
         max_waiting: 1024,
     };
-    let config =
-        EngineConfig { scheduler, vocab_size: 1000, eos_token_ids: vec![999], step_ahead: true, restart_on_failure: false };
+    let config = EngineConfig { scheduler, vocab_size: 1000, eos_token_ids: vec![999], step_ahead: true, restart_on_failure: false };
     let engine = start(config, |inputs: StepInputs| {
         let count = inputs.sequences.iter().map(|s| s.samples.len()).sum();
         let sampled = vec![SampleOutput { token: 7, logprobs: None }; count];

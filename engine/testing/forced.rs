@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::device::{Device, KvShape, StepTensors};
+use crate::device::{Device, KvShape, StepRoom, StepTensors};
 use crate::error::Result;
 use crate::models::decoder::Decoder;
-use crate::runner::inputs::{SequenceInput, Staging, StepBounds, StepInputs, alloc_step};
+use crate::runner::inputs::{SequenceInput, Staging, StepInputs};
 use crate::runner::workspace::Workspace;
 use crate::sampling::TokenLogprobs;
 use crate::weights::checkpoint::Checkpoint;
@@ -45,9 +45,7 @@ impl<D: Device> Forced<D> {
         };
         let kv = config.layers.iter().map(|_| device.alloc_kv(shape)).collect::<Result<_>>()?;
         let workspace = Workspace::new(&*device, config, max_tokens, LOGIT_ROWS)?;
-        let bounds =
-            StepBounds { max_tokens, max_seqs: 1, max_blocks_per_seq: num_blocks, block_size: BLOCK_SIZE, max_logit_rows: LOGIT_ROWS };
-        let step = alloc_step(&*device, &bounds)?;
+        let step = device.alloc_step(&StepRoom { max_tokens, max_seqs: 1, max_blocks_per_seq: num_blocks })?;
         Ok(Forced { device, decoder, workspace, kv, step })
     }
 
@@ -66,13 +64,12 @@ impl<D: Device> Forced<D> {
             prompt_logprobs: None,
         };
         let inputs = StepInputs { sequences: vec![sequence], ..StepInputs::default() };
-        Staging::default().write(&*self.device, &mut self.step, &inputs, BLOCK_SIZE)?;
+        let rows = first..first + wanted.len();
+        Staging::default().write(&*self.device, &mut self.step, &inputs, rows, (None, BLOCK_SIZE))?;
         self.decoder.forward(&*self.device, &mut self.workspace, &mut self.kv, &self.step)?;
         let mut answers = Vec::with_capacity(wanted.len());
         for (group, wanted) in wanted.chunks(LOGIT_ROWS).enumerate() {
-            let rows: Vec<i32> = (0..wanted.len()).map(|i| (first + group * LOGIT_ROWS + i) as i32).collect();
-            self.device.write_ints(&mut self.step.logit_rows, &rows)?;
-            self.step.num_logit_rows = rows.len();
+            (self.step.first_logit_row, self.step.num_logit_rows) = (group * LOGIT_ROWS, wanted.len());
             self.decoder.logits(&*self.device, &mut self.workspace, &self.step)?;
             for (row, ids) in wanted.iter().enumerate() {
                 let pairs: Vec<(usize, u32)> = ids.iter().map(|id| (row, *id)).collect();

@@ -11,6 +11,7 @@ mod product;
 mod rounding;
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 
 use parking_lot::Mutex;
 
@@ -20,7 +21,7 @@ pub use rounding::{Point, Rounding};
 use self::attention::RoundedKv;
 use self::product::RoundedWeight;
 use crate::device::{AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, StepTensors, Tensor};
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::memory_plan::StepSize;
 use crate::models::config::Activation;
 use crate::sampling::{SampleOutput, SampleRow, TokenLogprobs, sample_row, token_logprobs};
@@ -105,6 +106,7 @@ impl Device for RoundedDevice {
     type Vector = Vec<f32>;
     type KvLayer = RoundedKv;
     type Pending = Vec<SampleOutput>;
+    type Recording = Infallible;
 
     fn name(&self) -> String {
         format!("{:?}", self.rounding)
@@ -244,7 +246,7 @@ impl Device for RoundedDevice {
 
     fn gather_rows(&self, out: &mut Rows, x: &Rows, step: &StepTensors<Self>) -> Result<()> {
         let cols = out.cols;
-        for (out, row) in out.values_mut(step.num_logit_rows).chunks_exact_mut(cols).zip(&step.logit_rows) {
+        for (out, row) in out.values_mut(step.num_logit_rows).chunks_exact_mut(cols).zip(&step.logit_rows[step.first_logit_row..]) {
             out.copy_from_slice(&x.values()[*row as usize * cols..][..cols]);
         }
         out.buffer.pending = x.buffer.pending;
@@ -275,6 +277,14 @@ impl Device for RoundedDevice {
             output
         };
         Ok(rows.iter().map(sample).collect())
+    }
+
+    fn record(&self, _run: &mut dyn FnMut() -> Result<()>) -> Result<Infallible> {
+        Err(EngineError::Unsupported("recorded steps".into()))
+    }
+
+    fn replay(&self, recording: &Infallible) -> Result<()> {
+        match *recording {}
     }
 
     fn sampled(&self, pending: Vec<SampleOutput>) -> Result<Vec<SampleOutput>> {
