@@ -5,6 +5,7 @@ use std::sync::Arc;
 pub use pagoda_kernels::ops::DType;
 
 use super::Device;
+use crate::weights::dequant::dequantize_row;
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
 use crate::weights::quant::CodedMatrix;
@@ -57,6 +58,12 @@ impl HostWeight {
         self.format.row_bytes(self.k)
     }
 
+    /// The bytes of rows `start .. start + len`.
+    pub fn rows(&self, start: usize, len: usize) -> &[u8] {
+        let row = self.row_bytes();
+        &self.bytes.as_slice()[start * row..][..len * row]
+    }
+
     /// The rows `start .. start + len` as a weight of their own, sharing the bytes.
     pub fn slice_rows(&self, start: usize, len: usize) -> HostWeight {
         let row = self.row_bytes();
@@ -93,6 +100,22 @@ impl HostMatrix {
         match self {
             HostMatrix::Rows(weight) => weight.k,
             HostMatrix::Coded(matrix) => matrix.k,
+        }
+    }
+
+    /// Bytes of one row, without scales that lie elsewhere.
+    pub fn row_bytes(&self) -> usize {
+        match self {
+            HostMatrix::Rows(weight) => weight.row_bytes(),
+            HostMatrix::Coded(matrix) => matrix.row_bytes(),
+        }
+    }
+
+    /// out = row `row` in f32, exactly; `[k]`.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            HostMatrix::Rows(weight) => dequantize_row(weight.format, weight.rows(row, 1), out),
+            HostMatrix::Coded(matrix) => matrix.dequantize_row(row, out),
         }
     }
 

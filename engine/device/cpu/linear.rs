@@ -4,12 +4,14 @@
 use std::marker::PhantomData;
 
 use super::blocks::{Blocks, ForFormat, for_format};
+use super::coded::{CodedFill, CodedMatVec, Decoder, ForCode, factors_len, for_code};
 use super::matmul::{FillPanel, MatMul, panel_stride};
 use super::matvec::MatVec;
 use super::scratch::with_scratch;
 use super::threads::SharedMut;
 use super::{CpuDevice, CpuWeight};
-use crate::device::Linear;
+use crate::device::{HostMatrix, Linear};
+use crate::weights::quant::CodedMatrix;
 
 /// Weight bytes of a decode task: some microseconds of work.
 const VECTOR_TASK_BYTES: usize = 32 << 10;
@@ -25,17 +27,37 @@ impl CpuDevice {
         if tokens == 0 {
             return;
         }
-        let rows = if tokens == 1 { self.vector_rows(linear) } else { self.panel_rows(linear) };
-        let tasks = linear.parts.iter().map(|part| part.host.n.div_ceil(rows)).sum();
         let out = SharedMut::new(out);
+        let mut first = 0;
+        // Parts with columns in the same order go together: all of them, but for GPTQ's act order.
+        while let Some(part) = linear.parts.get(first) {
+            let order = order_of(part);
+            let count = linear.parts[first..].iter().take_while(|part| order_of(part) == order).count();
+            let run = Run { linear, first, count, tokens };
+            match order {
+                None => self.run_parts(&out, x, &run),
+                Some(order) => {
+                    let mut ordered = self.ordered_inputs.lock();
+                    ordered.clear();
+                    ordered.extend(x.chunks_exact(linear.k).flat_map(|x| order.iter().map(|column| x[*column as usize])));
+                    self.run_parts(&out, &ordered, &run);
+                }
+            }
+            first += count;
+        }
+    }
+
+    fn run_parts(&self, out: &SharedMut<'_, f32>, x: &[f32], run: &Run<'_>) {
+        let rows = if run.tokens == 1 { self.vector_rows(run) } else { self.panel_rows(run.linear) };
+        let tasks = run.parts().iter().map(|part| part.host.n().div_ceil(rows)).sum();
         self.pool.run(tasks, |task| {
-            let rows = locate(linear, rows, task);
-            if tokens == 1 { self.vector_task(&out, x, &rows) } else { self.panel_task(&out, x, linear.n, &rows) }
+            let rows = locate(run, rows, task);
+            if run.tokens == 1 { self.vector_task(out, x, &rows) } else { self.panel_task(out, x, run.linear.n, &rows) }
         });
     }
 
-    fn vector_rows(&self, linear: &Linear<CpuDevice>) -> usize {
-        let row_bytes = linear.parts.iter().map(|part| part.host.row_bytes()).max().unwrap_or(1).max(1);
+    fn vector_rows(&self, run: &Run<'_>) -> usize {
+        let row_bytes = run.parts().iter().map(|part| part.host.row_bytes()).max().unwrap_or(1).max(1);
         (VECTOR_TASK_BYTES / row_bytes).max(4).next_multiple_of(4)
     }
 
@@ -48,18 +70,61 @@ impl CpuDevice {
     fn vector_task(&self, out: &SharedMut<'_, f32>, x: &[f32], rows: &Rows<'_>) {
         // SAFETY: every task has columns of its own.
         let out = unsafe { out.slice(rows.column, rows.len) };
-        for_format(rows.part.host.format, VectorTask { device: self, weight: rows.bytes(), x, out: &mut *out });
+        match &rows.part.host {
+            HostMatrix::Rows(host) => {
+                let weight = host.rows(rows.start, rows.len);
+                for_format(host.format, VectorTask { device: self, weight, x, out: &mut *out });
+            }
+            HostMatrix::Coded(matrix) => with_scratch(factors_len(matrix, 4), |factors| {
+                for_code(matrix, CodedVector { device: self, matrix, first: rows.start, x, out: &mut *out, factors });
+            }),
+        }
         if let Some(bias) = rows.bias {
             out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
         }
     }
 
     fn panel_task(&self, out: &SharedMut<'_, f32>, x: &[f32], out_cols: usize, rows: &Rows<'_>) {
-        let (k, len) = (rows.part.host.k, rows.len);
-        with_scratch(len * panel_stride(k), |panel| {
-            for_format(rows.part.host.format, PanelTask { device: self, weight: rows.bytes(), k, panel: &mut *panel });
+        let (k, len) = (rows.part.host.k(), rows.len);
+        let panel_len = len * panel_stride(k);
+        let factors_len = match &rows.part.host {
+            HostMatrix::Rows(_) => 0,
+            HostMatrix::Coded(matrix) => factors_len(matrix, 1),
+        };
+        with_scratch(panel_len + factors_len, |scratch| {
+            let (panel, factors) = scratch.split_at_mut(panel_len);
+            match &rows.part.host {
+                HostMatrix::Rows(host) => {
+                    let weight = host.rows(rows.start, len);
+                    for_format(host.format, PanelTask { device: self, weight, k, panel: &mut *panel });
+                }
+                HostMatrix::Coded(matrix) => {
+                    for_code(matrix, CodedPanel { device: self, matrix, first: rows.start, panel: &mut *panel, factors });
+                }
+            }
             self.dispatch.run(MatMul { rows: len, x, k, bias: rows.bias, out, out_cols, column: rows.column, panel });
         });
+    }
+}
+
+/// Neighbouring parts that read the same inputs.
+struct Run<'a> {
+    linear: &'a Linear<CpuDevice>,
+    first: usize,
+    count: usize,
+    tokens: usize,
+}
+
+impl Run<'_> {
+    fn parts(&self) -> &[CpuWeight] {
+        &self.linear.parts[self.first..self.first + self.count]
+    }
+}
+
+fn order_of(part: &CpuWeight) -> Option<&[u32]> {
+    match &part.host {
+        HostMatrix::Coded(matrix) => matrix.order.as_deref(),
+        HostMatrix::Rows(_) => None,
     }
 }
 
@@ -89,6 +154,37 @@ impl ForFormat for PanelTask<'_> {
     }
 }
 
+struct CodedVector<'a> {
+    device: &'a CpuDevice,
+    matrix: &'a CodedMatrix,
+    first: usize,
+    x: &'a [f32],
+    out: &'a mut [f32],
+    factors: &'a mut [f32],
+}
+
+impl ForCode for CodedVector<'_> {
+    fn run<C: Decoder>(self) {
+        let CodedVector { device, matrix, first, x, out, factors } = self;
+        device.dispatch.run(CodedMatVec::<C> { matrix, first, x, out, factors, code: PhantomData });
+    }
+}
+
+struct CodedPanel<'a> {
+    device: &'a CpuDevice,
+    matrix: &'a CodedMatrix,
+    first: usize,
+    panel: &'a mut [f32],
+    factors: &'a mut [f32],
+}
+
+impl ForCode for CodedPanel<'_> {
+    fn run<C: Decoder>(self) {
+        let CodedPanel { device, matrix, first, panel, factors } = self;
+        device.dispatch.run(CodedFill::<C> { matrix, first, panel, factors, code: PhantomData });
+    }
+}
+
 /// Rows of one part, and where their outputs go.
 struct Rows<'a> {
     part: &'a CpuWeight,
@@ -99,25 +195,21 @@ struct Rows<'a> {
     bias: Option<&'a [f32]>,
 }
 
-impl Rows<'_> {
-    fn bytes(&self) -> &[u8] {
-        self.part.rows(self.start, self.len)
-    }
-}
-
 /// The rows of task `task`, where a task has up to `rows` rows of one part.
-fn locate(linear: &Linear<CpuDevice>, rows: usize, mut task: usize) -> Rows<'_> {
-    let mut column = 0;
-    for part in &linear.parts {
-        let tasks = part.host.n.div_ceil(rows);
+fn locate<'a>(run: &Run<'a>, rows: usize, mut task: usize) -> Rows<'a> {
+    let linear = run.linear;
+    let mut column: usize = linear.parts[..run.first].iter().map(|part| part.host.n()).sum();
+    for part in &linear.parts[run.first..run.first + run.count] {
+        let n = part.host.n();
+        let tasks = n.div_ceil(rows);
         if task < tasks {
-            let (start, len) = (task * rows, rows.min(part.host.n - task * rows));
+            let (start, len) = (task * rows, rows.min(n - task * rows));
             let column = column + start;
             let bias = linear.bias.as_ref().map(|bias| &bias.values.as_slice()[column..column + len]);
             return Rows { part, start, len, column, bias };
         }
         task -= tasks;
-        column += part.host.n;
+        column += n;
     }
     unreachable!("the tasks of all parts were counted")
 }

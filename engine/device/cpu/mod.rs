@@ -10,6 +10,7 @@ mod attention_keys;
 mod attention_tile;
 mod blocks;
 mod buffer;
+mod coded;
 mod kv;
 mod linear;
 mod math;
@@ -33,7 +34,7 @@ use self::buffer::Buffer;
 pub use self::kv::CpuKv;
 use self::simd::{Dispatch, SimdLevel};
 use self::threads::{Pool, SharedMut};
-use super::tensor::HostWeight;
+use super::tensor::HostMatrix;
 use crate::error::EngineError;
 
 /// Most threads of a device.
@@ -46,15 +47,7 @@ pub struct CpuBuffer {
 
 /// A matrix as the checkpoint holds it; nothing is copied.
 pub struct CpuWeight {
-    pub(self) host: HostWeight,
-}
-
-impl CpuWeight {
-    /// The bytes of rows `start .. start + len`.
-    fn rows(&self, start: usize, len: usize) -> &[u8] {
-        let row_bytes = self.host.row_bytes();
-        &self.host.bytes.as_slice()[start * row_bytes..][..len * row_bytes]
-    }
+    pub(self) host: HostMatrix,
 }
 
 /// A vector of f32.
@@ -68,6 +61,8 @@ pub struct CpuDevice {
     dispatch: Dispatch,
     level: SimdLevel,
     moe_scratch: Mutex<moe::MoeScratch>,
+    /// Inputs in the order of the columns of a weight that has one; grows to the largest step.
+    ordered_inputs: Mutex<Vec<f32>>,
     /// States of split attention: less than four tasks a thread, each with the partitions of its context.
     attention_states: Mutex<Vec<f32>>,
 }
@@ -92,7 +87,14 @@ impl CpuDevice {
         }
         let dispatch = Dispatch::new(level).ok_or_else(|| EngineError::Unsupported(format!("this processor has no {}", level.name())))?;
         let pool = Pool::new(threads).map_err(|error| EngineError::Device(format!("{threads} threads: {error}")))?;
-        Ok(CpuDevice { pool, dispatch, level, moe_scratch: Mutex::default(), attention_states: Mutex::default() })
+        Ok(CpuDevice {
+            pool,
+            dispatch,
+            level,
+            moe_scratch: Mutex::default(),
+            ordered_inputs: Mutex::default(),
+            attention_states: Mutex::default(),
+        })
     }
 
     /// Threads that work on a step.

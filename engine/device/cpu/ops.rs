@@ -6,17 +6,19 @@ use std::convert::Infallible;
 use super::activation::SoftCap;
 use super::attention::Attention;
 use super::buffer::Buffer;
+use super::coded::is_supported;
 use super::norm::{AddRmsNorm, NormStore, RmsNorm};
 use super::threads::SharedMut;
 use super::{CpuBuffer, CpuDevice, CpuKv, CpuVector, CpuWeight, memory};
-use crate::device::{AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, StepTensors, Tensor};
+use crate::device::{
+    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, StepTensors, Tensor,
+};
 use crate::error::EngineError;
 use crate::memory_plan::StepSize;
 use crate::models::config::Activation;
 use crate::sampling::logprobs::token_logprobs;
 use crate::sampling::sampler::sample_row;
 use crate::sampling::{SampleOutput, SampleRow, TokenLogprobs};
-use crate::weights::dequant::dequantize_row;
 
 type CpuTensor = Tensor<CpuDevice>;
 
@@ -97,7 +99,16 @@ impl Device for CpuDevice {
         if bytes != expected {
             return Err(EngineError::Device(format!("weight {name}: {bytes} bytes for {format:?} [{n}, {k}], expected {expected}")));
         }
-        Ok(CpuWeight { host: weight })
+        Ok(CpuWeight { host: HostMatrix::Rows(weight) })
+    }
+
+    fn load_matrix(&self, matrix: HostMatrix) -> Result<CpuWeight, EngineError> {
+        match matrix {
+            HostMatrix::Rows(weight) => self.load_weight(weight),
+            HostMatrix::Coded(matrix) if is_supported(&matrix) => Ok(CpuWeight { host: HostMatrix::Coded(matrix) }),
+            // Odd shapes: exact, but eight times as large.
+            HostMatrix::Coded(matrix) => self.load_weight(matrix.to_f32()),
+        }
     }
 
     fn load_vector(&self, values: &[f32]) -> Result<CpuVector, EngineError> {
@@ -107,7 +118,7 @@ impl Device for CpuDevice {
     }
 
     fn weight_shape(&self, weight: &CpuWeight) -> (usize, usize) {
-        (weight.host.n, weight.host.k)
+        (weight.host.n(), weight.host.k())
     }
 
     fn write_ints(&self, dst: &mut Vec<i32>, src: &[i32]) -> Result<(), EngineError> {
@@ -126,11 +137,11 @@ impl Device for CpuDevice {
 
     fn embedding(&self, out: &mut CpuTensor, table: &CpuWeight, step: &StepTensors<Self>, scale: f32) -> Result<(), EngineError> {
         let (cols, ids) = (out.cols, &step.token_ids[..step.num_tokens]);
-        assert_eq!(cols, table.host.k, "columns of the embedding");
+        assert_eq!(cols, table.host.k(), "columns of the embedding");
         self.for_rows(ids.len(), 8 * cols, out.values_mut(ids.len()), cols, |row, out| {
             let id = usize::try_from(ids[row]).expect("a token id is not negative");
-            assert!(id < table.host.n, "token {id} of a vocabulary of {}", table.host.n);
-            dequantize_row(table.host.format, table.rows(id, 1), out);
+            assert!(id < table.host.n(), "token {id} of a vocabulary of {}", table.host.n());
+            table.host.dequantize_row(id, out);
             if scale != 1.0 {
                 out.iter_mut().for_each(|x| *x *= scale);
             }

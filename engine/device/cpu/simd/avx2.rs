@@ -46,6 +46,24 @@ impl Avx2 {
             _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))
         })
     }
+
+    /// Each of eight bytes in a quadword.
+    #[inline(always)]
+    fn quadwords(self, codes: &[u8; 8]) -> [__m256i; 2] {
+        op!({
+            let b = _mm_cvtsi64_si128(i64::from_le_bytes(*codes));
+            [_mm256_cvtepu8_epi64(b), _mm256_cvtepu8_epi64(_mm_srli_epi64::<32>(b))]
+        })
+    }
+
+    /// Entries of a table of 16 by the low four bits of each index: bit 3 chooses the half.
+    #[inline(always)]
+    fn permute(self, book: Pair, index: __m256i) -> __m256 {
+        op!({
+            let (low, high) = (_mm256_permutevar8x32_ps(book.0, index), _mm256_permutevar8x32_ps(book.1, index));
+            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
+        })
+    }
 }
 
 impl Simd for Avx2 {
@@ -220,5 +238,31 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn i8_f32(self, b: Self::B) -> Self::V {
         op!(Pair(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(b, b)))))
+    }
+    #[inline(always)]
+    fn lookup_low_first(self, book: Self::V, codes: &[u8; 8]) -> Self::V {
+        let [low, high] = self.quadwords(codes);
+        let low = op!(_mm256_or_si256(low, _mm256_slli_epi64::<28>(low)));
+        let high = op!(_mm256_or_si256(high, _mm256_slli_epi64::<28>(high)));
+        Pair(self.permute(book, low), self.permute(book, high))
+    }
+    #[inline(always)]
+    fn lookup_high_first(self, book: Self::V, codes: &[u8; 8]) -> Self::V {
+        let [low, high] = self.quadwords(codes);
+        let low = op!(_mm256_or_si256(_mm256_srli_epi64::<4>(low), _mm256_slli_epi64::<32>(low)));
+        let high = op!(_mm256_or_si256(_mm256_srli_epi64::<4>(high), _mm256_slli_epi64::<32>(high)));
+        Pair(self.permute(book, low), self.permute(book, high))
+    }
+    /// As halves, which have one exponent bit more, they are 2^8 times too small.
+    #[inline(always)]
+    fn e4m3_f32(self, codes: &[u8; 16]) -> Self::V {
+        op!({
+            let q = _mm256_cvtepu8_epi16(transmute::<[u8; 16], __m128i>(*codes));
+            let sign = _mm256_and_si256(_mm256_slli_epi16::<8>(q), _mm256_set1_epi16(i16::MIN));
+            let rest = _mm256_and_si256(_mm256_slli_epi16::<7>(q), _mm256_set1_epi16(0x3f80));
+            let [low, high] = transmute::<__m256i, [__m128i; 2]>(_mm256_or_si256(sign, rest));
+            let factor = _mm256_set1_ps(256.0);
+            Pair(_mm256_mul_ps(_mm256_cvtph_ps(low), factor), _mm256_mul_ps(_mm256_cvtph_ps(high), factor))
+        })
     }
 }

@@ -193,4 +193,29 @@ impl Simd for Avx512 {
             (_mm512_permutexvar_ps(q, low), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(q), high))
         })
     }
+    /// Each byte in a quadword and shifted into its upper half: two indices, of which the permute reads the low four bits.
+    #[inline(always)]
+    fn lookup_low_first(self, book: Self::V, codes: &[u8; 8]) -> Self::V {
+        op!({
+            let q = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(i64::from_le_bytes(*codes)));
+            _mm512_permutexvar_ps(_mm512_or_si512(q, _mm512_slli_epi64::<28>(q)), book)
+        })
+    }
+    #[inline(always)]
+    fn lookup_high_first(self, book: Self::V, codes: &[u8; 8]) -> Self::V {
+        op!({
+            let q = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(i64::from_le_bytes(*codes)));
+            _mm512_permutexvar_ps(_mm512_or_si512(_mm512_srli_epi64::<4>(q), _mm512_slli_epi64::<32>(q)), book)
+        })
+    }
+    /// As halves, which have one exponent bit more, they are 2^8 times too small.
+    #[inline(always)]
+    fn e4m3_f32(self, codes: &[u8; 16]) -> Self::V {
+        op!({
+            let q = _mm256_cvtepu8_epi16(transmute::<[u8; 16], __m128i>(*codes));
+            let sign = _mm256_and_si256(_mm256_slli_epi16::<8>(q), _mm256_set1_epi16(i16::MIN));
+            let rest = _mm256_and_si256(_mm256_slli_epi16::<7>(q), _mm256_set1_epi16(0x3f80));
+            _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(sign, rest)), _mm512_set1_ps(256.0))
+        })
+    }
 }

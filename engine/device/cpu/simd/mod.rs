@@ -134,6 +134,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn u8_f32(self, b: Self::B) -> Self::V;
     /// Bytes as signed values.
     fn i8_f32(self, b: Self::B) -> Self::V;
+    /// Sixteen 4-bit codes, two a byte and the low nibble first, as the entries of `book` they name.
+    fn lookup_low_first(self, book: Self::V, codes: &[u8; 8]) -> Self::V;
+    /// As `lookup_low_first` with the high nibble first.
+    fn lookup_high_first(self, book: Self::V, codes: &[u8; 8]) -> Self::V;
+    /// Sixteen e4m3fn floats. The codes of NaN become 480: checkpoints hold none.
+    fn e4m3_f32(self, codes: &[u8; 16]) -> Self::V;
     /// Low nibbles as `q * lo.0 + lo.1`, high nibbles as `q * hi.0 + hi.1`, each rounded once.
     #[inline(always)]
     fn affine4(self, b: &[u8; 16], lo: (f32, f32), hi: (f32, f32)) -> (Self::V, Self::V) {

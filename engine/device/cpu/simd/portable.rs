@@ -175,4 +175,25 @@ impl Simd for Portable {
     fn i8_f32(self, b: Self::B) -> Self::V {
         map(b, |b| f32::from(b.cast_signed()))
     }
+    #[inline(always)]
+    fn lookup_low_first(self, book: Self::V, codes: &[u8; 8]) -> Self::V {
+        let mut out = [0.0; LANES];
+        for i in 0..LANES {
+            out[i] = book[usize::from(codes[i / 2] >> (4 * (i % 2)) & 15)];
+        }
+        out
+    }
+    #[inline(always)]
+    fn lookup_high_first(self, book: Self::V, codes: &[u8; 8]) -> Self::V {
+        let mut out = [0.0; LANES];
+        for i in 0..LANES {
+            out[i] = book[usize::from(codes[i / 2] >> (4 - 4 * (i % 2)) & 15)];
+        }
+        out
+    }
+    #[inline(always)]
+    fn e4m3_f32(self, codes: &[u8; 16]) -> Self::V {
+        // The same 4 exponent and 3 mantissa bits read as an f32 are 2^120 times too small.
+        map(*codes, |b| f32::from_bits(u32::from(b & 0x80) << 24 | u32::from(b & 0x7f) << 20) * f32::from_bits((127 + 120) << 23))
+    }
 }

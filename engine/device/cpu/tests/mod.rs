@@ -1,6 +1,7 @@
 //! Every op against a naive f64 reference at every SIMD level of this machine, and against itself in other batches, chunks and threads.
 
 mod attention;
+mod coded;
 mod elementwise;
 mod linear;
 mod moe;
@@ -10,7 +11,7 @@ mod step;
 
 use super::simd::SimdLevel;
 use super::{CpuDevice, CpuVector, CpuWeight};
-use crate::device::{DType, Device, HostWeight, Linear, Tensor};
+use crate::device::{DType, Device, HostMatrix, HostWeight, Linear, Tensor};
 use crate::weights::dequant::dequantize_row;
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
@@ -100,8 +101,13 @@ pub fn dense(weight: &HostWeight) -> Vec<f32> {
 }
 
 pub fn linear_layer(device: &CpuDevice, parts: &[HostWeight], bias: Option<&[f32]>) -> Linear<CpuDevice> {
-    let (n, k) = (parts.iter().map(|part| part.n).sum(), parts[0].k);
-    let parts: Vec<CpuWeight> = parts.iter().map(|part| device.load_weight(part.clone()).unwrap()).collect();
+    let parts: Vec<HostMatrix> = parts.iter().cloned().map(HostMatrix::Rows).collect();
+    layer_of(device, &parts, bias)
+}
+
+pub fn layer_of(device: &CpuDevice, parts: &[HostMatrix], bias: Option<&[f32]>) -> Linear<CpuDevice> {
+    let (n, k) = (parts.iter().map(HostMatrix::n).sum(), parts[0].k());
+    let parts: Vec<CpuWeight> = parts.iter().map(|part| device.load_matrix(part.clone()).unwrap()).collect();
     Linear { parts, bias: bias.map(|bias| vector(device, bias)), n, k }
 }
 
