@@ -6,7 +6,7 @@ mod harness;
 use harness::compare::Precision;
 use harness::gpu::{available, check_suite_on_gpu};
 use harness::{check_suite, small_options};
-use pagoda_engine::testing::{ARCHS, GGUFS, write_tiny, write_tiny_gguf};
+use pagoda_engine::testing::{ARCHS, GGUFS, QUANTISED, write_quantised, write_tiny, write_tiny_gguf};
 
 /// The seed of tests/data/golden.
 const SEED: u64 = 1;
@@ -36,6 +36,20 @@ fn check_gguf_on_gpu(name: &str) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = write_tiny_gguf(folder.path(), name, SEED);
         check_suite_on_gpu(&format!("tinygguf_{name}"), &path, &small_options(), false);
+    }
+}
+
+fn check_quantised(format: &str) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write_quantised(folder.path(), format, SEED);
+    check_suite(&format!("tinyq_{format}"), &path, &small_options(), Precision::F32);
+}
+
+fn check_quantised_on_gpu(format: &str) {
+    if available() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = write_quantised(folder.path(), format, SEED);
+        check_suite_on_gpu(&format!("tinyq_{format}"), &path, &small_options(), false);
     }
 }
 
@@ -78,10 +92,37 @@ tests!(check_gguf, check_gguf_on_gpu:
     gguf_qwen2_q4_0 = "qwen2-q4_0",
 );
 
+tests!(check_quantised, check_quantised_on_gpu:
+    quantised_awq = "awq",
+    quantised_gptq_sym = "gptq-sym",
+    quantised_gptq_asym = "gptq-asym",
+    quantised_gptq_desc = "gptq-desc",
+    quantised_gptq_channel = "gptq-channel",
+    quantised_gptq_int8 = "gptq-int8",
+    quantised_gptq_v2 = "gptq-v2",
+    quantised_bnb_nf4 = "bnb-nf4",
+    quantised_bnb_nf4_dq = "bnb-nf4-dq",
+    quantised_bnb_fp4 = "bnb-fp4",
+    quantised_fp8_channel = "fp8-channel",
+    quantised_fp8_tensor = "fp8-tensor",
+    quantised_fp8_ct_block = "fp8-ct-block",
+    quantised_fp8_block = "fp8-block",
+    quantised_nvfp4 = "nvfp4",
+    quantised_nvfp4a16 = "nvfp4a16",
+    quantised_mxfp4a16 = "mxfp4a16",
+    quantised_ct_int4 = "ct-int4",
+    quantised_ct_int4_asym = "ct-int4-asym",
+);
+
 #[test]
 fn every_family_and_format_has_its_goldens() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/golden");
-    let expected: Vec<String> = ARCHS.iter().map(|a| format!("tiny_{a}")).chain(GGUFS.iter().map(|g| format!("tinygguf_{g}"))).collect();
+    let expected: Vec<String> = ARCHS
+        .iter()
+        .map(|a| format!("tiny_{a}"))
+        .chain(GGUFS.iter().map(|g| format!("tinygguf_{g}")))
+        .chain(QUANTISED.iter().map(|q| format!("tinyq_{q}")))
+        .collect();
     for name in expected {
         assert!(std::path::Path::new(folder).join(format!("{name}.json")).is_file(), "{name}.json is missing");
     }

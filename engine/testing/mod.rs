@@ -1,5 +1,5 @@
-//! What tests need of the engine: tiny random-weight checkpoints of every family as Hugging Face folders and five GGUF files, made from a
-//! seed; a device that rounds like a GPU; a decoder that reads given tokens.
+//! What tests need of the engine: tiny random-weight checkpoints of every family as Hugging Face folders, one in every quantised format, and
+//! five GGUF files, made from a seed; a device that rounds like a GPU; a decoder that reads given tokens.
 //!
 //! Behind the cargo feature `testing`. The recipe is that of `tests/golden/make_tiny.py`, bit for bit, so that goldens computed elsewhere
 //! from the same seed apply; `tests` below pins the digests. Writing panics where the folder cannot be written: only tests call it.
@@ -10,6 +10,8 @@ mod forced;
 mod gguf_file;
 mod noise;
 mod quantise;
+mod quantised;
+mod raw_file;
 pub mod rounded;
 mod tensors;
 mod tokenizer;
@@ -22,6 +24,8 @@ pub use archs::ARCHS;
 pub use fault::with_fault;
 pub use forced::Forced;
 pub use gguf_file::{GGUFS, GgufWriter, write_tiny_gguf};
+pub use quantised::{QUANTISED, write_quantised};
+pub use raw_file::{RawTensor, raw_file};
 pub use tensors::{TinyTensor, tiny_tensors};
 
 /// Rows of every tiny vocabulary; the last three are `<|im_start|>`, `<|im_end|>` (EOS) and `<|pad|>`.
@@ -61,22 +65,11 @@ pub fn write_tiny(dir: &Path, arch: &str, seed: u64) -> PathBuf {
 
 /// A safetensors file of bf16 tensors in the given order.
 pub fn safetensors_file(tensors: &[TinyTensor]) -> Vec<u8> {
-    let mut header = serde_json::Map::new();
-    header.insert("__metadata__".into(), json!({"format": "pt"}));
-    let mut end = 0;
-    for tensor in tensors {
-        let start = end;
-        end += tensor.bits.len() * 2;
-        header.insert(tensor.name.clone(), json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [start, end]}));
-    }
-    let mut text = Value::Object(header).to_string();
-    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-    let mut file = (text.len() as u64).to_le_bytes().to_vec();
-    file.extend(text.as_bytes());
-    for tensor in tensors {
-        file.extend(tensor.bits.iter().flat_map(|bits| bits.to_le_bytes()));
-    }
-    file
+    let raw = |tensor: &TinyTensor| {
+        let bytes = tensor.bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        RawTensor::new(&tensor.name, "BF16", &tensor.shape, bytes)
+    };
+    raw_file(&tensors.iter().map(raw).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

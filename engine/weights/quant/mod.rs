@@ -14,6 +14,7 @@ mod floats;
 mod gptq;
 mod marlin;
 mod order;
+pub mod quantize;
 mod repack;
 pub mod scales;
 mod source;

@@ -1,0 +1,78 @@
+//! Small floats, rounded to nearest, ties to even, saturating: e4m3 and e2m1, and matrices of them.
+
+use rayon::prelude::*;
+
+use crate::weights::quant::books::e4m3;
+
+/// Largest e4m3 value.
+pub const E4M3_MAX: f32 = 448.0;
+/// Largest e2m1 value.
+pub const E2M1_MAX: f32 = 6.0;
+
+/// The nearest e4m3fn byte.
+pub fn to_e4m3(x: f32) -> u8 {
+    let sign = (x.to_bits() >> 24 & 0x80) as u8;
+    let size = x.abs();
+    let code = if size.is_nan() {
+        0x7f
+    } else if size >= E4M3_MAX {
+        0x7e
+    } else if size < 1.0 / 64.0 {
+        // Below 2^-6 the steps are 2^-9.
+        (size * 512.0).round_ties_even() as u8
+    } else {
+        let bits = size.to_bits();
+        let rounded = bits + 0x7_ffff + (bits >> 20 & 1);
+        ((rounded >> 20) - (120 << 3)) as u8
+    };
+    sign | code
+}
+
+/// The nearest e2m1 code; the sign in bit 3.
+pub fn to_e2m1(x: f32) -> u8 {
+    // The midpoints of 0, 0.5, 1, 1.5, 2, 3, 4, 6; a tie goes to the even code.
+    const EDGES: [(f32, bool); 7] = [(0.25, false), (0.75, true), (1.25, false), (1.75, true), (2.5, false), (3.5, true), (5.0, false)];
+    let size = x.abs();
+    let code: u8 = EDGES.iter().map(|(edge, up)| u8::from(size > *edge || (*up && size == *edge))).sum();
+    (x.to_bits() >> 28 & 8) as u8 | code
+}
+
+/// e4m3 bytes and a scale a row: w ~ q * scale.
+pub fn fp8_rows(values: &[f32], k: usize, store: impl Fn(f32) -> f32 + Sync) -> (Vec<u8>, Vec<f32>) {
+    let mut codes = vec![0u8; values.len()];
+    let mut scales = vec![0.0f32; values.len() / k];
+    codes.par_chunks_exact_mut(k).zip(&mut scales).zip(values.par_chunks_exact(k)).for_each(|((codes, scale), values)| {
+        *scale = store(fp8_scale(values.iter().fold(0.0, |max, x| max.max(x.abs()))));
+        codes.iter_mut().zip(values).for_each(|(code, value)| *code = to_e4m3(value / *scale));
+    });
+    (codes, scales)
+}
+
+/// The scale that takes `absmax` to the largest e4m3 value.
+pub fn fp8_scale(absmax: f32) -> f32 {
+    (absmax / E4M3_MAX).max(1e-12)
+}
+
+/// NVFP4 of a matrix.
+pub struct Nvfp4 {
+    /// Two a byte, the first in the low nibble.
+    pub codes: Vec<u8>,
+    /// e4m3, one for 16.
+    pub scales: Vec<u8>,
+    /// The divisor of all scales.
+    pub global: f32,
+}
+
+/// e2m1 codes in groups of 16 with e4m3 scales; `absmax` is the largest magnitude of all that shares the global scale.
+pub fn nvfp4(values: &[f32], absmax: f32) -> Nvfp4 {
+    let global = E4M3_MAX * E2M1_MAX / if absmax > 0.0 { absmax } else { 1.0 };
+    let mut out = Nvfp4 { codes: vec![0; values.len() / 2], scales: vec![0; values.len() / 16], global };
+    out.codes.par_chunks_exact_mut(8).zip(&mut out.scales).zip(values.par_chunks_exact(16)).for_each(|((codes, scale), values)| {
+        let max = values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        *scale = to_e4m3(global * (max / E2M1_MAX));
+        let step = e4m3(*scale) / global;
+        let code = |x: f32| if step == 0.0 { 0 } else { to_e2m1(x / step) };
+        codes.iter_mut().zip(values.as_chunks::<2>().0).for_each(|(byte, [a, b])| *byte = code(*a) | code(*b) << 4);
+    });
+    out
+}

@@ -1,0 +1,138 @@
+//! Quantisers against recorded tensors and against the readers.
+
+use std::path::Path;
+
+use half::bf16;
+use safetensors::SafeTensors;
+
+use super::at_load::LoadFormat;
+use super::floats::{fp8_rows, nvfp4, to_e2m1, to_e4m3};
+use super::four_bit::{nearest_of, nested, nf4};
+use super::integers::{Integers, through_f16};
+use super::packing::{pack_awq, pack_gptq, transposed};
+use crate::device::{HostMatrix, HostWeight};
+use crate::weights::format::WeightFormat;
+use crate::weights::mapped::MappedBytes;
+use crate::weights::quant::books::{E2M1, FP4, e4m3};
+
+/// A golden file: its tensors, and its source in f32.
+struct Golden {
+    name: &'static str,
+    file: Vec<u8>,
+}
+
+impl Golden {
+    fn open(name: &'static str) -> Golden {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/data/quant/{name}.safetensors"));
+        Golden { name, file: std::fs::read(path).unwrap() }
+    }
+
+    fn bytes(&self, tensor: &str) -> Vec<u8> {
+        SafeTensors::deserialize(&self.file).unwrap().tensor(tensor).unwrap().data().to_vec()
+    }
+
+    fn floats(&self, tensor: &str) -> Vec<f32> {
+        self.bytes(tensor).as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+    }
+
+    fn source(&self) -> Vec<f32> {
+        self.bytes("w").as_chunks::<2>().0.iter().map(|pair| bf16::from_le_bytes(*pair).to_f32()).collect()
+    }
+
+    fn check<T: PartialEq + std::fmt::Debug>(&self, tensor: &str, got: &[T], want: &[T]) {
+        let differ = got.iter().zip(want).filter(|(got, want)| got != want).count();
+        assert!(got.len() == want.len() && differ == 0, "{} {tensor}: {differ} of {} differ", self.name, want.len());
+    }
+}
+
+#[test]
+fn four_bit_codes_and_absmax_are_those_of_bitsandbytes() {
+    for name in ["bnb_nf4", "bnb_fp4", "bnb_nf4_dq", "bnb_nf4_odd_dq"] {
+        let golden = Golden::open(name);
+        let blocks = if name == "bnb_fp4" { nearest_of(&FP4, &golden.source(), 64) } else { nf4(&golden.source(), 64) };
+        golden.check("weight", &blocks.codes, &golden.bytes("weight"));
+        if !name.ends_with("dq") {
+            golden.check("weight.absmax", &blocks.absmax, &golden.floats("weight.absmax"));
+            continue;
+        }
+        let map: [f32; 256] = golden.floats("weight.nested_quant_map").try_into().unwrap();
+        let nested = nested(&blocks.absmax, &map, 256);
+        golden.check("weight.nested_absmax", &nested.absmax, &golden.floats("weight.nested_absmax"));
+        golden.check("weight.absmax", &nested.codes, &golden.bytes("weight.absmax"));
+        let state: serde_json::Value = serde_json::from_slice(&golden.bytes("weight.quant_state.bitsandbytes__nf4")).unwrap();
+        assert_eq!(Some(f64::from(nested.offset)), state["nested_offset"].as_f64(), "{name}");
+    }
+}
+
+#[test]
+fn every_small_float_is_its_own_nearest_and_ties_go_to_even() {
+    for byte in (0..=255u8).filter(|byte| byte & 0x7f != 0x7f) {
+        assert_eq!(to_e4m3(e4m3(byte)), byte);
+        let next = e4m3(byte.wrapping_add(1));
+        if !next.is_nan() && byte != 0x7f {
+            let even = if byte.is_multiple_of(2) { byte } else { byte + 1 };
+            assert_eq!(to_e4m3((e4m3(byte) + next) / 2.0), even, "between {byte} and the next");
+        }
+    }
+    assert_eq!((to_e4m3(1e9), to_e4m3(-460.0), to_e4m3(f32::NAN) & 0x7f), (0x7e, 0xfe, 0x7f));
+    for (code, value) in E2M1.iter().enumerate() {
+        assert_eq!(usize::from(to_e2m1(*value)), code);
+    }
+    let ties = [(0.25, 0), (0.75, 2), (1.25, 2), (1.75, 4), (2.5, 4), (3.5, 6), (5.0, 6), (1e9, 7), (-5.1, 15)];
+    assert!(ties.iter().all(|(x, code)| to_e2m1(*x) == *code));
+}
+
+#[test]
+fn small_float_matrices_are_the_recorded_ones() {
+    let golden = Golden::open("fp8_channel");
+    let (codes, scales) = fp8_rows(&golden.source(), 256, |scale| scale);
+    golden.check("weight", &codes, &golden.bytes("weight"));
+    golden.check("weight_scale", &scales, &golden.floats("weight_scale"));
+
+    let golden = Golden::open("nvfp4");
+    let source = golden.source();
+    let matrix = nvfp4(&source, source.iter().fold(0.0, |max, x| max.max(x.abs())));
+    golden.check("weight_packed", &matrix.codes, &golden.bytes("weight_packed"));
+    golden.check("weight_scale", &matrix.scales, &golden.bytes("weight_scale"));
+    golden.check("weight_global_scale", &[matrix.global], &golden.floats("weight_global_scale"));
+}
+
+#[test]
+fn integer_groups_are_the_recorded_ones() {
+    let cases = [
+        ("awq_g32", 4, 32, false, 0),
+        ("awq_g128", 4, 128, false, 0),
+        ("gptq_sym_g32", 4, 32, true, 1),
+        ("gptq_asym_g64", 4, 64, false, 1),
+        ("gptq_channel", 4, 256, true, 1),
+        ("gptq_int8_g64", 8, 64, true, 1),
+        ("gptq_v2_asym_g64", 4, 64, false, 0),
+    ];
+    for (name, bits, group, symmetric, min_zero) in cases {
+        let (golden, k) = (Golden::open(name), 256);
+        let grouped = Integers { bits, group, symmetric, min_zero }.quantize(&golden.source(), k, through_f16);
+        let codes = match name.starts_with("awq") {
+            true => pack_awq(&transposed(&grouped.q, k)),
+            false => pack_gptq(&grouped.q, k, bits),
+        };
+        golden.check("qweight", &codes, &golden.bytes("qweight"));
+        let scales: Vec<u8> =
+            transposed(&grouped.scales, k / group).iter().flat_map(|scale| half::f16::from_f32(*scale).to_le_bytes()).collect();
+        golden.check("scales", &scales, &golden.bytes("scales"));
+    }
+}
+
+#[test]
+fn loading_in_a_format_gives_its_recorded_values() {
+    for (name, format) in [("bnb_nf4", LoadFormat::Nf4), ("fp8_channel", LoadFormat::Fp8), ("nvfp4", LoadFormat::Fp4)] {
+        let golden = Golden::open(name);
+        let dense = |n, k| {
+            let bytes = MappedBytes::from_slice(&golden.bytes("w")[..2 * n * k]);
+            HostMatrix::Rows(HostWeight { name: name.into(), format: WeightFormat::BF16, n, k, bytes })
+        };
+        let HostMatrix::Coded(matrix) = format.convert(dense(64, 256)) else { panic!("{name}: not quantised") };
+        golden.check("dequant", matrix.to_f32().bytes.as_slice(), &golden.bytes("dequant"));
+        assert_eq!(Some(matrix.bytes()), format.bytes(64, 256), "{name}");
+        assert!(matches!(format.convert(dense(8, 40)), HostMatrix::Rows(_)), "{name}: 40 columns stay as they are");
+    }
+}
