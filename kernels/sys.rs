@@ -384,10 +384,12 @@ pub struct pagoda_attention_params {
     pub window: i32,
     pub scale: f32,
     pub soft_cap: f32,
+    pub num_blocks: i32,
+    pub tickets: *mut i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_attention_params"][::core::mem::size_of::<pagoda_attention_params>() - 112usize];
+    ["Size of pagoda_attention_params"][::core::mem::size_of::<pagoda_attention_params>() - 128usize];
     ["Alignment of pagoda_attention_params"][::core::mem::align_of::<pagoda_attention_params>() - 8usize];
     ["Offset of field: pagoda_attention_params::out"][::core::mem::offset_of!(pagoda_attention_params, out) - 0usize];
     ["Offset of field: pagoda_attention_params::qkv"][::core::mem::offset_of!(pagoda_attention_params, qkv) - 8usize];
@@ -410,6 +412,8 @@ const _: () = {
     ["Offset of field: pagoda_attention_params::window"][::core::mem::offset_of!(pagoda_attention_params, window) - 100usize];
     ["Offset of field: pagoda_attention_params::scale"][::core::mem::offset_of!(pagoda_attention_params, scale) - 104usize];
     ["Offset of field: pagoda_attention_params::soft_cap"][::core::mem::offset_of!(pagoda_attention_params, soft_cap) - 108usize];
+    ["Offset of field: pagoda_attention_params::num_blocks"][::core::mem::offset_of!(pagoda_attention_params, num_blocks) - 112usize];
+    ["Offset of field: pagoda_attention_params::tickets"][::core::mem::offset_of!(pagoda_attention_params, tickets) - 120usize];
 };
 unsafe extern "C" {
     pub fn pagoda_attention_decode(params: *const pagoda_attention_params, stream: pagoda_stream) -> pagoda_status;

@@ -254,17 +254,31 @@ fn attention_agrees_over_long_contexts() {
 }
 
 #[test]
+fn attention_of_chunks_agrees_for_every_group() {
+    let Some(pair) = Pair::new() else { return };
+    for heads in [(2, 2, 64), (4, 2, 128), (14, 2, 64), (7, 1, 128), (8, 1, 64), (16, 2, 128)] {
+        check_attend(&pair, &attend(heads, &[(0, 2), (0, 127), (1, 128), (129, 129), (600, 150), (40, 1), (13, 300)]));
+    }
+    let many: Vec<_> = (0..70).map(|i| (i * 7 % 50, 1 + i % 5)).collect();
+    check_attend(&pair, &attend((4, 1, 128), &many));
+}
+
+#[test]
 fn attention_variants_agree() {
     let Some(pair) = Pair::new() else { return };
-    let seqs = [(0, 40), (300, 1), (90, 7), (23, 1), (24, 1)];
+    let seqs = [(0, 40), (300, 1), (90, 7), (23, 1), (24, 1), (280, 90)];
+    for heads in [(4, 2, 64), (4, 1, 128), (2, 1, 96)] {
+        let base = attend(heads, &seqs);
+        for window in [1, 24, 63, 64, 100, 128, 290] {
+            check_attend(&pair, &Attend { window: Some(window), ..base.clone() });
+        }
+        check_attend(&pair, &Attend { soft_cap: Some(1.5), window: Some(24), ..base.clone() });
+        check_attend(&pair, &Attend { soft_cap: Some(30.0), ..base.clone() });
+        for block_size in [1, 2, 4, 8, 32, 128, 256] {
+            check_attend(&pair, &Attend { block_size, norm: true, ..base.clone() });
+        }
+    }
     let base = attend((4, 2, 64), &seqs);
-    for window in [1, 24, 63, 64, 100, 290] {
-        check_attend(&pair, &Attend { window: Some(window), ..base.clone() });
-    }
-    check_attend(&pair, &Attend { soft_cap: Some(1.5), window: Some(24), ..base.clone() });
-    for block_size in [1, 2, 4, 8, 32, 256] {
-        check_attend(&pair, &Attend { block_size, norm: true, ..base.clone() });
-    }
     for style in [RopeStyle::HalfSplit, RopeStyle::Interleaved] {
         for rotary_dim in [16, 48, 64] {
             check_attend(&pair, &Attend { rope: (rotary_dim, style), norm: rotary_dim == 48, ..base.clone() });

@@ -232,6 +232,8 @@ typedef struct pagoda_attention_params {
   int32_t window;     /* a query at p sees keys > p - window; 0: all up to p */
   float scale;        /* on q . k */
   float soft_cap;     /* cap * tanh(score / cap); 0: none */
+  int32_t num_blocks; /* prefill: of the cache; 0: not known, and then it does without tensor copies */
+  int32_t *tickets;   /* prefill: [2], zero before and after: the next piece of work; NULL: CTAs take them in turn */
 } pagoda_attention_params;
 pagoda_status pagoda_attention_decode(const pagoda_attention_params *params, pagoda_stream stream);
 pagoda_status pagoda_attention_prefill(const pagoda_attention_params *params, pagoda_stream stream);

@@ -24,8 +24,13 @@ impl HeadShape {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
 
+    /// Bytes of a block of the cache.
+    fn block_bytes(&self) -> usize {
+        2 * self.num_kv_heads * self.block_size * self.head_dim * 2
+    }
+
     fn check(&self, op: &'static str) -> Result<()> {
-        let divides = self.num_kv_heads > 0 && self.num_heads > 0 && self.num_heads.is_multiple_of(self.num_kv_heads);
+        let divides = self.num_kv_heads > 0 && self.num_heads > 0 && self.head_dim > 0 && self.num_heads.is_multiple_of(self.num_kv_heads);
         if divides && self.block_size > 0 { Ok(()) } else { Err(invalid(op, format!("{self:?}"))) }
     }
 }
@@ -161,12 +166,15 @@ pub fn attention_decode(p: &Attention, splits: DecodeSplits, scratch: DecodeScra
     launch!(pagoda_attention_decode, raw, stream)
 }
 
-/// Attention of the sequences with more than one query row.
+/// Attention of the sequences with more than one query row. `tickets`: two i32, zero before and after, for one launch at a time.
 ///
 /// # Errors
 /// See `attention_decode`.
-pub fn attention_prefill(p: &Attention, stream: Stream) -> Result<()> {
-    let raw = lower("attention_prefill", p)?;
+pub fn attention_prefill(p: &Attention, tickets: DeviceBytes, stream: Stream) -> Result<()> {
+    const OP: &str = "attention_prefill";
+    let mut raw = lower(OP, p)?;
+    check_range(OP, "tickets", tickets, 8, 4)?;
+    raw.tickets = tickets.as_ptr();
     launch!(pagoda_attention_prefill, raw, stream)
 }
 
@@ -202,5 +210,7 @@ fn lower(op: &'static str, p: &Attention) -> Result<sys::pagoda_attention_params
         window: int(op, "window", p.window.unwrap_or(0).min(1 << 30))?,
         scale: p.scale,
         soft_cap: p.soft_cap.unwrap_or(0.0),
+        num_blocks: int(op, "num_blocks", p.kv.len() / p.shape.block_bytes())?,
+        tickets: std::ptr::null_mut(),
     })
 }

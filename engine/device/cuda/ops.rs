@@ -245,7 +245,7 @@ impl Device for CudaDevice {
             soft_cap: p.soft_cap,
         };
         if step.max_query_len > 1 {
-            self.launch(|stream| attention_prefill(&params, stream))?;
+            self.launch(|stream| attention_prefill(&params, self.counters.bytes(), stream))?;
         }
         if step.max_query_len > 1 && step.num_seqs == 1 {
             return Ok(());

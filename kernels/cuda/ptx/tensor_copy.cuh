@@ -54,6 +54,9 @@ __device__ __forceinline__ uint4 load_shared_16b(uint32_t smem) {
   return v;
 }
 
+// 16 bytes.
+__device__ __forceinline__ void store_shared_zeros(uint32_t smem) { asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(smem), "r"(0) : "memory"); }
+
 // Policy of copies of what is read once: leaves L2 first.
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy;
@@ -89,11 +92,26 @@ __device__ __forceinline__ void copy_box_to(uint32_t smem, const CUtensorMap *ma
                : "memory");
 }
 
+// One box of a stack of matrices mapped by encode_row_groups. A `matrix` outside the stack arrives as zeros.
+__device__ __forceinline__ void copy_row_groups(uint32_t smem, const CUtensorMap *map, int32_t first_group, int32_t matrix, uint32_t barrier) {
+  asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2, %2, %3, %4}], [%5];" ::"r"(smem),
+               "l"(map), "r"(0), "r"(first_group), "r"(matrix), "r"(barrier)
+               : "memory");
+}
+
+// What this thread wrote to shared memory can be read by copies and warpgroup products, after a barrier.
+__device__ __forceinline__ void fence_shared_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 __device__ __forceinline__ void prefetch_map(const CUtensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
 // A barrier of some warps of the CTA.
 __device__ __forceinline__ void sync_threads(uint32_t id, uint32_t num_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+// Counts this warp in a barrier that others wait at.
+__device__ __forceinline__ void arrive_threads(uint32_t id, uint32_t num_threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }
 
 // A barrier of all threads of the cluster; what was written to shared memory before it can be read by the others after it.

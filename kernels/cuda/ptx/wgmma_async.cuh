@@ -1,0 +1,111 @@
+// Warpgroup products of sm_90a that run while their warpgroup does other work, one instruction a function. See wgmma.cuh for fragments.
+#pragma once
+#include "wgmma.cuh"
+
+namespace pagoda::ptx {
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+// Describes panels of 64 columns, rows of 128 bytes in the swizzle of a tensor copy. Read along rows (k is the column; 16 further is + 2)
+// the product sees groups of 8 rows, `group_bytes` apart. Read along columns (k is the row) also panels, `panel_bytes` apart.
+__device__ __forceinline__ uint64_t swizzled_panels(uint32_t smem, uint32_t group_bytes, uint32_t panel_bytes) {
+  constexpr uint64_t kSwizzle128 = 1;
+  return (smem & 0x3ffff) >> 4 | static_cast<uint64_t>(panel_bytes) >> 4 << 16 | static_cast<uint64_t>(group_bytes) >> 4 << 32 | kSwizzle128 << 62;
+}
+
+// Registers that products read or write are final.
+__device__ __forceinline__ void fence_registers() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+// Ends a batch of products.
+__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Returns when at most kPending of the latest batches are under way. Sums of finished batches are to be pinned before use.
+template <int kPending> __device__ __forceinline__ void wait_batches() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory"); }
+
+// What `v`, which is never negative, is computed from is computed before the next wait: the assembler moves waits up over arithmetic, but
+// not over what might store.
+__device__ __forceinline__ void finish_before_wait(float v, uint32_t smem) {
+  asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"(v), "r"(smem) : "memory");
+}
+
+#define PAGODA_SUMS(q) "+f"(d[q][0]), "+f"(d[q][1]), "+f"(d[q][2]), "+f"(d[q][3])
+
+// d = a * b^T, or d += a * b^T.
+template <bool kAdd> __device__ __forceinline__ void multiply_rows(float (&d)[8][4], uint64_t a, uint64_t b) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+               "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+               " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+               "%32, %33, p, 1, 1, 0, 0;\n}"
+               : PAGODA_SUMS(0), PAGODA_SUMS(1), PAGODA_SUMS(2), PAGODA_SUMS(3),
+                 PAGODA_SUMS(4), PAGODA_SUMS(5), PAGODA_SUMS(6), PAGODA_SUMS(7)
+               : "l"(a), "l"(b), "n"(kAdd));
+}
+
+template <bool kAdd> __device__ __forceinline__ void multiply_rows(float (&d)[16][4], uint64_t a, uint64_t b) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+               "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+               " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
+               " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,"
+               " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+               "%64, %65, p, 1, 1, 0, 0;\n}"
+               : PAGODA_SUMS(0), PAGODA_SUMS(1), PAGODA_SUMS(2), PAGODA_SUMS(3),
+                 PAGODA_SUMS(4), PAGODA_SUMS(5), PAGODA_SUMS(6), PAGODA_SUMS(7),
+                 PAGODA_SUMS(8), PAGODA_SUMS(9), PAGODA_SUMS(10), PAGODA_SUMS(11),
+                 PAGODA_SUMS(12), PAGODA_SUMS(13), PAGODA_SUMS(14), PAGODA_SUMS(15)
+               : "l"(a), "l"(b), "n"(kAdd));
+}
+
+// d[64 x 8 q] += a[64 x 16] * b[16 x 8 q]: a in registers as the fragment of mma.m16n8k16 of each warp, b read along its columns.
+__device__ __forceinline__ void multiply_fragment(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+               "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+               " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+               "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+               : PAGODA_SUMS(0), PAGODA_SUMS(1), PAGODA_SUMS(2), PAGODA_SUMS(3),
+                 PAGODA_SUMS(4), PAGODA_SUMS(5), PAGODA_SUMS(6), PAGODA_SUMS(7)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void multiply_fragment(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+               "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+               " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
+               " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,"
+               " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+               "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+               : PAGODA_SUMS(0), PAGODA_SUMS(1), PAGODA_SUMS(2), PAGODA_SUMS(3),
+                 PAGODA_SUMS(4), PAGODA_SUMS(5), PAGODA_SUMS(6), PAGODA_SUMS(7),
+                 PAGODA_SUMS(8), PAGODA_SUMS(9), PAGODA_SUMS(10), PAGODA_SUMS(11),
+                 PAGODA_SUMS(12), PAGODA_SUMS(13), PAGODA_SUMS(14), PAGODA_SUMS(15)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void multiply_fragment(float (&d)[32][4], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+               "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+               " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
+               " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,"
+               " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63,"
+               " %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79,"
+               " %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95,"
+               " %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111,"
+               " %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+               "{%128, %129, %130, %131}, %132, 1, 1, 1, 1;"
+               : PAGODA_SUMS(0), PAGODA_SUMS(1), PAGODA_SUMS(2), PAGODA_SUMS(3),
+                 PAGODA_SUMS(4), PAGODA_SUMS(5), PAGODA_SUMS(6), PAGODA_SUMS(7),
+                 PAGODA_SUMS(8), PAGODA_SUMS(9), PAGODA_SUMS(10), PAGODA_SUMS(11),
+                 PAGODA_SUMS(12), PAGODA_SUMS(13), PAGODA_SUMS(14), PAGODA_SUMS(15),
+                 PAGODA_SUMS(16), PAGODA_SUMS(17), PAGODA_SUMS(18), PAGODA_SUMS(19),
+                 PAGODA_SUMS(20), PAGODA_SUMS(21), PAGODA_SUMS(22), PAGODA_SUMS(23),
+                 PAGODA_SUMS(24), PAGODA_SUMS(25), PAGODA_SUMS(26), PAGODA_SUMS(27),
+                 PAGODA_SUMS(28), PAGODA_SUMS(29), PAGODA_SUMS(30), PAGODA_SUMS(31)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+#undef PAGODA_SUMS
+
+#endif
+
+} // namespace pagoda::ptx
