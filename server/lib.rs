@@ -26,6 +26,7 @@ mod openai;
 mod sampling;
 mod sse;
 mod tokenize;
+pub mod tools;
 
 pub use config::{CorsOrigins, ServerConfig};
 pub use listener::{ServerError, run};

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use pagoda_backends::{ChatPrompt, GenerationConfig};
 
 use super::blocks::Conversation;
-use super::tools::read_tools;
+use super::tools::{read_tool_use, read_tools};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::sampling;
+use crate::tools::ToolUse;
 
 const MIN_THINKING_BUDGET: i64 = 1024;
 
@@ -18,6 +19,7 @@ pub(crate) struct MessagesRequest {
     pub(crate) prompt: ChatPrompt,
     pub(crate) config: GenerationConfig,
     pub(crate) stream: bool,
+    pub(crate) tools: ToolUse,
 }
 
 /// Parses a body over the model's defaults.
@@ -30,8 +32,10 @@ pub(crate) fn parse_messages(body: &Fields, defaults: GenerationConfig) -> Resul
     sampling::check_min_tokens(body, &config)?;
     let stream = body.boolean("stream")?.unwrap_or(false);
     check_ignored(body, max_tokens)?;
-    check_tools(body)?;
-    Ok(MessagesRequest { prompt: chat_prompt(body)?, config, stream })
+    let mut prompt = chat_prompt(body)?;
+    prompt.tools = read_tools(body)?;
+    let tools = read_tool_use(body, &prompt.tools)?;
+    Ok(MessagesRequest { prompt, config, stream, tools })
 }
 
 /// Parses a `count_tokens` body: the same prompt, with tools.
@@ -95,18 +99,5 @@ fn check_ignored(body: &Fields, max_tokens: Option<u32>) -> Result<(), ApiError>
             if budget >= max_tokens { Err(thinking.error("budget_tokens", "must be less than max_tokens")) } else { Ok(()) }
         }
         _ => Err(thinking.wrong("type", "one of enabled, adaptive, disabled, between_tools")),
-    }
-}
-
-/// Tools are understood by `count_tokens` only, until answers are parsed for calls.
-fn check_tools(body: &Fields) -> Result<(), ApiError> {
-    if !read_tools(body)?.is_empty() {
-        return Err(body.unsupported("tools"));
-    }
-    let Some(choice) = body.object("tool_choice")? else { return Ok(()) };
-    match choice.required_string("type")? {
-        "auto" | "none" => Ok(()),
-        "any" | "tool" => Err(body.error("tool_choice", "needs tools, and there are none")),
-        _ => Err(choice.wrong("type", "one of auto, any, tool, none")),
     }
 }

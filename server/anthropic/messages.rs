@@ -12,6 +12,7 @@ use crate::app::SharedApp;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::Fields;
 use crate::ids::new_id;
+use crate::tools::{AnswerParser, Piece, TextEnd, ToolUse, joined};
 use crate::{limits, sse};
 
 /// Answers with a message, whole or streamed.
@@ -25,23 +26,33 @@ pub(crate) async fn messages(State(app): State<SharedApp>, request: Request) -> 
     let request = GenerateRequest { prompt: Prompt::Chat(parsed.prompt), config: parsed.config };
     if parsed.stream {
         let events = app.bounded(async { Ok(model.backend.generate_stream(request).await?) }).await?;
-        return sse::respond(&app, vec![events], MessageStream::new(model_id), slot).await;
+        return sse::respond(&app, vec![events], MessageStream::new(model_id, &parsed.tools), slot).await;
     }
     let output = app.bounded(async { Ok(model.backend.generate(request).await?) }).await?;
-    whole(model_id, &output)
+    whole(model_id, &output, &parsed.tools)
 }
 
-fn whole(model_id: &str, output: &GenerateOutput) -> Result<Response, ApiError> {
+fn whole(model_id: &str, output: &GenerateOutput, tools: &ToolUse) -> Result<Response, ApiError> {
     let choice = output.choices.first().ok_or_else(|| ApiError::new(ErrorKind::Internal, "the backend gave no answer"))?;
     if choice.reason == StopReason::Aborted {
         return Err(sse::aborted_error());
     }
     let id = new_id("msg_");
     let mut message = Message::new(&id, model_id, output.usage.into());
-    if !choice.text.is_empty() {
-        message.content.push(ContentBlock::Text { text: &choice.text });
-    }
-    let (reason, sequence) = stop_reason(&choice.reason);
+    let mut parser = AnswerParser::new(tools);
+    let mut pieces = parser.feed(&choice.text);
+    pieces.extend(parser.finish(TextEnd::of(&choice.reason)));
+    let pieces = joined(pieces);
+    let ids: Vec<String> = pieces.iter().map(|_| new_id("toolu_")).collect();
+    message.content = pieces.iter().zip(&ids).map(|(piece, id)| block(piece, id)).collect();
+    let (reason, sequence) = stop_reason(&choice.reason, parser.called());
     (message.stop_reason, message.stop_sequence) = (Some(reason), sequence);
     Ok(Json(message).into_response())
+}
+
+fn block<'a>(piece: &'a Piece, id: &'a str) -> ContentBlock<'a> {
+    match piece {
+        Piece::Text(text) => ContentBlock::Text { text },
+        Piece::Call(call) => ContentBlock::ToolUse { id, name: &call.name, input: &call.arguments },
+    }
 }

@@ -1,15 +1,17 @@
 //! `MessageStream`: a backend's events as Anthropic's SSE sequence.
 //!
-//! message_start, then a content block (opened by its first text), message_delta with the final usage, message_stop. Pings before
+//! message_start, then content blocks (text opened by its first piece, a call whole), message_delta with the final usage, message_stop. Pings before
 //! message_start are comments, since it must be the first event.
 
 use axum::body::Bytes;
 use pagoda_backends::{GenerateEvent, StopReason, Usage};
+use serde_json::{Map, Value};
 
 use super::types::{BlockDelta, ContentBlock, Message, MessageEnd, StreamEvent, UsageBody};
 use crate::error::{ApiError, Family};
 use crate::ids::new_id;
 use crate::sse::{self, Encode, Frames};
+use crate::tools::{AnswerParser, Piece, TextEnd, ToolCall, ToolUse};
 
 /// Where the stream is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,16 +26,21 @@ pub(crate) struct MessageStream {
     id: String,
     model_id: String,
     position: Position,
+    /// Index of the open or next content block.
+    index: usize,
+    parser: AnswerParser,
     reason: StopReason,
     usage: Usage,
 }
 
 impl MessageStream {
-    pub(crate) fn new(model_id: &str) -> Self {
+    pub(crate) fn new(model_id: &str, tools: &ToolUse) -> Self {
         MessageStream {
             id: new_id("msg_"),
             model_id: model_id.to_owned(),
             position: Position::BeforeStart,
+            index: 0,
+            parser: AnswerParser::new(tools),
             reason: StopReason::Aborted,
             usage: Usage::default(),
         }
@@ -47,10 +54,39 @@ impl MessageStream {
 
     fn text(&mut self, text: &str, frames: &mut Frames) {
         if self.position != Position::InText {
-            frames.push_back(frame(&StreamEvent::ContentBlockStart { index: 0, content_block: ContentBlock::Text { text: "" } }));
+            let content_block = ContentBlock::Text { text: "" };
+            frames.push_back(frame(&StreamEvent::ContentBlockStart { index: self.index, content_block }));
             self.position = Position::InText;
         }
-        frames.push_back(frame(&StreamEvent::ContentBlockDelta { index: 0, delta: BlockDelta::TextDelta { text } }));
+        frames.push_back(frame(&StreamEvent::ContentBlockDelta { index: self.index, delta: BlockDelta::TextDelta { text } }));
+    }
+
+    fn call(&mut self, call: &ToolCall, frames: &mut Frames) {
+        self.close_text(frames);
+        let index = self.index;
+        let content_block = ContentBlock::ToolUse { id: &new_id("toolu_"), name: &call.name, input: &Map::new() };
+        frames.push_back(frame(&StreamEvent::ContentBlockStart { index, content_block }));
+        let partial_json = &Value::Object(call.arguments.clone()).to_string();
+        frames.push_back(frame(&StreamEvent::ContentBlockDelta { index, delta: BlockDelta::InputJsonDelta { partial_json } }));
+        frames.push_back(frame(&StreamEvent::ContentBlockStop { index }));
+        self.index += 1;
+    }
+
+    fn close_text(&mut self, frames: &mut Frames) {
+        if self.position == Position::InText {
+            frames.push_back(frame(&StreamEvent::ContentBlockStop { index: self.index }));
+            self.position = Position::BetweenBlocks;
+            self.index += 1;
+        }
+    }
+
+    fn pieces(&mut self, pieces: Vec<Piece>, frames: &mut Frames) {
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => self.text(&text, frames),
+                Piece::Call(call) => self.call(&call, frames),
+            }
+        }
     }
 }
 
@@ -64,10 +100,17 @@ impl Encode for MessageStream {
             GenerateEvent::Started { prompt_token_ids, cached_tokens } => {
                 self.start(Usage { prompt_tokens: prompt_token_ids.len(), cached_tokens, completion_tokens: 0 }, frames);
             }
-            GenerateEvent::Delta { text, .. } if !text.is_empty() => self.text(&text, frames),
-            GenerateEvent::Finished { reason, .. } => self.reason = reason,
+            GenerateEvent::Delta { text, .. } => {
+                let pieces = self.parser.feed(&text);
+                self.pieces(pieces, frames);
+            }
+            GenerateEvent::Finished { reason, .. } => {
+                let pieces = self.parser.finish(TextEnd::of(&reason));
+                self.pieces(pieces, frames);
+                self.reason = reason;
+            }
             GenerateEvent::Done(usage) => self.usage = usage,
-            GenerateEvent::Delta { .. } | GenerateEvent::PromptLogprobs(_) | GenerateEvent::Failed(_) => {}
+            GenerateEvent::PromptLogprobs(_) | GenerateEvent::Failed(_) => {}
         }
     }
 
@@ -75,10 +118,9 @@ impl Encode for MessageStream {
         if self.reason == StopReason::Aborted {
             return self.error(&sse::aborted_error(), frames);
         }
-        if self.position == Position::InText {
-            frames.push_back(frame(&StreamEvent::ContentBlockStop { index: 0 }));
-        }
-        frames.push_back(frame(&StreamEvent::MessageDelta { delta: MessageEnd::from(&self.reason), usage: self.usage.into() }));
+        self.close_text(frames);
+        let delta = MessageEnd::new(&self.reason, self.parser.called());
+        frames.push_back(frame(&StreamEvent::MessageDelta { delta, usage: self.usage.into() }));
         frames.push_back(frame(&StreamEvent::MessageStop));
     }
 

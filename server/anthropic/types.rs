@@ -2,6 +2,7 @@
 
 use pagoda_backends::{StopReason, Usage};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// A whole answer, and (without content and reason) the payload of `message_start`.
 #[derive(Serialize)]
@@ -29,6 +30,7 @@ impl<'a> Message<'a> {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ContentBlock<'a> {
     Text { text: &'a str },
+    ToolUse { id: &'a str, name: &'a str, input: &'a Map<String, Value> },
 }
 
 /// Token counts; the three input counts add up to the prompt.
@@ -84,6 +86,7 @@ impl StreamEvent<'_> {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum BlockDelta<'a> {
     TextDelta { text: &'a str },
+    InputJsonDelta { partial_json: &'a str },
 }
 
 /// Why a message ended.
@@ -93,16 +96,17 @@ pub(crate) struct MessageEnd<'a> {
     stop_sequence: Option<&'a str>,
 }
 
-impl<'a> From<&'a StopReason> for MessageEnd<'a> {
-    fn from(reason: &'a StopReason) -> Self {
-        let (stop_reason, stop_sequence) = stop_reason(reason);
+impl<'a> MessageEnd<'a> {
+    pub(crate) fn new(reason: &'a StopReason, called: bool) -> Self {
+        let (stop_reason, stop_sequence) = stop_reason(reason, called);
         MessageEnd { stop_reason, stop_sequence }
     }
 }
 
-/// `stop_reason` and `stop_sequence`.
-pub(crate) fn stop_reason(reason: &StopReason) -> (&'static str, Option<&str>) {
+/// `stop_reason` and `stop_sequence`; `called`: the answer has a tool call.
+pub(crate) fn stop_reason(reason: &StopReason, called: bool) -> (&'static str, Option<&str>) {
     match reason {
+        StopReason::EndOfTurn | StopReason::StopToken(_) | StopReason::StopSequence(_) if called => ("tool_use", None),
         StopReason::EndOfTurn | StopReason::StopToken(_) | StopReason::Aborted => ("end_turn", None),
         StopReason::StopSequence(text) => ("stop_sequence", Some(text)),
         StopReason::MaxTokens => ("max_tokens", None),

@@ -5,10 +5,13 @@ use pagoda_backends::{GenerateEvent, StopReason, TokenInfo, Usage};
 
 use super::convert::Format;
 use super::logprobs::ChatLogprobs;
-use super::types::{ChatChunk, ChatChunkChoice, ChatDelta, finish_reason, stop_reason, token_ids};
+use super::types::{
+    ChatChunk, ChatChunkChoice, ChatDelta, FunctionDelta, ToolCallDelta, arguments_text, finish_reason, stop_reason, token_ids,
+};
 use crate::error::{ApiError, Family};
 use crate::ids::{new_id, unix_time};
 use crate::sse::{self, Encode, Frames};
+use crate::tools::{AnswerParser, Piece, TextEnd, ToolCall, ToolUse};
 
 /// The last frame of every stream.
 pub(super) const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
@@ -18,20 +21,21 @@ pub(crate) struct ChatStream {
     id: String,
     created: u64,
     model_id: String,
-    num_choices: usize,
     format: Format,
+    /// One parser a choice, and the calls it gave.
+    choices: Vec<(AnswerParser, usize)>,
     usage: Usage,
     aborted: bool,
 }
 
 impl ChatStream {
-    pub(crate) fn new(model_id: &str, num_choices: usize, format: Format) -> Self {
+    pub(crate) fn new(model_id: &str, num_choices: usize, format: Format, tools: &ToolUse) -> Self {
         ChatStream {
             id: new_id("chatcmpl-"),
             created: unix_time(),
             model_id: model_id.to_owned(),
-            num_choices,
             format,
+            choices: (0..num_choices).map(|_| (AnswerParser::new(tools), 0)).collect(),
             usage: Usage::default(),
             aborted: false,
         }
@@ -51,8 +55,8 @@ impl ChatStream {
 
     /// The role of every choice, before its content.
     fn start(&mut self, prompt_token_ids: &[u32], frames: &mut Frames) {
-        for index in 0..self.num_choices {
-            let delta = ChatDelta { role: Some("assistant"), content: Some("") };
+        for index in 0..self.choices.len() {
+            let delta = ChatDelta { role: Some("assistant"), content: Some(""), tool_calls: None };
             let mut chunk = self.chunk(vec![ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }]);
             chunk.prompt_token_ids = (self.format.token_ids && index == 0).then_some(prompt_token_ids);
             frames.push_back(sse::data_frame(&chunk));
@@ -61,13 +65,23 @@ impl ChatStream {
 
     fn delta(&mut self, index: usize, text: &str, tokens: &[TokenInfo], frames: &mut Frames) {
         self.usage.completion_tokens += tokens.len();
-        let tokens_matter = (self.format.logprobs || self.format.token_ids) && !tokens.is_empty();
-        if text.is_empty() && !tokens_matter {
-            return;
+        let pieces = self.choices[index].0.feed(text);
+        let mut tokens = tokens;
+        for piece in &pieces {
+            match piece {
+                Piece::Text(text) => self.content(index, text, std::mem::take(&mut tokens), frames),
+                Piece::Call(call) => self.call(index, call, frames),
+            }
         }
+        if (self.format.logprobs || self.format.token_ids) && !tokens.is_empty() {
+            self.content(index, "", tokens, frames);
+        }
+    }
+
+    fn content(&self, index: usize, text: &str, tokens: &[TokenInfo], frames: &mut Frames) {
         let choice = ChatChunkChoice {
             index,
-            delta: ChatDelta { role: None, content: Some(text) },
+            delta: ChatDelta { content: Some(text), ..ChatDelta::default() },
             logprobs: (self.format.logprobs && !tokens.is_empty()).then(|| ChatLogprobs::new(tokens, self.format.token_names)),
             token_ids: self.format.token_ids.then(|| token_ids(tokens)),
             ..ChatChunkChoice::default()
@@ -75,14 +89,34 @@ impl ChatStream {
         frames.push_back(sse::data_frame(&self.chunk(vec![choice])));
     }
 
+    /// A whole call: its name, then its arguments.
+    fn call(&mut self, index: usize, call: &ToolCall, frames: &mut Frames) {
+        let (id, arguments) = (new_id("call_"), arguments_text(call));
+        let call_index = self.choices[index].1;
+        self.choices[index].1 += 1;
+        let head = FunctionDelta { name: Some(&call.name), arguments: "" };
+        let body = FunctionDelta { name: None, arguments: &arguments };
+        for (id, kind, function) in [(Some(id.as_str()), Some("function"), head), (None, None, body)] {
+            let delta = ToolCallDelta { index: call_index, id, kind, function };
+            let delta = ChatDelta { tool_calls: Some([delta]), ..ChatDelta::default() };
+            frames.push_back(sse::data_frame(&self.chunk(vec![ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }])));
+        }
+    }
+
     fn finish(&mut self, index: usize, reason: &StopReason, frames: &mut Frames) {
         if *reason == StopReason::Aborted {
             self.aborted = true;
             return;
         }
+        for piece in self.choices[index].0.finish(TextEnd::of(reason)) {
+            match piece {
+                Piece::Text(text) => self.content(index, &text, &[], frames),
+                Piece::Call(call) => self.call(index, &call, frames),
+            }
+        }
         let choice = ChatChunkChoice {
             index,
-            finish_reason: Some(finish_reason(reason)),
+            finish_reason: Some(finish_reason(reason, self.choices[index].0.called())),
             stop_reason: stop_reason(reason),
             ..ChatChunkChoice::default()
         };

@@ -114,7 +114,7 @@ fn whole_choice(index: usize, parsed: &CompletionRequest, output: &GenerateOutpu
         index,
         text: format!("{}{text}", echo.text),
         logprobs,
-        finish_reason: Some(if parsed.prompt_only { "length" } else { finish_reason(&choice.reason) }),
+        finish_reason: Some(if parsed.prompt_only { "length" } else { finish_reason(&choice.reason, false) }),
         stop_reason: stop_reason(&choice.reason),
         prompt_logprobs: parsed.prompt_logprobs.then(|| prompt_logprobs(&output.prompt_logprobs)),
         token_ids: format.token_ids.then(|| token_ids(tokens)),

@@ -114,7 +114,7 @@ impl CompletionStream {
         }
         let choice = TextChoice {
             index: prompt_idx * self.num_choices + choice,
-            finish_reason: Some(finish_reason(reason)),
+            finish_reason: Some(finish_reason(reason, false)),
             stop_reason: stop_reason(reason),
             prompt_token_ids: self.first_prompt_ids(prompt_idx),
             ..TextChoice::default()

@@ -4,10 +4,11 @@ use pagoda_backends::{ChatPrompt, GenerationConfig, Prompt};
 use serde_json::Value;
 
 use super::logprobs::TokenNames;
-use super::messages::read_chat_prompt;
+use super::messages::{read_chat_prompt, read_tool_use, read_tools};
 use crate::error::ApiError;
 use crate::fields::{Fields, token_ids};
 use crate::sampling;
+use crate::tools::ToolUse;
 
 /// Answers of one `/v1/completions` request at most: prompts times n.
 const MAX_COMPLETIONS: usize = 1024;
@@ -35,6 +36,7 @@ pub(crate) struct ChatRequest {
     pub(crate) prompt: ChatPrompt,
     pub(crate) config: GenerationConfig,
     pub(crate) format: Format,
+    pub(crate) tools: ToolUse,
 }
 
 /// A parsed `/v1/completions` body.
@@ -67,7 +69,10 @@ pub(crate) fn parse_chat(body: &Fields, defaults: GenerationConfig) -> Result<Ch
     config.logprobs = wants_logprobs.then_some(top_logprobs as u32);
     refuse_unsupported_chat(body)?;
     let format = read_format(body, wants_logprobs)?;
-    Ok(ChatRequest { prompt: read_chat_prompt(body)?, config, format })
+    let mut prompt = read_chat_prompt(body)?;
+    prompt.tools = read_tools(body)?;
+    let tools = read_tool_use(body, &prompt.tools)?;
+    Ok(ChatRequest { prompt, config, format, tools })
 }
 
 /// Parses a completions body over the model's defaults.
@@ -118,20 +123,8 @@ fn read_format(body: &Fields, logprobs: bool) -> Result<Format, ApiError> {
     })
 }
 
-/// Known fields of chat that need tool parsing, constrained decoding, or another modality.
+/// Known fields of chat that need constrained decoding, or another modality.
 fn refuse_unsupported_chat(body: &Fields) -> Result<(), ApiError> {
-    if body.array("tools")?.is_some_and(|tools| !tools.is_empty()) {
-        super::messages::read_tools(body)?;
-        return Err(body.unsupported("tools"));
-    }
-    match body.get("tool_choice") {
-        None => {}
-        Some(Value::String(choice)) if choice == "none" || choice == "auto" => {}
-        Some(Value::String(choice)) if choice == "required" => return Err(body.error("tool_choice", "needs tools, and there are none")),
-        Some(Value::Object(_)) => return Err(body.error("tool_choice", "needs tools, and there are none")),
-        Some(_) => return Err(body.wrong("tool_choice", "one of \"none\", \"auto\", \"required\", or an object")),
-    }
-    body.boolean("parallel_tool_calls")?;
     refuse_response_format(body)?;
     body.refuse(&["functions", "function_call", "audio", "documents", "chat_template"])?;
     body.refuse_true(&["echo", "add_special_tokens"])?;

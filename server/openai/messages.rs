@@ -4,8 +4,10 @@ use pagoda_backends::{ChatMessage, ChatPrompt};
 use serde_json::{Value, json};
 
 use crate::anthropic::convert::template_kwargs;
+use crate::anthropic::tools::offered;
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::tools::ToolUse;
 
 /// What stands between the text parts of one message, as in vLLM.
 const PART_SEPARATOR: &str = "\n";
@@ -117,6 +119,25 @@ pub(crate) fn read_tools(body: &Fields) -> Result<Vec<Value>, ApiError> {
         let function = Fields::of(tool.require("function")?, tool.path("function"))?;
         function.required_string("name")?;
         function.object("parameters")?;
+        function.refuse_true(&["strict"])?;
     }
     Ok(items.to_vec())
 }
+
+/// What `tools`, `tool_choice` and `parallel_tool_calls` let an answer do.
+pub(crate) fn read_tool_use(body: &Fields, tools: &[Value]) -> Result<ToolUse, ApiError> {
+    let single = body.boolean("parallel_tool_calls")? == Some(false);
+    match body.get("tool_choice") {
+        None => Ok(ToolUse { offered: offered(tools), single }),
+        Some(Value::String(choice)) if choice == "auto" => Ok(ToolUse { offered: offered(tools), single }),
+        Some(Value::String(choice)) if choice == "none" => Ok(ToolUse::default()),
+        Some(Value::String(choice)) if choice != "required" => Err(body.wrong("tool_choice", CHOICES)),
+        Some(Value::String(_) | Value::Object(_)) if tools.is_empty() => Err(body.error("tool_choice", "needs tools, and there are none")),
+        Some(Value::String(_) | Value::Object(_)) => {
+            Err(body.error("tool_choice", "forced calls are not supported by this server, only \"auto\" and \"none\""))
+        }
+        Some(_) => Err(body.wrong("tool_choice", CHOICES)),
+    }
+}
+
+const CHOICES: &str = "one of \"none\", \"auto\", \"required\", or an object";

@@ -1,5 +1,6 @@
 //! What OpenAI's clients are sent. Field order is the order on the wire.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use pagoda_backends::{StopReason, TokenInfo, Usage};
@@ -7,6 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::logprobs::{ChatLogprobs, TextLogprobs};
+use crate::ids::new_id;
+use crate::tools::ToolCall;
 
 /// Token counts.
 #[derive(Clone, Copy, Serialize)]
@@ -33,9 +36,10 @@ impl From<Usage> for UsageBody {
     }
 }
 
-/// `finish_reason`.
-pub(crate) fn finish_reason(reason: &StopReason) -> &'static str {
+/// `finish_reason`; `called`: the answer has a tool call.
+pub(crate) fn finish_reason(reason: &StopReason, called: bool) -> &'static str {
     match reason {
+        StopReason::EndOfTurn | StopReason::StopSequence(_) | StopReason::StopToken(_) if called => "tool_calls",
         StopReason::EndOfTurn | StopReason::StopSequence(_) | StopReason::StopToken(_) => "stop",
         StopReason::MaxTokens | StopReason::ContextFull => "length",
         StopReason::Aborted => "abort",
@@ -98,9 +102,56 @@ pub(crate) struct ChatChoice<'a> {
 #[derive(Serialize)]
 pub(crate) struct ChatMessageBody<'a> {
     pub(crate) role: &'static str,
-    pub(crate) content: &'a str,
+    pub(crate) content: Option<Cow<'a, str>>,
     pub(crate) refusal: Option<&'static str>,
-    pub(crate) tool_calls: Option<()>,
+    pub(crate) tool_calls: Option<Vec<ToolCallBody>>,
+}
+
+/// A call of a whole answer.
+#[derive(Serialize)]
+pub(crate) struct ToolCallBody {
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: FunctionBody,
+}
+
+#[derive(Serialize)]
+struct FunctionBody {
+    name: String,
+    /// A string of JSON.
+    arguments: String,
+}
+
+impl ToolCallBody {
+    pub(crate) fn new(call: &ToolCall) -> ToolCallBody {
+        let arguments = arguments_text(call);
+        ToolCallBody { id: new_id("call_"), kind: "function", function: FunctionBody { name: call.name.clone(), arguments } }
+    }
+}
+
+/// The arguments as the wire has them.
+pub(crate) fn arguments_text(call: &ToolCall) -> String {
+    Value::Object(call.arguments.clone()).to_string()
+}
+
+/// What a chunk adds to a call: first id and name, then arguments.
+#[derive(Serialize)]
+pub(crate) struct ToolCallDelta<'a> {
+    pub(crate) index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<&'a str>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) function: FunctionDelta<'a>,
+}
+
+/// The function of a `ToolCallDelta`.
+#[derive(Serialize)]
+pub(crate) struct FunctionDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<&'a str>,
+    pub(crate) arguments: &'a str,
 }
 
 /// A chunk of a chat stream.
@@ -137,6 +188,8 @@ pub(crate) struct ChatDelta<'a> {
     pub(crate) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_calls: Option<[ToolCallDelta<'a>; 1]>,
 }
 
 /// A completion, whole or a chunk of one: both have the same object name.

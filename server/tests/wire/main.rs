@@ -9,4 +9,5 @@ mod lifecycle;
 mod messages;
 mod models;
 mod scripted;
+mod tools;
 mod validation;

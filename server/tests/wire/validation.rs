@@ -81,7 +81,6 @@ fn shared() -> Vec<(&'static str, Value)> {
 }
 
 fn anthropic() -> Vec<(&'static str, Value, &'static str)> {
-    let tool = json!({"name": "f", "input_schema": {"type": "object"}});
     vec![
         ("max_tokens", json!(null), "max_tokens: field required"),
         ("stop_sequences", json!("x"), "stop_sequences"),
@@ -98,7 +97,6 @@ fn anthropic() -> Vec<(&'static str, Value, &'static str)> {
         ("output_config", json!({"effort": 5}), "output_config.effort"),
         ("output_format", json!({"type": "json_schema"}), "output_format"),
         ("logit_bias", json!({"1": 1}), "logit_bias"),
-        ("tools", json!([tool]), "tools: not supported"),
         ("tool_choice", json!({"type": "any"}), "tool_choice"),
         ("tool_choice", json!({"type": "tool", "name": "f"}), "tool_choice"),
         ("tool_choice", json!({"type": "some"}), "tool_choice.type"),
@@ -139,6 +137,7 @@ fn prompts() -> Vec<(&'static str, Value, &'static str)> {
         ("tools", json!({}), "tools"),
         ("tools", json!([{"name": "a b", "input_schema": {}}]), "tools[0].name"),
         ("tools", json!([{"name": "f"}]), "tools[0].input_schema"),
+        ("tools", json!([{"name": "f", "input_schema": {}, "strict": true}]), "tools[0].strict"),
         ("tools", json!([{"name": "f", "input_schema": []}]), "tools[0].input_schema"),
         ("tools", json!([{"name": "f", "input_schema": {}}, {"name": "f", "input_schema": {}}]), "tools[1].name"),
         ("tools", json!([{"type": "web_search_20250305", "name": "web_search"}]), "tools[0].type: server tools"),
@@ -176,7 +175,6 @@ fn openai() -> Vec<(&'static str, Value)> {
 
 fn chat() -> Vec<(&'static str, Value, &'static str)> {
     let user = |content: Value| json!([{"role": "user", "content": content}]);
-    let tool = json!({"type": "function", "function": {"name": "f", "parameters": {}}});
     vec![
         ("messages", json!(null), "messages: field required"),
         ("messages", json!([]), "messages"),
@@ -192,7 +190,7 @@ fn chat() -> Vec<(&'static str, Value, &'static str)> {
         ("logprobs", json!(5), "logprobs"),
         ("top_logprobs", json!(5), "top_logprobs: needs logprobs"),
         ("top_logprobs", json!(21), "top_logprobs"),
-        ("tools", json!([tool]), "tools: not supported"),
+        ("tools", json!([{"type": "function", "function": {"name": "f", "strict": true}}]), "tools[0].function.strict"),
         ("tools", json!([{}]), "tools[0].type"),
         ("tools", json!("x"), "tools"),
         ("tool_choice", json!("required"), "tool_choice"),

@@ -1,0 +1,23 @@
+//! Tool calls in the text of a model: an incremental parser that every backend shares.
+//!
+//! `ToolParser` takes the text as it comes and gives text and whole calls. It is lenient inside tags, where the model said that it
+//! calls, and strict outside of them, where leniency would invent a call from an example. Nothing is dropped: what does not parse is text.
+
+mod answer;
+mod call;
+mod constructs;
+mod extent;
+mod fence;
+mod lenient_json;
+mod offered;
+mod parser;
+mod plain_text;
+
+pub use answer::{AnswerParser, ToolUse};
+pub use call::ToolCall;
+pub use offered::{OfferedTool, OfferedTools};
+pub(crate) use parser::joined;
+pub use parser::{Piece, TextEnd, ToolParser};
+
+#[cfg(test)]
+mod tests;
