@@ -6,6 +6,7 @@ pub mod core;
 pub mod device;
 pub mod error;
 pub mod loader;
+pub mod memory_meter;
 pub mod memory_plan;
 pub mod models;
 pub mod request;

@@ -11,6 +11,7 @@ use crate::device::cpu::CpuDevice;
 use crate::device::cuda::CudaDevice;
 use crate::device::{DType, Device, KvShape};
 use crate::error::{EngineError, Result};
+use crate::memory_meter::MemoryMeter;
 use crate::memory_plan::{MemoryPlan, PlanRequest, StepSize};
 use crate::models::config::ModelConfig;
 use crate::models::decoder::Decoder;
@@ -162,6 +163,8 @@ pub struct LoadedModel {
     pub generation: GenerationDefaults,
     /// Where the memory goes.
     pub plan: MemoryPlan,
+    /// What was taken of it.
+    pub memory: MemoryMeter,
     /// "cpu avx512".
     pub device: String,
 }
@@ -175,13 +178,13 @@ pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadP
     let checkpoint = Checkpoint::open(path)?;
     let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text)?;
     let chat_template = checkpoint.text.chat_template.as_deref().map(|source| ChatTemplate::new(source, &checkpoint.text)).transpose()?;
-    let (handle, plan, device) = if options.device.is_cuda() {
+    let Started { handle, plan, memory, device } = if options.device.is_cuda() {
         load_on(&Arc::new(cuda_device(options)?), &checkpoint, options, progress)?
     } else {
         load_on(&Arc::new(CpuDevice::new(options.threads)?), &checkpoint, options, progress)?
     };
     let (config, generation) = (checkpoint.config, checkpoint.generation);
-    Ok(LoadedModel { handle, tokenizer, chat_template, config, generation, plan, device })
+    Ok(LoadedModel { handle, tokenizer, chat_template, config, generation, plan, memory, device })
 }
 
 /// The memory plan of a checkpoint, without loading it.
@@ -223,15 +226,22 @@ fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptio
     })
 }
 
-/// Engine, plan and name of the device.
+/// An engine with what is known of its device.
+struct Started {
+    handle: EngineHandle,
+    plan: MemoryPlan,
+    memory: MemoryMeter,
+    device: String,
+}
+
 fn load_on<D: Device>(
     device: &Arc<D>,
     checkpoint: &Checkpoint,
     options: &EngineOptions,
     progress: &mut dyn FnMut(LoadProgress),
-) -> Result<(EngineHandle, MemoryPlan, String)> {
+) -> Result<Started> {
     let plan = plan_on(&**device, checkpoint, options)?;
-    let in_use_before = device.memory_in_use();
+    let memory = MemoryMeter::new(device.clone());
     let total_bytes = plan.weight_bytes;
     let mut on_layer = |done: usize, layers: usize| {
         progress(LoadProgress { stage: "weights", done_bytes: total_bytes / layers * done, total_bytes });
@@ -272,24 +282,18 @@ fn load_on<D: Device>(
     #[cfg(any(test, feature = "testing"))]
     let runner = crate::testing::with_fault(&checkpoint.path, runner);
     let handle = start_runner(engine, runner)?;
-    report(&**device, config.family, &plan, in_use_before);
-    Ok((handle, plan, device.name()))
+    let device = device.name();
+    report(config.family, &device, &plan, &memory);
+    Ok(Started { handle, plan, memory, device })
 }
 
 /// Says what is ready, and what was taken of the device's memory against what was planned.
-fn report<D: Device>(device: &D, family: &str, plan: &MemoryPlan, in_use_before: Option<usize>) {
-    let (name, step) = (device.name(), plan.step);
-    info!(
-        family,
-        device = name,
-        num_blocks = plan.num_blocks,
-        max_model_len = plan.max_model_len,
-        max_num_seqs = step.max_num_seqs,
-        max_num_batched_tokens = step.max_num_batched_tokens,
-        "engine ready"
-    );
-    if let (Some(before), Some(now)) = (in_use_before, device.memory_in_use()) {
-        let (taken_bytes, planned_bytes) = (now.saturating_sub(before), plan.total_bytes());
+fn report(family: &str, device: &str, plan: &MemoryPlan, memory: &MemoryMeter) {
+    let StepSize { max_num_seqs, max_num_batched_tokens, .. } = plan.step;
+    let (num_blocks, max_model_len) = (plan.num_blocks, plan.max_model_len);
+    info!(family, device, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, "engine ready");
+    if let Some(taken_bytes) = memory.taken_bytes() {
+        let planned_bytes = plan.total_bytes();
         info!(taken_bytes, planned_bytes, ratio = taken_bytes as f32 / planned_bytes as f32, "device memory");
     }
 }

@@ -1,5 +1,8 @@
 //! The workloads and their prompts: random tokens from a seed, so that two runs and two engines see the same.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use pagoda_engine::loader::LoadedModel;
 
@@ -59,10 +62,20 @@ impl Workload {
     }
 }
 
-/// Source of random prompts.
+/// When requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arrival {
+    /// All at once.
+    Together,
+    /// One by one at random, so many a second on average (a Poisson process).
+    Poisson(f64),
+}
+
+/// Source of random prompts and arrivals.
+#[derive(Clone)]
 pub struct Prompts {
     state: u64,
-    tokens: Vec<u32>,
+    tokens: Arc<[u32]>,
 }
 
 impl Prompts {
@@ -74,7 +87,37 @@ impl Prompts {
         let size = model.config.vocab_size.min(model.tokenizer.vocab_size()) as u32;
         let tokens: Vec<u32> = (0..size).filter(|&token| !model.tokenizer.is_special(token)).collect();
         ensure!(!tokens.is_empty(), "the model's vocabulary has no ordinary tokens");
-        Ok(Prompts { state: seed, tokens })
+        Ok(Prompts { state: seed, tokens: tokens.into() })
+    }
+
+    /// Draws from the first `vocab` tokens of a model elsewhere.
+    pub fn of_vocab(seed: u64, vocab: u32) -> Prompts {
+        Prompts { state: seed, tokens: (0..vocab).collect() }
+    }
+
+    /// Another source that goes its own way from here.
+    pub fn fork(&mut self) -> Prompts {
+        Prompts { state: self.next(), tokens: self.tokens.clone() }
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+
+    /// When each of `num` requests is sent, counted from the first.
+    pub fn arrivals(&mut self, num: usize, arrival: Arrival) -> Vec<Duration> {
+        let mut at = 0.0;
+        let mut next = |_| match arrival {
+            Arrival::Together => Duration::ZERO,
+            Arrival::Poisson(per_s) => {
+                let now = Duration::from_secs_f64(at);
+                let uniform = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+                at += -(1.0 - uniform).ln() / per_s;
+                now
+            }
+        };
+        (0..num).map(&mut next).collect()
     }
 
     /// The prompts of one run; every run gets new ones, so that no run finds another's in the prefix cache.
@@ -91,8 +134,8 @@ impl Prompts {
     }
 
     fn token(&mut self) -> u32 {
-        let idx = (u128::from(self.next()) * self.tokens.len() as u128) >> 64;
-        self.tokens[idx as usize]
+        let idx = self.below(self.tokens.len());
+        self.tokens[idx]
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -122,7 +165,7 @@ mod tests {
 
     #[test]
     fn prompts_follow_the_seed_and_share_their_beginning() {
-        let prompts = |seed| Prompts { state: seed, tokens: vec![3, 5, 7] };
+        let prompts = |seed| Prompts { state: seed, tokens: Arc::from([3, 5, 7]) };
         let workload = Workload { name: "x", requests: 2, shared_len: 20, input_len: 50, output_len: 1 };
         let (a, b) = (prompts(1).draw(&workload), prompts(1).draw(&workload));
         assert_eq!(a, b);
@@ -130,5 +173,15 @@ mod tests {
         assert_eq!(a[0][..20], a[1][..20]);
         assert_ne!(a[0], a[1]);
         assert!(a.iter().all(|prompt| prompt.len() == 50 && prompt.iter().all(|token| [3, 5, 7].contains(token))));
+    }
+    #[test]
+    fn arrivals_have_the_rate_asked_for() {
+        let mut prompts = Prompts::of_vocab(1, 10);
+        let arrivals = prompts.arrivals(4000, Arrival::Poisson(20.0));
+        assert!(arrivals.is_sorted() && arrivals[0].is_zero());
+        let rate = 4000.0 / arrivals[3999].as_secs_f64();
+        assert!((19.0..21.0).contains(&rate), "{rate}");
+        assert_eq!(prompts.arrivals(2, Arrival::Together), [Duration::ZERO; 2]);
+        assert_ne!(prompts.fork().next(), prompts.fork().next());
     }
 }

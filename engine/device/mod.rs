@@ -169,6 +169,10 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn memory_in_use(&self) -> Option<usize> {
         None
     }
+    /// Waits until everything queued is done. For tools; a step never waits so.
+    fn wait(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     // ---- memory, at start only ----------------------------------------------------------------------------------------
     /// A zeroed activation matrix with room for `max_rows` rows.

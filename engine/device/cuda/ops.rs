@@ -108,6 +108,10 @@ impl Device for CudaDevice {
         self.gpu.memory().ok().map(|(free, total)| total - free)
     }
 
+    fn wait(&self) -> Result<()> {
+        self.synchronize()
+    }
+
     fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<CudaTensor> {
         self.new_tensor(max_rows, cols, dtype)
     }

@@ -1,0 +1,133 @@
+//! Random inputs on any device, through `trait Device` alone.
+
+use std::sync::Arc;
+
+use pagoda_engine::device::{DType, Device, HostWeight, KvShape, Linear, RopeStyle, RopeTable, StepInts, StepRoom, StepTensors, Tensor};
+use pagoda_engine::weights::format::WeightFormat;
+use pagoda_engine::weights::mapped::MappedBytes;
+use pagoda_engine::{EngineError, Result};
+
+/// Rows of the table that activations are made from.
+const TABLE_ROWS: usize = 64;
+/// Tokens of a block.
+pub const BLOCK_SIZE: usize = 16;
+
+/// bf16 noise of one exponent and random signs and mantissas: 1/64 to 1/32. As good as any for power and clocks, and made fast.
+pub fn noise(seed: u64, len: usize) -> MappedBytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = vec![0u8; len * 2];
+    for chunk in bytes.chunks_mut(8) {
+        // xorshift64* (Vigna 2014).
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        let bits = state.wrapping_mul(0x2545_f491_4f6c_dd1d) & 0x807f_807f_807f_807f | 0x3c80_3c80_3c80_3c80;
+        chunk.copy_from_slice(&bits.to_le_bytes()[..chunk.len()]);
+    }
+    MappedBytes::from_slice(&bytes)
+}
+
+/// `num` random matrices `[n, k]`, each as a linear layer.
+pub fn linears<D: Device>(device: &D, num: usize, n: usize, k: usize) -> Result<Vec<Linear<D>>> {
+    let linear = |seed| Ok(Linear { parts: vec![weight(device, noise(seed as u64, n * k), n, k)?], bias: None, n, k });
+    (1..=num).map(linear).collect()
+}
+
+fn weight<D: Device>(device: &D, bytes: MappedBytes, n: usize, k: usize) -> Result<D::Weight> {
+    device.load_weight(HostWeight { name: Arc::from("bench"), format: WeightFormat::BF16, n, k, bytes })
+}
+
+/// Random activations `[rows, cols]`.
+pub fn activations<D: Device>(device: &D, rows: usize, cols: usize) -> Result<Tensor<D>> {
+    let table = weight(device, noise(cols as u64, TABLE_ROWS * cols), TABLE_ROWS, cols)?;
+    let mut step = device.alloc_step(&StepRoom { max_tokens: rows, max_seqs: rows, max_blocks_per_seq: 1 })?;
+    let token_ids = (0..rows).map(|row| (row % TABLE_ROWS) as i32).collect();
+    device.write_step(&mut step, &StepInts { token_ids, ..StepInts::default() })?;
+    step.num_tokens = rows;
+    let mut out = device.alloc(rows, cols, device.activation_dtype())?;
+    device.embedding(&mut out, &table, &step, 1.0)?;
+    device.wait()?;
+    Ok(out)
+}
+
+/// Random logits `[rows, vocab]`.
+pub fn logits<D: Device>(device: &D, rows: usize, vocab: usize) -> Result<Tensor<D>> {
+    const K: usize = 64;
+    let x = activations(device, rows, K)?;
+    let head = linears(device, 1, vocab, K)?.swap_remove(0);
+    let mut out = device.alloc(rows, vocab, DType::F32)?;
+    device.linear(&mut out, &x, &head)?;
+    device.wait()?;
+    Ok(out)
+}
+
+/// A table of rotations.
+pub fn rope<D: Device>(device: &D, positions: usize, head_dim: usize) -> Result<RopeTable<D>> {
+    let angles = |f: fn(f32) -> f32| -> Vec<f32> { (0..positions * head_dim / 2).map(|i| f(i as f32 * 0.001)).collect() };
+    let (cos, sin) = (device.load_vector(&angles(f32::cos))?, device.load_vector(&angles(f32::sin))?);
+    Ok(RopeTable { cos, sin, rotary_dim: head_dim, style: RopeStyle::HalfSplit })
+}
+
+/// A step of `seqs` sequences whose last `query` tokens of `context` are computed; blocks lie scattered, as after a while of serving.
+pub fn paged_step<D: Device>(device: &D, seqs: usize, context: usize, query: usize) -> Result<StepTensors<D>> {
+    let blocks_per_seq = context.div_ceil(BLOCK_SIZE);
+    let num_tokens = seqs * query;
+    let mut step = device.alloc_step(&StepRoom { max_tokens: num_tokens, max_seqs: seqs, max_blocks_per_seq: blocks_per_seq })?;
+    let block = |seq: usize, idx: usize| scattered(seq * blocks_per_seq + idx, seqs * blocks_per_seq);
+    let places = || (0..seqs).flat_map(|seq| (context - query..context).map(move |position| (seq, position)));
+    let slot = |(seq, position): (usize, usize)| (block(seq, position / BLOCK_SIZE) * BLOCK_SIZE + position % BLOCK_SIZE) as i32;
+    let ints = StepInts {
+        token_ids: vec![0; num_tokens],
+        token_source: vec![-1; num_tokens],
+        positions: places().map(|(_, position)| position as i32).collect(),
+        slot_mapping: places().map(slot).collect(),
+        cu_seqlens_q: (0..=seqs).map(|seq| (seq * query) as i32).collect(),
+        context_lens: vec![context as i32; seqs],
+        block_tables: (0..seqs).flat_map(|seq| (0..blocks_per_seq).map(move |idx| (seq, idx))).map(|(s, i)| block(s, i) as i32).collect(),
+        logit_rows: Vec::new(),
+    };
+    step.num_tokens = num_tokens;
+    step.num_seqs = seqs;
+    step.max_query_len = query;
+    step.max_context_len = context;
+    step.max_blocks_per_seq = blocks_per_seq;
+    device.write_step(&mut step, &ints)?;
+    Ok(step)
+}
+
+/// A permutation of `0..num`: steps of a prime that does not divide it.
+fn scattered(idx: usize, num: usize) -> usize {
+    const PRIMES: [usize; 3] = [7919, 104_729, 1_299_709];
+    let step = PRIMES.into_iter().find(|prime| !num.is_multiple_of(*prime)).unwrap_or(1);
+    idx * step % num
+}
+
+/// Shape of a cache that holds such a step.
+pub fn kv_shape(seqs: usize, context: usize, kv_heads: usize, head_dim: usize, dtype: DType) -> KvShape {
+    KvShape { num_blocks: seqs * context.div_ceil(BLOCK_SIZE), block_size: BLOCK_SIZE, num_kv_heads: kv_heads, head_dim, dtype }
+}
+
+/// Anything that a case may answer.
+pub type Outcome = Result<(), EngineError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_scattered_and_each_used_once() {
+        for num in [1, 2, 64, 7919, 10_000] {
+            let mut seen: Vec<usize> = (0..num).map(|idx| scattered(idx, num)).collect();
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..num), "{num}");
+        }
+    }
+
+    #[test]
+    fn noise_is_bounded_and_differs() {
+        let bytes = noise(1, 1001);
+        let values: Vec<f32> = bytes.as_slice().chunks(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)).collect();
+        assert!(values.iter().all(|value| (1.0 / 64.0..1.0 / 32.0).contains(&value.abs())));
+        assert!(values.iter().any(|value| *value < 0.0) && values[0] != values[1]);
+    }
+}
