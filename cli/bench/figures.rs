@@ -101,7 +101,7 @@ impl Figures {
         }
         let waste = text(self.kv_waste().map(|waste| waste * 100.0), 1);
         row.push_str(&format!(" {waste:>8}% {:>8} {:>6.1}%\n", text(host, 0), self.spread * 100.0));
-        for error in self.run.errors.first() {
+        if let Some(error) = self.run.errors.first() {
             row.push_str(&format!("  {} requests failed, the first: {error}\n", self.run.errors.len()));
         }
         row

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use pagoda_engine::Result;
 use pagoda_engine::device::{DType, Device, HostWeight, KvShape, Linear, RopeStyle, RopeTable, StepInts, StepRoom, StepTensors, Tensor};
 use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
-use pagoda_engine::{EngineError, Result};
 
 /// Rows of the table that activations are made from.
 const TABLE_ROWS: usize = 64;
@@ -108,7 +108,7 @@ pub fn kv_shape(seqs: usize, context: usize, kv_heads: usize, head_dim: usize, d
 }
 
 /// Anything that a case may answer.
-pub type Outcome = Result<(), EngineError>;
+pub type Outcome = Result<()>;
 
 #[cfg(test)]
 mod tests {
@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn noise_is_bounded_and_differs() {
         let bytes = noise(1, 1001);
-        let values: Vec<f32> = bytes.as_slice().chunks(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)).collect();
+        let values: Vec<f32> =
+            bytes.as_slice().chunks(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)).collect();
         assert!(values.iter().all(|value| (1.0 / 64.0..1.0 / 32.0).contains(&value.abs())));
         assert!(values.iter().any(|value| *value < 0.0) && values[0] != values[1]);
     }

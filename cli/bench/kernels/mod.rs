@@ -27,7 +27,12 @@ pub struct Arguments {
     #[arg(long, value_name = "NAMES", default_value = "0.5b,7b", value_delimiter = ',')]
     models: Vec<String>,
     /// Comma-separated: linear, rms_norm, rope_kv, activation, decode, prefill, greedy, sample
-    #[arg(long, value_name = "NAMES", default_value = "linear,rms_norm,rope_kv,activation,decode,prefill,greedy,sample", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        default_value = "linear,rms_norm,rope_kv,activation,decode,prefill,greedy,sample",
+        value_delimiter = ','
+    )]
     ops: Vec<String>,
     /// Tokens of a step, for the operations on rows
     #[arg(long, value_name = "NUMBERS", default_value = "1,8,16,32,64,256,512,2048,8192", value_delimiter = ',')]

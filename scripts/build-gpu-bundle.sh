@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Builds what a GPU machine without Cargo needs into a folder (default target/gpu-bundle): the stripped binary, the GPU test binaries
+# (tests/), the scripts and the commit. `scripts/build-gpu-bundle.sh [FOLDER]`; PROFILE=dev takes the dev profile (optimised too).
+# Needs Rust and nvcc (scripts/setup-cuda.sh). PAGODA_CUDA_ARCHS=90a builds for an H100 alone, which is faster.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-target/gpu-bundle}
+profile=${PROFILE:-release}
+export PAGODA_CUDA_HOME=${PAGODA_CUDA_HOME:-$(scripts/setup-cuda.sh "${XDG_CACHE_HOME:-$HOME/.cache}/pagoda/cuda")}
+rm -rf "$out"
+mkdir -p "$out/tests" "$out/scripts"
+
+# Tests that use a GPU where there is one, by package and name; each says so where it skips.
+gpu_tests=("pagoda-kernels gpu" "pagoda-kernels gpu_gemm" "pagoda-engine cuda_ops" "pagoda-engine cuda_steps" "pagoda deterministic")
+
+# Prints the executables that a Cargo command made.
+executables() {
+  "$@" --message-format=json-render-diagnostics | python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable"):
+        print(message["target"]["name"], message["executable"])'
+}
+
+executables cargo build --locked --profile "$profile" -p pagoda --bin pagoda | while read -r _ path; do cp "$path" "$out/pagoda"; done
+for test in "${gpu_tests[@]}"; do
+  read -r package name <<<"$test"
+  [ -e "$(find . -path "*tests/$name.rs" -not -path './target/*' | head -1)" ] || continue
+  executables cargo test --locked --profile "$profile" --no-run -p "$package" --test "$name" | while read -r target path; do
+    [ "$target" = "$name" ] && cp "$path" "$out/tests/$name"
+  done
+done
+strip "$out/pagoda" "$out"/tests/*
+cp scripts/gpu-table.sh scripts/make_checkpoint.py scripts/read_table.py "$out/scripts/"
+git describe --always --dirty >"$out/commit"
+"$out/pagoda" doctor | grep -q 'kernels built in' || { echo "build-gpu-bundle: the binary holds no kernels" >&2; exit 1; }
+du -sh "$out"
