@@ -22,10 +22,7 @@ impl Scheduler {
 
     fn commit_token(&mut self, step_id: u64, sampled: &SampledToken) -> Option<Committed> {
         let SampledToken { id, token, is_stop } = *sampled;
-        if !self.waits_for(id, step_id) {
-            return None;
-        }
-        let sequence = self.sequences.get_mut(&id)?;
+        let sequence = self.sequences.get_mut(&id).filter(|sequence| sequence.in_flight.front() == Some(&step_id))?;
         sequence.in_flight.pop_front();
         sequence.tokens.push(token);
         let finished = if is_stop {

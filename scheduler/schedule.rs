@@ -13,7 +13,7 @@ use crate::block_allocator::BlockId;
 use crate::block_table::BlockTable;
 use crate::scheduler::Scheduler;
 use crate::sequence::{Sequence, SequenceId};
-use crate::step::{Admission, ScheduledSequence, Step};
+use crate::step::{Admission, Samples, ScheduledSequence, Step};
 
 /// A step in the making.
 struct StepBuilder {
@@ -52,10 +52,11 @@ impl Scheduler {
         builder.num_decodes_ahead = order.iter().filter(|id| self.is_decode(**id)).count();
         for id in order {
             let sequence = &self.sequences[&id];
-            if !self.running.contains(sequence.rank) || sequence.ends_in_flight(self.config.max_model_len) {
+            let was_preempted = !builder.step.preempted.is_empty() && !self.running.contains(sequence.rank);
+            if was_preempted || sequence.ends_in_flight(self.config.max_model_len) {
                 continue;
             }
-            let num_tokens = if self.is_decode(id) {
+            let num_tokens = if sequence.num_remaining() == 1 {
                 builder.num_decodes_ahead -= 1;
                 1
             } else {
@@ -102,7 +103,11 @@ impl Scheduler {
 
     /// Admits waiting sequences in order, as long as there is room for all tokens of all who run. Nobody overtakes the first in the queue.
     fn admit_waiting(&mut self, builder: &mut StepBuilder) {
+        let Some(first) = self.waiting.first() else { return };
         let mut num_running: usize = self.running.iter().map(|id| self.sequences[&id].num_choices()).sum();
+        if num_running + self.sequences[&first].num_choices() > self.config.max_num_seqs {
+            return;
+        }
         let mut num_promised: usize = self.running.iter().map(|id| self.num_blocks_to_come(&self.sequences[&id])).sum();
         while builder.budget > 0 {
             let Some(id) = self.waiting.first() else { return };
@@ -160,11 +165,14 @@ impl Scheduler {
         let copy = sequence.table.prepare_write(start, start + num_tokens, &mut self.allocator);
         let input_in_flight = !sequence.in_flight.is_empty();
         sequence.num_computed += num_tokens;
-        let mut samples = Vec::new();
+        let mut samples = Samples::None;
         if sequence.num_remaining() == 0 {
             sequence.in_flight.push_back(builder.step.id);
-            samples.push(id);
-            samples.append(&mut sequence.children);
+            samples = if sequence.children.is_empty() {
+                Samples::One([id])
+            } else {
+                Samples::Several(std::iter::once(id).chain(sequence.children.drain(..)).collect())
+            };
         }
         for (branch, child_id) in samples.iter().copied().enumerate().skip(1) {
             let parent = &self.sequences[&id];

@@ -1,10 +1,9 @@
 //! `Scheduler`: the sequences of an engine and their way in and out. `schedule.rs` makes its steps, `commit.rs` takes their results.
 
-use std::collections::BTreeMap;
-
 use crate::block_allocator::{BlockAllocator, BlockId};
 use crate::config::SchedulerConfig;
 use crate::error::{AddError, ConfigError};
+use crate::id_map::IdMap;
 use crate::queue::Queue;
 use crate::sequence::{NewSequence, Sequence, SequenceId};
 use crate::stats::Counters;
@@ -13,9 +12,9 @@ use crate::stats::Counters;
 #[derive(Debug)]
 pub struct Scheduler {
     pub(crate) config: SchedulerConfig,
-    pub(crate) sequences: BTreeMap<SequenceId, Sequence>,
+    pub(crate) sequences: IdMap<SequenceId, Sequence>,
     /// Children that are not forked yet, with their parents.
-    pub(crate) unforked: BTreeMap<SequenceId, SequenceId>,
+    pub(crate) unforked: IdMap<SequenceId, SequenceId>,
     pub(crate) waiting: Queue,
     pub(crate) running: Queue,
     pub(crate) allocator: BlockAllocator,
@@ -34,8 +33,8 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Result<Scheduler, ConfigError> {
         config.validate()?;
         Ok(Scheduler {
-            sequences: BTreeMap::new(),
-            unforked: BTreeMap::new(),
+            sequences: IdMap::default(),
+            unforked: IdMap::default(),
             waiting: Queue::default(),
             running: Queue::default(),
             allocator: BlockAllocator::new(config.num_blocks, config.block_size),

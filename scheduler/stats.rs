@@ -53,13 +53,20 @@ impl Scheduler {
     pub fn stats(&self) -> SchedulerStats {
         let block_size = self.config.block_size;
         // Only the last block of a table can be partly used. Sequences that share it have not written into it since they forked.
-        let tails: BTreeMap<BlockId, usize> = self
-            .sequences
-            .values()
-            .filter_map(|sequence| {
-                Some((*sequence.table.blocks().last()?, sequence.table.blocks().len() * block_size - sequence.num_computed))
-            })
-            .collect();
+        let (mut num_unused_slots, mut shared) = (0, Vec::new());
+        for sequence in self.sequences.values() {
+            let blocks = sequence.table.blocks();
+            let Some(&last) = blocks.last() else { continue };
+            let tail = blocks.len() * block_size - sequence.num_computed;
+            if self.allocator.ref_count(last) == 1 {
+                num_unused_slots += tail;
+            } else {
+                shared.push((last, tail));
+            }
+        }
+        shared.sort_unstable();
+        shared.dedup();
+        num_unused_slots += shared.iter().map(|(_, tail)| tail).sum::<usize>();
         let num_used_blocks = self.allocator.num_blocks() - self.allocator.num_free();
         SchedulerStats {
             num_running: self.num_running(),
@@ -68,7 +75,7 @@ impl Scheduler {
             num_used_blocks,
             num_evictable_blocks: self.allocator.num_evictable(),
             num_allocated_slots: num_used_blocks * block_size,
-            num_used_slots: num_used_blocks * block_size - tails.values().sum::<usize>(),
+            num_used_slots: num_used_blocks * block_size - num_unused_slots,
             num_preemptions: self.counters.num_preemptions,
             num_evictions: self.allocator.num_evictions(),
             num_prefix_query_tokens: self.counters.num_prefix_query_tokens,

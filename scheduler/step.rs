@@ -40,7 +40,54 @@ pub struct ScheduledSequence {
     pub input_in_flight: bool,
     /// Sequences that get a token sampled from the last computed position: empty for a chunk that does not reach the end of the
     /// known tokens; `[id]` for most; `[id, children...]` when the prompt of a request with several choices is complete.
-    pub samples: Vec<SequenceId>,
+    pub samples: Samples,
+}
+
+/// Sequences that get a token from one position. Behaves like a slice; takes no memory of its own unless there are several.
+#[derive(Clone, Debug, Default)]
+pub enum Samples {
+    /// Nobody.
+    #[default]
+    None,
+    /// The sequence itself.
+    One([SequenceId; 1]),
+    /// The sequence and its children.
+    Several(Vec<SequenceId>),
+}
+
+impl std::ops::Deref for Samples {
+    type Target = [SequenceId];
+
+    fn deref(&self) -> &[SequenceId] {
+        match self {
+            Samples::None => &[],
+            Samples::One(one) => one,
+            Samples::Several(several) => several,
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Samples {
+    type Item = &'a SequenceId;
+    type IntoIter = std::slice::Iter<'a, SequenceId>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl PartialEq for Samples {
+    fn eq(&self, other: &Samples) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Samples {}
+
+impl<const N: usize> PartialEq<[SequenceId; N]> for Samples {
+    fn eq(&self, other: &[SequenceId; N]) -> bool {
+        **self == other[..]
+    }
 }
 
 /// A sequence starts running with this step.

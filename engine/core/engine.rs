@@ -68,6 +68,7 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
         draining: false,
         restarts: 0,
         stats,
+        host_time: Duration::ZERO,
     };
     let thread = std::thread::Builder::new().name("pagoda-engine".into());
     thread.spawn(move || engine.run()).map_err(|e| EngineError::Device(format!("cannot start the engine thread: {e}")))?;
@@ -90,6 +91,8 @@ pub(super) struct Engine {
     draining: bool,
     restarts: u32,
     pub(super) stats: EngineStats,
+    /// Spent outside waiting for steps.
+    host_time: Duration,
 }
 
 impl Engine {
@@ -167,7 +170,8 @@ impl Engine {
     }
 
     pub(super) fn add_host_time(&mut self, spent: Duration) {
-        self.stats.host_us += spent.as_micros() as u64;
+        self.host_time += spent;
+        self.stats.host_us = self.host_time.as_micros() as u64;
     }
 
     fn publish(&mut self) {

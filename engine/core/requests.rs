@@ -1,10 +1,9 @@
 //! The engine thread's books: which sequence belongs to which request, sampler slots, and what each client still has to hear.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_channel::Sender;
-use pagoda_scheduler::SequenceId;
+use pagoda_scheduler::{IdMap, SequenceId};
 
 use super::command::RequestId;
 use crate::request::{Event, FinishReason, Request, Usage};
@@ -26,6 +25,21 @@ pub(super) struct Active {
     prompt_rows_taken: usize,
 }
 
+impl Active {
+    /// Rows of the chunk `start .. end` of a prompt whose logprobs were not asked for yet: after a preemption the same chunk runs again,
+    /// and must not report twice.
+    pub(super) fn take_prompt_rows(&mut self, tokens: &[u32], start: usize, end: usize) -> Option<PromptRows> {
+        let top = self.params.prompt_logprobs? as usize;
+        let first = start.max(self.prompt_rows_taken);
+        let last = end.min(self.prompt_len - 1);
+        if first >= last {
+            return None;
+        }
+        self.prompt_rows_taken = last;
+        Some(PromptRows { top, first: first - start, next_tokens: tokens[first + 1..last + 1].to_vec() })
+    }
+}
+
 /// Where a sequence belongs.
 #[derive(Clone, Copy)]
 pub(super) struct Member {
@@ -37,8 +51,8 @@ pub(super) struct Member {
 
 /// All requests and sequences.
 pub(super) struct Requests {
-    active: HashMap<RequestId, Active>,
-    members: HashMap<SequenceId, Member>,
+    active: IdMap<RequestId, Active>,
+    members: IdMap<SequenceId, Member>,
     free_slots: Vec<usize>,
     next_sequence: u64,
     eos_ids: Vec<u32>,
@@ -47,7 +61,7 @@ pub(super) struct Requests {
 impl Requests {
     pub(super) fn new(max_seqs: usize, eos_ids: Vec<u32>) -> Requests {
         let free_slots = (0..max_seqs).rev().collect();
-        Requests { active: HashMap::new(), members: HashMap::new(), free_slots, next_sequence: 0, eos_ids }
+        Requests { active: IdMap::default(), members: IdMap::default(), free_slots, next_sequence: 0, eos_ids }
     }
 
     /// Registers a request; returns the ids of its sequences, one per output.
@@ -134,18 +148,21 @@ impl Requests {
         }
     }
 
-    /// Rows of the chunk `start .. end` of a prompt whose logprobs were not asked for yet: after a preemption the same chunk runs again,
-    /// and must not report twice.
-    pub(super) fn take_prompt_rows(&mut self, id: SequenceId, tokens: &[u32], start: usize, end: usize) -> Option<PromptRows> {
-        let active = self.active_of(id)?;
-        let top = active.params.prompt_logprobs? as usize;
-        let first = start.max(active.prompt_rows_taken);
-        let last = end.min(active.prompt_len - 1);
-        if first >= last {
-            return None;
-        }
-        active.prompt_rows_taken = last;
-        Some(PromptRows { top, first: first - start, next_tokens: tokens[first + 1..last + 1].to_vec() })
+    /// The request of a sequence that runs, and the sequence's slot.
+    pub(super) fn running(&mut self, id: SequenceId) -> (&mut Active, usize) {
+        let member = self.members[&id];
+        let active = self.active.get_mut(&member.request).expect("a member's request is active");
+        (active, member.slot.expect("running sequences have slots"))
+    }
+
+    /// The slot of a sequence that runs.
+    pub(super) fn slot_of(&self, id: SequenceId) -> usize {
+        self.members[&id].slot.expect("running sequences have slots")
+    }
+
+    /// Whether the token ends the sequence.
+    pub(super) fn is_stop(&self, id: SequenceId, token: u32) -> bool {
+        self.of(id).is_some_and(|active| active.stop_ids.contains(&token))
     }
 
     /// Sends a token.

@@ -1,6 +1,5 @@
 //! The two conversions of a step: scheduler `Step` -> `StepInputs` before it runs, `StepOutputs` -> events after it ran.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use pagoda_scheduler::{Finish, SampledToken, ScheduledSequence, SequenceId, Step};
@@ -15,8 +14,14 @@ impl Engine {
         let mut inputs = StepInputs {
             id: step.id,
             block_copies: step.block_copies.iter().map(|c| (c.src.0, c.dst.0)).collect(),
+            sequences: Vec::with_capacity(step.sequences.len()),
+            tokens: Vec::with_capacity(step.num_tokens),
+            samples: Vec::with_capacity(step.sequences.len()),
             ..StepInputs::default()
         };
+        let block_size = self.config.scheduler.block_size;
+        let num_blocks = step.sequences.iter().map(|s| (s.start + s.num_tokens).div_ceil(block_size)).sum();
+        inputs.block_tables.reserve(num_blocks);
         for scheduled in &step.sequences {
             if let Some(admission) = scheduled.admitted {
                 self.admit(scheduled.id, &mut inputs);
@@ -25,8 +30,7 @@ impl Engine {
             for &child in scheduled.samples.iter().filter(|&&id| id != scheduled.id) {
                 self.admit(child, &mut inputs);
             }
-            let input = self.sequence_input(scheduled);
-            inputs.sequences.push(input);
+            self.push_sequence(scheduled, &mut inputs);
         }
         inputs
     }
@@ -36,27 +40,23 @@ impl Engine {
         inputs.admitted.push(self.requests.admit(id, tokens));
     }
 
-    fn sequence_input(&mut self, scheduled: &ScheduledSequence) -> SequenceInput {
-        let id = scheduled.id;
-        let end = scheduled.start + scheduled.num_tokens;
+    fn push_sequence(&mut self, scheduled: &ScheduledSequence, inputs: &mut StepInputs) {
+        let (id, start) = (scheduled.id, scheduled.start);
+        let end = start + scheduled.num_tokens;
         let known = self.scheduler.tokens(id).expect("scheduled sequences are known");
-        let mut tokens = known[scheduled.start..end.min(known.len())].to_vec();
-        tokens.resize(scheduled.num_tokens, 0); // at most the one token in flight
         let num_blocks = end.div_ceil(self.config.scheduler.block_size);
         let table = self.scheduler.block_table(id).expect("scheduled sequences have blocks");
-        let block_table = table[..num_blocks].iter().map(|b| b.0).collect();
-        let prompt_logprobs = self.requests.take_prompt_rows(id, known, scheduled.start, end);
-        let prompt_len = self.requests.of(id).map_or(0, |a| a.prompt_len);
-        let slot_of = |id: SequenceId| self.requests.member(id).and_then(|m| m.slot).expect("running sequences have slots");
-        SequenceInput {
-            slot: slot_of(id),
-            start: scheduled.start,
-            tokens,
-            input_in_flight: scheduled.input_in_flight,
-            block_table,
-            samples: scheduled.samples.iter().map(|&s| (slot_of(s), (end - prompt_len) as u32)).collect(),
-            prompt_logprobs,
-        }
+        let (request, slot) = self.requests.running(id);
+        let prompt_len = request.prompt_len;
+        let prompt_logprobs = request.take_prompt_rows(known, start, end);
+        // At most the one token in flight is not known.
+        let tokens = known[start..end.min(known.len())].iter().copied().chain((known.len()..end).map(|_| 0));
+        let requests = &self.requests;
+        let slot_of = |&sample: &SequenceId| if sample == id { slot } else { requests.slot_of(sample) };
+        let samples = scheduled.samples.iter().map(|sample| (slot_of(sample), (end - prompt_len) as u32));
+        let sequence =
+            SequenceInput { slot, start, input_in_flight: scheduled.input_in_flight, prompt_logprobs, ..SequenceInput::default() };
+        inputs.push(sequence, tokens, table[..num_blocks].iter().map(|b| b.0), samples);
     }
 
     /// Gives a step's results to the scheduler and to the clients.
@@ -65,21 +65,20 @@ impl Engine {
         for (idx, entries) in outputs.prompt_logprobs {
             self.requests.prompt_logprobs(step.sequences[idx].id, entries);
         }
-        let mut logprobs = HashMap::new();
-        let mut sampled = Vec::with_capacity(outputs.sampled.len());
-        for (id, output) in sampling_order(step).zip(outputs.sampled) {
-            let is_stop = self.requests.of(id).is_some_and(|a| a.stop_ids.contains(&output.token));
-            sampled.push(SampledToken { id, token: output.token, is_stop });
-            if let Some(entry) = output.logprobs {
-                logprobs.insert(id, entry);
-            }
-        }
+        let mut outputs = outputs.sampled;
+        let sampled: Vec<SampledToken> = sampling_order(step)
+            .zip(&outputs)
+            .map(|(id, output)| SampledToken { id, token: output.token, is_stop: self.requests.is_stop(id, output.token) })
+            .collect();
+        let mut next = 0;
         for committed in self.scheduler.commit(step, &sampled) {
-            let id = committed.id;
-            self.requests.token(id, committed.token, logprobs.remove(&id));
+            // In the order of `sampled`, without the tokens that nobody waits for any more.
+            next += sampled[next..].iter().position(|s| s.id == committed.id).expect("what is committed was sampled");
+            self.requests.token(committed.id, committed.token, outputs[next].logprobs.take());
+            next += 1;
             if let Some(finish) = committed.finished {
-                let reason = self.reason(id, committed.token, finish);
-                self.requests.finish(id, reason);
+                let reason = self.reason(committed.id, committed.token, finish);
+                self.requests.finish(committed.id, reason);
             }
         }
         self.add_host_time(started.elapsed());

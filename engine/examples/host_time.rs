@@ -31,8 +31,7 @@ fn measure(num_seqs: usize) {
     };
     let config = EngineConfig { scheduler, vocab_size: 1000, eos_token_ids: vec![999], step_ahead: true, restart_on_failure: false };
     let engine = start(config, |inputs: StepInputs| {
-        let count = inputs.sequences.iter().map(|s| s.samples.len()).sum();
-        let sampled = vec![SampleOutput { token: 7, logprobs: None }; count];
+        let sampled = vec![SampleOutput { token: 7, logprobs: None }; inputs.samples.len()];
         Ok(StepOutputs { id: inputs.id, sampled, prompt_logprobs: Vec::new() })
     })
     .unwrap();

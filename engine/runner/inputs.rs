@@ -18,15 +18,66 @@ pub struct StepInputs {
     pub block_copies: Vec<(u32, u32)>,
     /// Sampler slots that start a new life with this step.
     pub admitted: Vec<(usize, SlotState)>,
-    /// Sequences in batch order.
+    /// Sequences in batch order; what they have several of lies in the arrays below, one sequence after another.
     pub sequences: Vec<SequenceInput>,
+    /// Tokens to compute. Where a sequence's `input_in_flight`, its last one is a placeholder.
+    pub tokens: Vec<u32>,
+    /// Physical block of each logical block of a sequence, up to the end of this step's tokens.
+    pub block_tables: Vec<u32>,
+    /// Slots that get a token from a sequence's last row, with the index of that token in their output.
+    pub samples: Vec<(usize, u32)>,
 }
 
 impl StepInputs {
+    /// Appends a sequence; its counts are set here.
+    pub fn push(
+        &mut self,
+        sequence: SequenceInput,
+        tokens: impl IntoIterator<Item = u32>,
+        block_table: impl IntoIterator<Item = u32>,
+        samples: impl IntoIterator<Item = (usize, u32)>,
+    ) {
+        let before = (self.tokens.len(), self.block_tables.len(), self.samples.len());
+        self.tokens.extend(tokens);
+        self.block_tables.extend(block_table);
+        self.samples.extend(samples);
+        let num_tokens = self.tokens.len() - before.0;
+        let (num_blocks, num_samples) = (self.block_tables.len() - before.1, self.samples.len() - before.2);
+        self.sequences.push(SequenceInput { num_tokens, num_blocks, num_samples, ..sequence });
+    }
+
+    /// Every sequence with its parts of the arrays.
+    pub fn shares(&self) -> impl Iterator<Item = SequenceShare<'_>> {
+        let mut next = (0, 0, 0);
+        self.sequences.iter().map(move |sequence| {
+            let first = next;
+            next = (first.0 + sequence.num_tokens, first.1 + sequence.num_blocks, first.2 + sequence.num_samples);
+            SequenceShare {
+                sequence,
+                tokens: &self.tokens[first.0..next.0],
+                block_table: &self.block_tables[first.1..next.1],
+                samples: &self.samples[first.2..next.2],
+            }
+        })
+    }
+
     /// Whether every sequence has one token and samples from it, and wants nothing else.
     pub fn is_decode(&self) -> bool {
-        self.sequences.iter().all(|s| s.tokens.len() == 1 && !s.samples.is_empty() && s.prompt_logprobs.is_none())
+        self.sequences.iter().all(|s| s.num_tokens == 1 && s.num_samples > 0 && s.prompt_logprobs.is_none())
     }
+}
+
+/// A sequence of a step and its parts of the step's arrays.
+#[derive(Clone, Copy)]
+pub struct SequenceShare<'a> {
+    /// The sequence.
+    pub sequence: &'a SequenceInput,
+    /// Of `StepInputs::tokens`.
+    pub tokens: &'a [u32],
+    /// Of `StepInputs::block_tables`.
+    pub block_table: &'a [u32],
+    /// Of `StepInputs::samples`.
+    pub samples: &'a [(usize, u32)],
 }
 
 /// What the sampler keeps of a running sequence.
@@ -43,20 +94,21 @@ pub struct SlotState {
     pub history: TokenHistory,
 }
 
-/// One sequence's share of a step.
+/// One sequence of a step.
+#[derive(Default)]
 pub struct SequenceInput {
     /// Sampler slot of the sequence.
     pub slot: usize,
     /// Position of the first token.
     pub start: usize,
-    /// Tokens to compute. When `input_in_flight`, the last is a placeholder.
-    pub tokens: Vec<u32>,
+    /// Its tokens.
+    pub num_tokens: usize,
+    /// Its blocks.
+    pub num_blocks: usize,
+    /// Its samples.
+    pub num_samples: usize,
     /// The last token's value is in `last_tokens[slot]` on the device.
     pub input_in_flight: bool,
-    /// Physical block of each logical block up to the end of this step's tokens.
-    pub block_table: Vec<u32>,
-    /// Slots that get a token from the last row, with the index of that token in their output.
-    pub samples: Vec<(usize, u32)>,
     /// Rows whose next prompt token gets a logprob.
     pub prompt_logprobs: Option<PromptRows>,
 }
@@ -122,13 +174,13 @@ impl Staging {
         self.ints.cu_seqlens_q.push(0);
         let sequences = &inputs.sequences;
         // The row stride of this step's block tables: short contexts keep them small.
-        let longest = sequences.iter().map(|s| s.block_table.len()).max().unwrap_or(0);
+        let longest = sequences.iter().map(|s| s.num_blocks).max().unwrap_or(0);
         step.max_blocks_per_seq = shape.map_or(longest, |shape| shape.max_context_len.div_ceil(block_size));
-        step.max_query_len = sequences.iter().map(|s| s.tokens.len()).max().unwrap_or(0);
-        let context_len = sequences.iter().map(|s| s.start + s.tokens.len()).max().unwrap_or(0);
+        step.max_query_len = sequences.iter().map(|s| s.num_tokens).max().unwrap_or(0);
+        let context_len = sequences.iter().map(|s| s.start + s.num_tokens).max().unwrap_or(0);
         step.max_context_len = shape.map_or(context_len, |shape| shape.max_context_len);
-        for sequence in sequences {
-            self.push(sequence, block_size, step.max_blocks_per_seq);
+        for share in inputs.shares() {
+            self.push(share, block_size, step.max_blocks_per_seq);
         }
         self.ints.logit_rows.extend(logit_rows.map(|row| row as i32));
         if let Some(shape) = shape {
@@ -139,20 +191,21 @@ impl Staging {
         device.write_step(step, &self.ints)
     }
 
-    fn push(&mut self, sequence: &SequenceInput, block_size: usize, stride: usize) {
+    fn push(&mut self, share: SequenceShare<'_>, block_size: usize, stride: usize) {
         let ints = &mut self.ints;
-        for (i, &token) in sequence.tokens.iter().enumerate() {
+        let SequenceShare { sequence, tokens, block_table, .. } = share;
+        for (i, &token) in tokens.iter().enumerate() {
             let position = sequence.start + i;
-            let in_flight = sequence.input_in_flight && i + 1 == sequence.tokens.len();
-            let block = sequence.block_table[position / block_size] as usize;
+            let in_flight = sequence.input_in_flight && i + 1 == tokens.len();
+            let block = block_table[position / block_size] as usize;
             ints.token_ids.push(token as i32);
             ints.token_source.push(if in_flight { sequence.slot as i32 } else { -1 });
             ints.positions.push(position as i32);
             ints.slot_mapping.push((block * block_size + position % block_size) as i32);
         }
         ints.cu_seqlens_q.push(ints.token_ids.len() as i32);
-        ints.context_lens.push((sequence.start + sequence.tokens.len()) as i32);
-        ints.block_tables.extend(sequence.block_table.iter().map(|&b| b as i32));
+        ints.context_lens.push((sequence.start + tokens.len()) as i32);
+        ints.block_tables.extend(block_table.iter().map(|&b| b as i32));
         ints.block_tables.resize(ints.context_lens.len() * stride, 0);
     }
 
@@ -178,30 +231,24 @@ mod tests {
     use crate::device::StepRoom;
     use crate::device::cpu::CpuDevice;
 
-    fn sequence(slot: usize, start: usize, tokens: &[u32], block_table: &[u32]) -> SequenceInput {
-        SequenceInput {
-            slot,
-            start,
-            tokens: tokens.to_vec(),
-            input_in_flight: slot == 3,
-            block_table: block_table.to_vec(),
-            samples: vec![(slot, 0)],
-            prompt_logprobs: None,
-        }
-    }
+    /// (slot, start, tokens, block table)
+    type Sequence<'a> = (usize, usize, &'a [u32], &'a [u32]);
 
-    fn written(sequences: Vec<SequenceInput>, shape: Option<StepShape>) -> StepTensors<CpuDevice> {
+    fn written(sequences: &[Sequence<'_>], shape: Option<StepShape>) -> StepTensors<CpuDevice> {
         let device = CpuDevice::new(Some(1)).unwrap();
         let mut step = device.alloc_step(&StepRoom { max_tokens: 8, max_seqs: 8, max_blocks_per_seq: 4 }).unwrap();
-        let rows = (0..sequences.len()).collect::<Vec<_>>();
-        let inputs = StepInputs { sequences, ..StepInputs::default() };
-        Staging::default().write(&device, &mut step, &inputs, rows.into_iter(), (shape, 4)).unwrap();
+        let mut inputs = StepInputs::default();
+        for &(slot, start, tokens, block_table) in sequences {
+            let sequence = SequenceInput { slot, start, input_in_flight: slot == 3, ..SequenceInput::default() };
+            inputs.push(sequence, tokens.iter().copied(), block_table.iter().copied(), [(slot, 0)]);
+        }
+        Staging::default().write(&device, &mut step, &inputs, 0..sequences.len(), (shape, 4)).unwrap();
         step
     }
 
     #[test]
     fn sequences_are_packed_one_after_another() {
-        let step = written(vec![sequence(2, 3, &[10, 11], &[7, 5]), sequence(3, 0, &[12], &[6])], None);
+        let step = written(&[(2, 3, &[10, 11], &[7, 5]), (3, 0, &[12], &[6])], None);
         assert_eq!((step.num_tokens, step.num_seqs, step.max_query_len, step.max_context_len, step.max_blocks_per_seq), (3, 2, 2, 5, 2));
         assert_eq!((&step.token_ids[..3], &step.token_source[..3]), (&[10, 11, 12][..], &[-1, -1, 3][..]));
         assert_eq!((&step.positions[..3], &step.slot_mapping[..3]), (&[3, 4, 0][..], &[31, 20, 24][..]));
@@ -212,7 +259,7 @@ mod tests {
     #[test]
     fn rows_that_fill_up_a_shape_are_nobodys() {
         let shape = StepShape { num_seqs: 4, max_context_len: 12 };
-        let step = written(vec![sequence(2, 4, &[10], &[7, 5]), sequence(3, 0, &[12], &[6])], Some(shape));
+        let step = written(&[(2, 4, &[10], &[7, 5]), (3, 0, &[12], &[6])], Some(shape));
         assert_eq!((step.num_tokens, step.num_seqs, step.max_query_len, step.max_context_len, step.max_blocks_per_seq), (4, 4, 1, 12, 3));
         assert_eq!((&step.token_ids[..4], &step.token_source[..4]), (&[10, 12, 0, 0][..], &[-1, 3, -1, -1][..]));
         assert_eq!((&step.positions[..4], &step.slot_mapping[..4]), (&[4, 0, 0, 0][..], &[20, 24, -1, -1][..]));

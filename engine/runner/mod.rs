@@ -12,7 +12,7 @@ pub mod workspace;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use inputs::{PromptRows, SequenceInput, SlotState, StepBounds, StepInputs, StepOutputs};
+pub use inputs::{PromptRows, SequenceInput, SequenceShare, SlotState, StepBounds, StepInputs, StepOutputs};
 
 use crate::device::{Device, KvShape, StepRoom, StepTensors};
 use crate::error::{EngineError, Result};
@@ -146,7 +146,7 @@ impl<D: Device> Runner<D> {
 
     /// Logits, unless they are there, and sampling in groups of at most `max_logit_rows` rows.
     fn sample(&mut self, inputs: &StepInputs, rows: &[(usize, RowUse)], has_logits: bool) -> Result<RunningStep<D>> {
-        let samples: Vec<(usize, u32)> = inputs.sequences.iter().flat_map(|s| s.samples.iter().copied()).collect();
+        let samples = &inputs.samples;
         let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::with_capacity(samples.len()), prompt_logprobs: Vec::new() };
         let mut pending = Vec::with_capacity(1);
         if samples.iter().any(|&(slot, _)| self.device.needs_history(&self.slots[slot].running().params)) {
@@ -161,9 +161,9 @@ impl<D: Device> Runner<D> {
                 self.decoder.logits(&*self.device, &mut self.workspace, &self.step)?;
             }
             self.prompt_logprobs(group, &mut outputs)?;
-            pending.extend(self.sample_group(group, &samples)?);
+            pending.extend(self.sample_group(group, samples)?);
         }
-        let samples = samples.into_iter().map(|(slot, _)| (slot, self.slots[slot].life)).collect();
+        let samples = samples.iter().map(|&(slot, _)| (slot, self.slots[slot].life)).collect();
         Ok(RunningStep { outputs, samples, pending })
     }
 
@@ -270,10 +270,10 @@ fn logit_rows(inputs: &StepInputs) -> Vec<(usize, RowUse)> {
             let row_of = |(i, &token): (usize, &u32)| (row + wanted.first + i, RowUse::Prompt { sequence, top: wanted.top, token });
             rows.extend(wanted.next_tokens.iter().enumerate().map(row_of));
         }
-        row += input.tokens.len();
-        if !input.samples.is_empty() {
-            rows.push((row - 1, RowUse::Sample { first, count: input.samples.len() }));
-            first += input.samples.len();
+        row += input.num_tokens;
+        if input.num_samples > 0 {
+            rows.push((row - 1, RowUse::Sample { first, count: input.num_samples }));
+            first += input.num_samples;
         }
     }
     rows

@@ -54,16 +54,8 @@ impl<D: Device> Forced<D> {
     /// # Errors
     /// A device fault.
     pub fn logprobs(&mut self, tokens: &[u32], first: usize, wanted: &[Vec<u32>], top: usize) -> Result<Vec<Vec<TokenLogprobs>>> {
-        let sequence = SequenceInput {
-            slot: 0,
-            start: 0,
-            tokens: tokens.to_vec(),
-            input_in_flight: false,
-            block_table: (0..tokens.len().div_ceil(BLOCK_SIZE) as u32).collect(),
-            samples: Vec::new(),
-            prompt_logprobs: None,
-        };
-        let inputs = StepInputs { sequences: vec![sequence], ..StepInputs::default() };
+        let mut inputs = StepInputs::default();
+        inputs.push(SequenceInput::default(), tokens.iter().copied(), 0..tokens.len().div_ceil(BLOCK_SIZE) as u32, []);
         let rows = first..first + wanted.len();
         Staging::default().write(&*self.device, &mut self.step, &inputs, rows, (None, BLOCK_SIZE))?;
         self.decoder.forward(&*self.device, &mut self.workspace, &mut self.kv, &self.step)?;

@@ -40,17 +40,18 @@ impl FakeModel {
             self.choices.insert(*slot, state.choice);
         }
         let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::new(), prompt_logprobs: Vec::new() };
-        for (idx, sequence) in inputs.sequences.iter().enumerate() {
-            let len = sequence.tokens.len();
-            let physical = |position: usize| sequence.block_table[position / BLOCK] as usize * BLOCK + position % BLOCK;
-            for (i, &token) in sequence.tokens.iter().enumerate() {
+        for (idx, share) in inputs.shares().enumerate() {
+            let sequence = share.sequence;
+            let len = share.tokens.len();
+            let physical = |position: usize| share.block_table[position / BLOCK] as usize * BLOCK + position % BLOCK;
+            for (i, &token) in share.tokens.iter().enumerate() {
                 let in_flight = sequence.input_in_flight && i + 1 == len;
                 let token = if in_flight { self.last_tokens[&sequence.slot] } else { token };
                 self.slots.insert(physical(sequence.start + i), token);
             }
             let read = (0..sequence.start + len).map(|p| self.slots[&physical(p)]);
             let hash = read.fold(17u64, |h, t| h.wrapping_mul(0x100_0000_01b3) ^ u64::from(t + 1));
-            for &(slot, output_index) in &sequence.samples {
+            for &(slot, output_index) in share.samples {
                 let mixed = (hash ^ u64::from(self.choices[&slot]) << 20 ^ u64::from(output_index)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                 let token = 10 + (mixed >> 40) as u32 % (VOCAB - 10);
                 self.last_tokens.insert(slot, token);

@@ -86,8 +86,7 @@ fn answer(script: &[Vec<u32>], choices: &mut HashMap<usize, usize>, inputs: &Ste
     for (slot, state) in &inputs.admitted {
         choices.insert(*slot, state.choice as usize);
     }
-    let samples = inputs.sequences.iter().flat_map(|sequence| &sequence.samples);
-    let sampled = samples.map(|&(slot, output_idx)| {
+    let sampled = inputs.samples.iter().map(|&(slot, output_idx)| {
         let words = &script[choices[&slot] % script.len()];
         let token = words[(output_idx as usize).min(words.len() - 1)];
         let logprobs = TokenLogprobs { token, logprob: -0.5, rank: 1, top: vec![(token, -0.5), (EOS, -2.0)] };
