@@ -25,6 +25,8 @@
 #include "../ptx/dependent_launch.cuh"
 #include "status.cuh"
 #include <atomic>
+#include <map>
+#include <mutex>
 
 namespace pagoda {
 
@@ -54,6 +56,19 @@ inline bool can_start_early(const void *kernel) {
   return answer == kYes;
 }
 
+// Lets `kernel` have that many bytes of dynamic shared memory. The limit belongs to the context, not to a launch, and here it never shrinks:
+// else another thread's smaller one could come between a call and its launch. Set every time, since contexts come and go.
+inline cudaError_t grant_smem(const void *kernel, int bytes) {
+  constexpr int kGrantedBytes = 48 << 10; // to every kernel
+  if (bytes <= kGrantedBytes) return cudaSuccess;
+  static std::mutex mutex;
+  static std::map<const void *, int> limits;
+  const std::lock_guard<std::mutex> lock(mutex);
+  int &limit = limits[kernel];
+  limit = bytes > limit ? bytes : limit;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
+}
+
 // Where and how large.
 struct LaunchShape {
   dim3 grid;
@@ -64,9 +79,7 @@ struct LaunchShape {
 
 // Queues `kernel`; `args` as cudaLaunchKernelExC takes them. Reports the launch's own error, without synchronising.
 inline pagoda_status launch_raw(const void *kernel, const LaunchShape &shape, void **args, cudaStream_t stream) {
-  constexpr size_t kGrantedSmemBytes = 48 << 10;
-  cudaError_t error = cudaSuccess;
-  if (shape.smem_bytes > kGrantedSmemBytes) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.smem_bytes));
+  cudaError_t error = grant_smem(kernel, static_cast<int>(shape.smem_bytes));
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;

@@ -12,12 +12,10 @@ struct Launch {
 };
 
 inline pagoda_status launch(const Launch &how, void **args, bool programmatic, cudaStream_t stream) {
-  if (how.smem_bytes > 0) {
-    const cudaError_t error = cudaFuncSetAttribute(how.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.smem_bytes);
-    if (error != cudaSuccess) {
-      (void)cudaGetLastError();
-      return to_status(error);
-    }
+  const cudaError_t granted = grant_smem(how.kernel, how.smem_bytes);
+  if (granted != cudaSuccess) {
+    (void)cudaGetLastError();
+    return to_status(granted);
   }
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config = {};
