@@ -23,7 +23,7 @@ template <int kDim> struct PrefillSmem {
   static_assert(kHeadDim % 16 == 0, "a head is a whole number of k steps of the product");
   static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1; // as many as leave the sums in registers
   static constexpr int kBlockM = 16 * kRowTiles * kPrefillWarps;
-  static constexpr int kBlockN = 32;           // at most 70 KB up to head_dim 128: every GPU has them
+  static constexpr int kBlockN = 32;           // at most 99 KB: every GPU has them
   static constexpr int kStride = kHeadDim + 8; // an odd number of 16-byte columns: no bank conflicts in ldmatrix
   bf16 q[kBlockM * kStride];
   bf16 kv[2][2][kBlockN * kStride]; // [stage][k, v]

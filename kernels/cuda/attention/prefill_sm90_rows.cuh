@@ -3,6 +3,7 @@
 #include "../common/types.cuh"
 #include "../ptx/async_copy.cuh"
 #include "../ptx/math.cuh"
+#include "../ptx/memory.cuh"
 #include "../ptx/tensor_copy.cuh"
 #include "../ptx/wgmma_async.cuh"
 #include "prefill_items.cuh"
@@ -37,6 +38,10 @@ template <int kDim, int kNumKeys, int kNumGroups, int kNumSlots, bool kTakeTurns
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
+// Named barriers: one for the turn of each warpgroup, one for its own threads.
+constexpr uint32_t kTurnBarrier = 1;
+constexpr uint32_t kGroupBarrier = 4;
+
 // A warpgroup's 64 rows, of which a lane holds rows g and g + 8 of its warp's 16 (lane = 4g + t).
 template <typename Tile> struct PrefillRows {
   float o[Tile::kHeadDim / 8][4];
@@ -48,20 +53,25 @@ template <typename Tile> struct PrefillRows {
   uint32_t q;         // its panels
 };
 
+// The q of one of the kv head's query heads at a token of the item's sequence.
+__device__ __forceinline__ const bf16 *q_row(const pagoda_attention_params &p, const PrefillItem &item, int token, int head_in_group) {
+  const int64_t qkv_heads = p.num_heads + 2 * p.num_kv_heads;
+  const int64_t head = (item.row0 + token) * qkv_heads + item.kv_head * (p.num_heads / p.num_kv_heads) + head_in_group;
+  return static_cast<const bf16 *>(p.qkv) + head * p.head_dim;
+}
+
 // Starts to copy the warpgroup's rows of q into its panels.
 template <typename Tile> __device__ __forceinline__ void load_q(const pagoda_attention_params &p, const PrefillItem &item, const PrefillRows<Tile> &rows) {
   constexpr int kChunks = Tile::kHeadDim / 8;
   const int group = p.num_heads / p.num_kv_heads;
-  const int64_t qkv_heads = p.num_heads + 2 * p.num_kv_heads;
 #pragma unroll
   for (int i = threadIdx.x % 128; i < 64 * kChunks; i += 128) {
     const int row = i / kChunks, chunk = i % kChunks;
     const int packed = item.first_packed + rows.group * 64 + row;
     const int token = packed / group;
     const bool valid = token < item.query_len;
-    const int64_t head = (item.row0 + (valid ? token : 0)) * qkv_heads + item.kv_head * group + packed % group;
     const uint32_t smem = rows.q + chunk / 8 * Tile::kQPanelBytes + row * kPanelRowBytes + (chunk % 8 ^ row % 8) * 16;
-    ptx::copy_16b_async(smem, static_cast<const bf16 *>(p.qkv) + head * Tile::kHeadDim + chunk * 8, valid);
+    ptx::copy_16b_async(smem, q_row(p, item, valid ? token : 0, packed % group) + chunk * 8, valid);
   }
   ptx::commit_copies();
 }
@@ -71,8 +81,15 @@ template <typename Tile> __device__ __forceinline__ int first_row(const PrefillI
   return item.first_packed + rows.group * 64 + threadIdx.x % 128 / kWarpSize * 16 + threadIdx.x % kWarpSize / 4;
 }
 
-// Nothing seen yet.
-template <typename Tile> __device__ __forceinline__ void reset_rows(const pagoda_attention_params &p, const PrefillItem &item, PrefillRows<Tile> &rows) {
+// Returns when the rows of q that `load_q` asked for are in the panels.
+template <typename Tile> __device__ __forceinline__ void await_q(const PrefillRows<Tile> &rows) {
+  ptx::wait_copies<0>();
+  ptx::fence_shared_writes();
+  ptx::sync_threads(kGroupBarrier + rows.group, 128);
+}
+
+// Nothing of this item seen yet.
+template <typename Tile> __device__ __forceinline__ void begin_rows(const pagoda_attention_params &p, const PrefillItem &item, PrefillRows<Tile> &rows) {
   const int group = p.num_heads / p.num_kv_heads;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -170,7 +187,7 @@ template <typename Tile> __device__ __forceinline__ void rescale_output(PrefillR
   }
 }
 
-// Products to probabilities. `factor` takes them to units of log2.
+// Products of an item to probabilities. `factor` takes them to units of log2.
 template <bool kSoftCap> struct PrefillScores {
   float factor, cap_factor;
   int all_see;      // the last key that every row of the item may see
@@ -200,7 +217,7 @@ template <bool kSoftCap> struct PrefillScores {
 };
 
 // The rows of a V tile from `row` on become zeros: what lies in a page behind the context may be NaN, and 0 * NaN is not 0.
-template <typename Tile> __device__ __forceinline__ void clear_rows(uint32_t v_smem, int row) {
+template <typename Tile> __device__ __forceinline__ void clear_keys(const PrefillRows<Tile> &rows, uint32_t v_smem, int row) {
   constexpr int kRowChunks = kPanelRowBytes / 16;
   for (int i = row * kRowChunks + threadIdx.x % 128; i < Tile::kBlockN * kRowChunks; i += 128) {
     const int key = i / kRowChunks;
@@ -209,9 +226,27 @@ template <typename Tile> __device__ __forceinline__ void clear_rows(uint32_t v_s
     for (int panel = 0; panel < Tile::kPanels; ++panel) ptx::store_shared_zeros(row_smem + panel * Tile::kPanelBytes);
   }
   ptx::fence_shared_writes();
+  ptx::sync_threads(kGroupBarrier + rows.group, 128);
 }
 
-template <typename Tile> __device__ __forceinline__ void store_rows(const pagoda_attention_params &p, const PrefillItem &item, PrefillRows<Tile> &rows) {
+// Transposes 4 x 4 registers across 4 neighbouring lanes: v[i] of lane j becomes v[j] of lane i.
+__device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = threadIdx.x & step;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int low = step == 1 ? 2 * i : i, high = low + step;
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? v[low] : v[high], step);
+      v[low] = upper ? other : v[low];
+      v[high] = upper ? v[high] : other;
+    }
+  }
+}
+
+// out = o / l, 16 bytes a lane.
+template <typename Tile>
+__device__ __forceinline__ void store_rows(const pagoda_attention_params &p, const PrefillItem &item, const PrefillRows<Tile> &rows) {
   const int group = p.num_heads / p.num_kv_heads;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -220,12 +255,17 @@ template <typename Tile> __device__ __forceinline__ void store_rows(const pagoda
     l += __shfl_xor_sync(0xffffffffu, l, 2);
     const int packed = first_row<Tile>(item, rows) + 8 * r;
     const int token = packed / group;
-    if (token >= item.query_len) continue;
     const int64_t head = static_cast<int64_t>(item.row0 + token) * p.num_heads + item.kv_head * group + packed % group;
-    uint32_t *out_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.out) + head * Tile::kHeadDim) + threadIdx.x % 4;
+    bf16 *out_gmem = static_cast<bf16 *>(p.out) + head * Tile::kHeadDim + threadIdx.x % 4 * 8;
     const float inverse = ptx::reciprocal_approx(l);
 #pragma unroll
-    for (int i = 0; i < Tile::kHeadDim / 8; ++i) out_gmem[i * 4] = pack_bf16(rows.o[i][2 * r] * inverse, rows.o[i][2 * r + 1] * inverse);
+    for (int i = 0; i < Tile::kHeadDim / 32; ++i) {
+      uint32_t v[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) v[j] = pack_bf16(rows.o[4 * i + j][2 * r] * inverse, rows.o[4 * i + j][2 * r + 1] * inverse);
+      transpose_quad(v);
+      if (token < item.query_len) ptx::store_16b(out_gmem + i * 32, make_uint4(v[0], v[1], v[2], v[3]));
+    }
   }
 }
 

@@ -1,8 +1,8 @@
 // Host side of the products: launches with clusters and early starts, and tensor maps of bf16 matrices. Nothing here is in the way of a capture.
 #pragma once
 #include "../common/launch.cuh"
+#include "../common/tensor_map.cuh"
 #include "ring.cuh"
-#include <cuda.h>
 
 namespace pagoda {
 
@@ -39,20 +39,9 @@ inline pagoda_status launch(const Launch &how, void **args, bool programmatic, c
   return to_status(error);
 }
 
-using EncodeTiled = CUresult (*)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                                 const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-// The driver's encoder, looked up once: the binary links no libcuda.
-inline EncodeTiled find_encoder() {
-  void *function = nullptr;
-  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
-  return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(function) : nullptr;
-}
-
 // Boxes of [rows, 64] of a row-major [num_rows, k] bf16 matrix.
 inline bool encode(CUtensorMap *map, const void *matrix, int64_t num_rows, int k, int rows) {
-  static const EncodeTiled encoder = find_encoder();
+  const EncodeTiled encoder = tensor_map_encoder();
   if (!encoder) return false;
   const cuuint64_t dims[2] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(num_rows)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(k) * 2};
