@@ -8,6 +8,7 @@ use pagoda_engine::memory_plan::MemoryPlan;
 use pagoda_engine::models::config::ModelConfig as ModelShape;
 use pagoda_engine::text::ChatTemplate;
 use pagoda_engine::weights::checkpoint::Checkpoint;
+use pagoda_engine::weights::quant::Quantization;
 use pagoda_engine::{EngineError, Result as EngineResult};
 
 use crate::config::{Config, NativeOptions};
@@ -72,16 +73,6 @@ pub fn check(kind: BackendKind, model: Option<&ModelConfig>, config: &Config) ->
     if native.tensor_parallel_size != 1 {
         return refuse("--tensor-parallel-size", native.tensor_parallel_size.to_string(), "this build runs a model on one device; use 1");
     }
-    if let Some(name) = &native.quantization {
-        return refuse(
-            "--quantization",
-            name.clone(),
-            "this build runs weights as they are stored; leave it unset or use a quantised .gguf",
-        );
-    }
-    if model.is_some_and(|model| model.quantize_4bit) {
-        return refuse("quantize_4bit", "true".into(), "this build runs weights as they are stored; use a quantised .gguf");
-    }
     Ok(())
 }
 
@@ -134,6 +125,9 @@ pub fn plan(path: &Path, model: Option<&ModelConfig>, config: &Config) -> Result
 pub fn options_for(model: Option<&ModelConfig>, config: &Config) -> EngineOptions {
     let mut options = engine_options(&config.native);
     options.max_model_len = model.and_then(|model| model.context_length).or(options.max_model_len);
+    // What the whole server asks for is more exact than a model's wish for four bits.
+    let four_bit = model.is_some_and(|model| model.quantize_4bit).then_some(Quantization::FourBit);
+    options.quantization = options.quantization.or(four_bit);
     options
 }
 
@@ -151,6 +145,7 @@ fn engine_options(native: &NativeOptions) -> EngineOptions {
             "bf16" => KvDtype::Bf16,
             _ => KvDtype::Auto,
         },
+        quantization: native.quantization.as_deref().and_then(Quantization::parse),
         max_model_len: native.max_model_len,
         block_size: native.block_size,
         kv_cache_bytes: native.kv_cache_bytes,

@@ -193,7 +193,7 @@ pub const OPTIONS: &[OptionSpec] = &{
             "Share of free device memory that may be used",
         ),
         row(Engine, "tensor_parallel_size", Some("VLLM_TENSOR_PARALLEL_SIZE"), Count(1, 64), Some("1"), "GPUs that share one model"),
-        row(Engine, "quantization", Some("VLLM_QUANTIZATION"), QUANTIZATION, None, "Format of weights; unset: as stored"),
+        row(Engine, "quantization", Some("VLLM_QUANTIZATION"), QUANTIZATION, None, "Quantise at load (bitsandbytes, fp8, fp4) or say what is stored; unset: as stored"),
         row(Engine, "chat_template", None, Text, None, "File with a chat template, instead of the model's own"),
         row(HuggingFace, "hf_device", Some("HF_DEVICE"), Text, Some("auto"), "Device of the huggingface backend"),
         row(HuggingFace, "hf_quantization", Some("HF_QUANTIZATION"), Text, None, "Quantization of the huggingface backend"),

@@ -24,6 +24,26 @@ use crate::{
 };
 use output::Output;
 
+/// Formats of weights that the engine runs (docs/quantization.md).
+const QUANTIZATION: [&str; 16] = [
+    "bitsandbytes",
+    "awq",
+    "gptq",
+    "marlin",
+    "compressed-tensors",
+    "fp8",
+    "nvfp4",
+    "mxfp4",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "q8_0",
+    "q4_k",
+    "q5_k",
+    "q6_k",
+];
+
 /// Seconds after which a refused request may be sent again.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -233,7 +253,7 @@ fn capabilities(max_context_length: usize, tool_calling: bool) -> BackendCapabil
         tool_calling,
         batching: true,
         multi_gpu: false,
-        quantization: vec!["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"],
+        quantization: QUANTIZATION.to_vec(),
         max_context_length,
         continuous_batching: true,
         paged_attention: true,

@@ -1,4 +1,4 @@
-//! The command line: `pagoda serve | chat | generate | pull | bench | doctor`.
+//! The command line: `pagoda serve | chat | generate | pull | bench | doctor | estimate | quantize | eval`.
 //!
 //! Parses, resolves the configuration, starts logging and hands over to one file per command. Any error ends as one line on stderr.
 
@@ -7,6 +7,8 @@ mod bench;
 mod chat;
 mod context;
 mod doctor;
+mod estimate;
+mod eval;
 mod flags;
 mod generate;
 mod logging;
@@ -14,6 +16,7 @@ mod machine;
 mod models;
 mod progress;
 mod pull;
+mod quantize;
 mod sampling;
 mod serve;
 mod terminal;
@@ -50,6 +53,12 @@ enum Command {
     Bench(bench::Arguments),
     /// Show this machine, the configuration and what would run
     Doctor(doctor::Arguments),
+    /// Show what a model would take, before anything is loaded
+    Estimate(estimate::Arguments),
+    /// Write a model in a quantised checkpoint format
+    Quantize(quantize::Arguments),
+    /// Measure a model on a text
+    Eval(eval::Arguments),
 }
 
 /// Exit code of a wrong command line.
@@ -73,6 +82,9 @@ pub fn run() -> ExitCode {
         Command::Pull(arguments) => pull::run(&arguments, file),
         Command::Bench(arguments) => bench::run(&arguments, file, started),
         Command::Doctor(arguments) => doctor::run(&arguments, file),
+        Command::Estimate(arguments) => estimate::run(&arguments, file),
+        Command::Quantize(arguments) => quantize::run(&arguments, file),
+        Command::Eval(arguments) => eval::run(&arguments, file),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

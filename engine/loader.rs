@@ -19,6 +19,7 @@ use crate::runner::{Runner, StepBounds};
 use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
 use crate::weights::checkpoint::{Checkpoint, GenerationDefaults};
+use crate::weights::quant::Quantization;
 
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Element type of the KV cache.
     pub kv_cache_dtype: KvDtype,
+    /// What weights must be, or are made at load; None: as stored.
+    pub quantization: Option<Quantization>,
     /// Longest prompt plus output; None: what the checkpoint allows, at most 32768 and what the memory holds.
     pub max_model_len: Option<usize>,
     /// Tokens of a KV block.
@@ -100,6 +103,7 @@ impl Default for EngineOptions {
             device: DeviceChoice::Auto,
             threads: None,
             kv_cache_dtype: KvDtype::Auto,
+            quantization: None,
             max_model_len: None,
             block_size: 16,
             kv_cache_bytes: None,
@@ -175,7 +179,7 @@ pub struct LoadedModel {
 /// Options out of range, a damaged or unknown checkpoint, not enough memory: all before memory is taken.
 pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadProgress)) -> Result<LoadedModel> {
     options.validate()?;
-    let checkpoint = Checkpoint::open(path)?;
+    let checkpoint = open(path, options)?;
     let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text)?;
     let chat_template = checkpoint.text.chat_template.as_deref().map(|source| ChatTemplate::new(source, &checkpoint.text)).transpose()?;
     let Started { handle, plan, memory, device } = if options.device.is_cuda() {
@@ -193,13 +197,21 @@ pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadP
 /// As `load`.
 pub fn plan(path: &Path, options: &EngineOptions) -> Result<(ModelConfig, MemoryPlan)> {
     options.validate()?;
-    let checkpoint = Checkpoint::open(path)?;
+    let checkpoint = open(path, options)?;
     let plan = if options.device.is_cuda() {
         plan_on(&cuda_device(options)?, &checkpoint, options)?
     } else {
         plan_on(&CpuDevice::new(options.threads)?, &checkpoint, options)?
     };
     Ok((checkpoint.config, plan))
+}
+
+fn open(path: &Path, options: &EngineOptions) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::open(path)?;
+    if let Some(wanted) = options.quantization {
+        checkpoint.quantize_at_load(wanted)?;
+    }
+    Ok(checkpoint)
 }
 
 fn cuda_device(options: &EngineOptions) -> Result<CudaDevice> {

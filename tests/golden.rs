@@ -6,7 +6,10 @@ mod harness;
 use harness::compare::Precision;
 use harness::gpu::{available, check_suite_on_gpu};
 use harness::{check_suite, small_options};
+use pagoda_engine::loader::EngineOptions;
 use pagoda_engine::testing::{ARCHS, GGUFS, QUANTISED, write_quantised, write_tiny, write_tiny_gguf};
+use pagoda_engine::weights::quant::Quantization;
+use pagoda_engine::weights::quant::quantize::export::{ExportFormat, export};
 
 /// The seed of tests/data/golden.
 const SEED: u64 = 1;
@@ -113,6 +116,32 @@ tests!(check_quantised, check_quantised_on_gpu:
     quantised_ct_int4 = "ct-int4",
     quantised_ct_int4_asym = "ct-int4-asym",
 );
+
+#[test]
+fn loading_in_four_bits_gives_the_golden_of_bitsandbytes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write_tiny(folder.path(), "qwen2", SEED);
+    let options = EngineOptions { quantization: Some(Quantization::Bitsandbytes), ..small_options() };
+    check_suite("tinyq_bnb-nf4", &path, &options, Precision::F32);
+}
+
+#[test]
+fn written_checkpoints_give_the_goldens_of_their_formats() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write_tiny(folder.path(), "qwen2", SEED);
+    for (suite, format) in [
+        ("tinyq_bnb-nf4", ExportFormat::Nf4),
+        ("tinyq_awq", ExportFormat::Awq { group: 32 }),
+        ("tinyq_gptq-sym", ExportFormat::Gptq { group: 32 }),
+    ] {
+        let target = folder.path().join(suite);
+        let exported = export(&path, &target, format, &mut |_, _| {}).expect("written");
+        assert_eq!(exported.num_quantised, 21, "seven projections of three layers");
+        assert!(export(&path, &target, format, &mut |_, _| {}).is_err(), "a folder that holds something is left alone");
+        assert!(export(&target, &folder.path().join("again"), format, &mut |_, _| {}).is_err(), "quantised already");
+        check_suite(suite, &target, &small_options(), Precision::F32);
+    }
+}
 
 #[test]
 fn every_family_and_format_has_its_goldens() {

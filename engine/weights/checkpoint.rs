@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::json::{Fields, read_object};
 use super::names::{Names, fill};
-use super::quant::{self, QuantConfig, Source};
+use super::quant::{self, LoadFormat, QuantConfig, Quantization, Source};
 use super::size::WeightSize;
 use super::store::TensorStore;
 use super::{gguf_model, safetensors, text_files};
@@ -148,6 +148,8 @@ pub struct Checkpoint {
     pub(super) names: &'static Names,
     /// None: the weights are dense, or GGUF.
     pub(super) quantization: Option<QuantConfig>,
+    /// What dense projections become when they are read.
+    pub(super) load_format: Option<LoadFormat>,
     pub(super) size: WeightSize,
 }
 
@@ -159,6 +161,8 @@ pub(super) struct Plan {
     pub k: usize,
     pub bias: bool,
     expert: Option<usize>,
+    /// May be quantised at load.
+    projection: bool,
 }
 
 impl Checkpoint {
@@ -197,6 +201,7 @@ impl Checkpoint {
             store: safetensors::open_folder(folder)?,
             names,
             quantization: quant::config::read(folder, &fields)?,
+            load_format: None,
             size: WeightSize::default(),
         })
     }
@@ -240,6 +245,17 @@ impl Checkpoint {
         self.size.values
     }
 
+    /// Has dense projections (all matrices but embedding, head and router) quantised when they are read.
+    ///
+    /// # Errors
+    /// `Option` where the checkpoint is of another kind than wanted.
+    pub fn quantize_at_load(&mut self, wanted: Quantization) -> Result<()> {
+        let format = wanted.load_format(self.quantization.as_ref());
+        self.load_format = format.map_err(|reason| EngineError::Option { option: "quantization", reason })?;
+        self.size = self.check()?;
+        Ok(())
+    }
+
     /// How the weights are quantised, as config.json says.
     pub fn quantization(&self) -> Option<&QuantConfig> {
         self.quantization.as_ref()
@@ -272,12 +288,14 @@ impl Checkpoint {
         let names = self.names;
         let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
         let moe = c.moe.map_or((0, 0), |moe| (moe.num_experts, moe.intermediate_size));
+        let projection = !matches!(role, LinearRole::Embedding | LinearRole::LmHead | LinearRole::Router);
         let plan = |stems: &'static [&'static str], rows: Vec<usize>, k: usize, bias: bool, expert: Option<usize>| Plan {
             stems,
             rows,
             k,
             bias,
             expert,
+            projection,
         };
         let one = std::slice::from_ref::<&'static str>;
         match role {
@@ -304,7 +322,12 @@ impl Checkpoint {
                 _ => quant::find(&self.store, self.quantization.as_ref(), &name, n, plan.k),
             }
         };
-        plan.stems.iter().zip(plan.part_rows()).map(part).collect()
+        let format = self.load_format.filter(|_| plan.projection);
+        let load_in = |source: Source| match format {
+            Some(format) => source.load_in(format),
+            None => source,
+        };
+        plan.stems.iter().zip(plan.part_rows()).map(|stem| part(stem).map(load_in)).collect()
     }
 
     pub(super) fn biases(&self, plan: &Plan, layer: usize) -> Vec<(String, usize)> {
@@ -322,7 +345,12 @@ impl Checkpoint {
 }
 
 impl Plan {
-    fn part_rows(&self) -> Vec<usize> {
+    /// The names of the parts, without `.weight`.
+    pub(super) fn stems(&self, layer: usize) -> Vec<String> {
+        self.stems.iter().map(|stem| fill(stem, layer, self.expert.unwrap_or(0))).collect()
+    }
+
+    pub(super) fn part_rows(&self) -> Vec<usize> {
         if self.stems.len() == self.rows.len() { self.rows.clone() } else { vec![self.rows.iter().sum()] }
     }
 }

@@ -61,6 +61,11 @@ impl WeightFormat {
         }
     }
 
+    /// Whether it stores a float for each value.
+    pub const fn is_dense(self) -> bool {
+        matches!(self, WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16)
+    }
+
     /// Bytes of a row of `k` values; `k` is a multiple of the block.
     pub const fn row_bytes(self, k: usize) -> usize {
         let (values, bytes) = self.block();

@@ -14,6 +14,7 @@ pub mod mapped;
 pub(crate) mod names;
 pub mod quant;
 pub mod safetensors;
+pub mod safetensors_file;
 mod size;
 mod store;
 mod text_files;

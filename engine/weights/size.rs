@@ -52,6 +52,24 @@ impl Checkpoint {
         Ok(sizes.into_iter().sum())
     }
 
+    /// Stem, rows and columns of every matrix that may be quantised.
+    pub(super) fn projections(&self) -> Vec<(String, usize, usize)> {
+        let c = &self.config;
+        let mut all = Vec::new();
+        for (layer, layer_config) in c.layers.iter().enumerate() {
+            let mut roles = vec![LinearRole::Qkv, LinearRole::O];
+            match c.moe.filter(|_| layer_config.moe) {
+                None => roles.extend([LinearRole::GateUp, LinearRole::Down]),
+                Some(moe) => roles.extend((0..moe.num_experts).flat_map(|e| [LinearRole::ExpertGateUp(e), LinearRole::ExpertDown(e)])),
+            }
+            for role in roles {
+                let plan = self.plan(role);
+                all.extend(plan.stems(layer).into_iter().zip(plan.part_rows()).map(|(stem, n)| (stem, n, plan.k)));
+            }
+        }
+        all
+    }
+
     fn check_linear(&self, role: LinearRole, layer: usize) -> Result<WeightSize> {
         let plan = self.plan(role);
         let values = plan.k * plan.rows.iter().sum::<usize>();

@@ -18,11 +18,14 @@ pub mod quantize;
 mod repack;
 pub mod scales;
 mod source;
+mod wanted;
 
 pub use coded::{Code, CodedMatrix, Zeros};
 pub use config::QuantConfig;
+pub use quantize::at_load::LoadFormat;
 pub use scales::{ScaleValues, Scales};
 pub(crate) use source::{Source, find};
+pub use wanted::Quantization;
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 use half::{bf16, f16};
 
 use super::config::{Method, QuantConfig};
+use super::quantize::at_load::LoadFormat;
 use super::scales::ScaleValues;
 use super::{awq, bitsandbytes, compressed, floats, gptq, marlin};
 use crate::device::{HostMatrix, HostWeight};
@@ -15,18 +16,29 @@ use crate::weights::store::{StoredTensor, TensorStore, aligned};
 pub(crate) struct Source {
     /// Bytes it will take.
     pub bytes: usize,
+    /// Rows and columns of a dense matrix, which may become codes.
+    dense: Option<[usize; 2]>,
     read: Box<dyn FnOnce() -> Result<HostMatrix>>,
 }
 
 impl Source {
     /// A matrix of `bytes` bytes that `read` makes.
     pub(super) fn new(bytes: usize, read: impl FnOnce() -> Result<HostMatrix> + 'static) -> Source {
-        Source { bytes, read: Box::new(read) }
+        Source { bytes, dense: None, read: Box::new(read) }
     }
 
     /// Rows as a file stores them.
     pub fn rows(weight: HostWeight) -> Source {
-        Source::new(weight.bytes.len(), || Ok(HostMatrix::Rows(aligned(weight))))
+        let dense = weight.format.is_dense().then_some([weight.n, weight.k]);
+        Source { dense, ..Source::new(weight.bytes.len(), || Ok(HostMatrix::Rows(aligned(weight)))) }
+    }
+
+    /// The same matrix, quantised when it is read if it is dense and of a shape that the format takes.
+    pub fn load_in(self, format: LoadFormat) -> Source {
+        match self.dense.and_then(|[n, k]| format.bytes(n, k)) {
+            Some(bytes) => Source::new(bytes, move || Ok(format.convert(self.read()?))),
+            None => self,
+        }
     }
 
     /// Reads and, where needed, repacks.

@@ -4,7 +4,6 @@ use super::floats::{fp8_rows, nvfp4};
 use super::four_bit::{BLOCK, nf4};
 use crate::device::{HostMatrix, HostWeight};
 use crate::weights::dequant::dequantize_row;
-use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
 use crate::weights::quant::books::{E2M1, NF4, e4m3, table};
 use crate::weights::quant::coded::{Code, CodedMatrix, Nibble, Zeros};
@@ -43,8 +42,7 @@ impl LoadFormat {
     }
 
     fn takes(self, weight: &HostWeight) -> bool {
-        let dense = matches!(weight.format, WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16);
-        dense && self.bytes(weight.n, weight.k).is_some()
+        weight.format.is_dense() && self.bytes(weight.n, weight.k).is_some()
     }
 
     fn quantize(self, weight: &HostWeight) -> CodedMatrix {

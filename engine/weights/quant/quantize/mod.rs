@@ -1,6 +1,7 @@
-//! Rounding weights to codes: at load (`at_load.rs`), and into checkpoint files (`packing.rs`). To nearest, without calibration.
+//! Rounding weights to codes: at load (`at_load.rs`), and into checkpoint files (`export.rs`). To nearest, without calibration.
 
 pub mod at_load;
+pub mod export;
 pub mod floats;
 pub mod four_bit;
 pub mod integers;
