@@ -53,7 +53,8 @@ fn assert_same_bits(what: &str, expected: &[Answer], got: &[Answer]) {
 }
 
 fn check(name: &str, path: &Path, device: DeviceChoice) {
-    let base = EngineOptions { device, deterministic: true, threads: Some(1), max_num_seqs: Some(NUM_TOGETHER), ..EngineOptions::default() };
+    let base =
+        EngineOptions { device, deterministic: true, threads: Some(1), max_num_seqs: Some(NUM_TOGETHER), ..EngineOptions::default() };
     let base = EngineOptions { kv_cache_bytes: Some(64 << 20), max_model_len: Some(256), prefix_caching: false, ..base };
     let (alone, vocab) = {
         let model = engine(path, &base);

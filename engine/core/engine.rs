@@ -68,6 +68,7 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
         draining: false,
         restarts: 0,
         stats,
+        spare_inputs: Vec::new(),
         host_time: Duration::ZERO,
     };
     let thread = std::thread::Builder::new().name("pagoda-engine".into());
@@ -91,6 +92,8 @@ pub(super) struct Engine {
     draining: bool,
     restarts: u32,
     pub(super) stats: EngineStats,
+    /// Of committed steps, to be filled again: at most as many as steps in flight.
+    pub(super) spare_inputs: Vec<StepInputs>,
     /// Spent outside waiting for steps.
     host_time: Duration,
 }

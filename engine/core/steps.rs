@@ -11,17 +11,9 @@ use crate::runner::{SequenceInput, StepInputs, StepOutputs};
 impl Engine {
     /// What the runner needs for a step. Gives sampler slots to sequences that start with it.
     pub(super) fn inputs_of(&mut self, step: &Step) -> StepInputs {
-        let mut inputs = StepInputs {
-            id: step.id,
-            block_copies: step.block_copies.iter().map(|c| (c.src.0, c.dst.0)).collect(),
-            sequences: Vec::with_capacity(step.sequences.len()),
-            tokens: Vec::with_capacity(step.num_tokens),
-            samples: Vec::with_capacity(step.sequences.len()),
-            ..StepInputs::default()
-        };
-        let block_size = self.config.scheduler.block_size;
-        let num_blocks = step.sequences.iter().map(|s| (s.start + s.num_tokens).div_ceil(block_size)).sum();
-        inputs.block_tables.reserve(num_blocks);
+        let mut inputs = self.spare_inputs.pop().unwrap_or_default();
+        inputs.reset(step.id);
+        inputs.block_copies.extend(step.block_copies.iter().map(|c| (c.src.0, c.dst.0)));
         for scheduled in &step.sequences {
             if let Some(admission) = scheduled.admitted {
                 self.admit(scheduled.id, &mut inputs);
@@ -65,6 +57,7 @@ impl Engine {
         for (idx, entries) in outputs.prompt_logprobs {
             self.requests.prompt_logprobs(step.sequences[idx].id, entries);
         }
+        self.spare_inputs.push(outputs.inputs);
         let mut outputs = outputs.sampled;
         let sampled: Vec<SampledToken> = sampling_order(step)
             .zip(&outputs)

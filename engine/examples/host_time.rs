@@ -32,7 +32,7 @@ fn measure(num_seqs: usize) {
     let config = EngineConfig { scheduler, vocab_size: 1000, eos_token_ids: vec![999], step_ahead: true, restart_on_failure: false };
     let engine = start(config, |inputs: StepInputs| {
         let sampled = vec![SampleOutput { token: 7, logprobs: None }; inputs.samples.len()];
-        Ok(StepOutputs { id: inputs.id, sampled, prompt_logprobs: Vec::new() })
+        Ok(StepOutputs { id: inputs.id, sampled, inputs, ..StepOutputs::default() })
     })
     .unwrap();
     let sampling = SamplingParams { max_tokens: OUTPUT_LEN, ignore_eos: true, ..SamplingParams::default() };

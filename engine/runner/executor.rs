@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn outputs(id: u64) -> StepOutputs {
-        StepOutputs { id, sampled: Vec::new(), prompt_logprobs: Vec::new() }
+        StepOutputs { id, ..StepOutputs::default() }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::sampling::{SampleOutput, SamplingParams, TokenHistory, TokenLogprobs};
 
 /// One step for the runner.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct StepInputs {
     /// Number of the step.
     pub id: u64,
@@ -44,6 +44,17 @@ impl StepInputs {
         let num_tokens = self.tokens.len() - before.0;
         let (num_blocks, num_samples) = (self.block_tables.len() - before.1, self.samples.len() - before.2);
         self.sequences.push(SequenceInput { num_tokens, num_blocks, num_samples, ..sequence });
+    }
+
+    /// Empties it and keeps its memory.
+    pub fn reset(&mut self, id: u64) {
+        self.id = id;
+        self.block_copies.clear();
+        self.admitted.clear();
+        self.sequences.clear();
+        self.tokens.clear();
+        self.block_tables.clear();
+        self.samples.clear();
     }
 
     /// Every sequence with its parts of the arrays.
@@ -81,6 +92,7 @@ pub struct SequenceShare<'a> {
 }
 
 /// What the sampler keeps of a running sequence.
+#[derive(Debug)]
 pub struct SlotState {
     /// Parameters of the request.
     pub params: Arc<SamplingParams>,
@@ -95,7 +107,7 @@ pub struct SlotState {
 }
 
 /// One sequence of a step.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct SequenceInput {
     /// Sampler slot of the sequence.
     pub slot: usize,
@@ -114,6 +126,7 @@ pub struct SequenceInput {
 }
 
 /// Prompt logprobs wanted of a chunk.
+#[derive(Debug)]
 pub struct PromptRows {
     /// Alternatives beside the token itself.
     pub top: usize,
@@ -124,7 +137,7 @@ pub struct PromptRows {
 }
 
 /// What one step produced.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StepOutputs {
     /// Number of the step.
     pub id: u64,
@@ -132,6 +145,8 @@ pub struct StepOutputs {
     pub sampled: Vec<SampleOutput>,
     /// (index into `sequences`, logprobs of the prompt tokens after this chunk's rows).
     pub prompt_logprobs: Vec<(usize, Vec<TokenLogprobs>)>,
+    /// What the step was made of: its memory serves a later step.
+    pub inputs: StepInputs,
 }
 
 /// Bounds of a step, for sizing the tensors.

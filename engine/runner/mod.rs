@@ -110,7 +110,9 @@ impl<D: Device> Runner<D> {
         let indices = rows.iter().map(|(row, _)| *row);
         self.staging.write(&*self.device, &mut self.step, &inputs, indices, (shape, self.bounds.block_size))?;
         let has_logits = self.forward(shape)?;
-        self.sample(&inputs, &rows, has_logits)
+        let mut step = self.sample(&inputs, &rows, has_logits)?;
+        step.outputs.inputs = inputs;
+        Ok(step)
     }
 
     /// The shape that a step is filled up to, if it is one that is recorded.
@@ -147,7 +149,7 @@ impl<D: Device> Runner<D> {
     /// Logits, unless they are there, and sampling in groups of at most `max_logit_rows` rows.
     fn sample(&mut self, inputs: &StepInputs, rows: &[(usize, RowUse)], has_logits: bool) -> Result<RunningStep<D>> {
         let samples = &inputs.samples;
-        let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::with_capacity(samples.len()), prompt_logprobs: Vec::new() };
+        let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::with_capacity(samples.len()), ..StepOutputs::default() };
         let mut pending = Vec::with_capacity(1);
         if samples.iter().any(|&(slot, _)| self.device.needs_history(&self.slots[slot].running().params)) {
             self.settle();

@@ -39,7 +39,7 @@ impl FakeModel {
         for (slot, state) in &inputs.admitted {
             self.choices.insert(*slot, state.choice);
         }
-        let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::new(), prompt_logprobs: Vec::new() };
+        let mut outputs = StepOutputs { id: inputs.id, ..StepOutputs::default() };
         for (idx, share) in inputs.shares().enumerate() {
             let sequence = share.sequence;
             let len = share.tokens.len();

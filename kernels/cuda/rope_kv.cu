@@ -1,7 +1,8 @@
 // pagoda_rope_kv: norm and rotation of q and k, and the way of k and v into the paged cache.
 //
 // Grid (tokens, groups of heads); one warp a head. A lane holds kPairs pairs of neighbouring elements; the head lies in shared memory
-// (f32) between norm and rotation, since a pair of the rotation may belong to two lanes. All arithmetic in f32, one rounding at the end.
+// (f32) between norm and rotation, since a pair of the rotation may belong to two lanes. Positions, slots, cosines and sines are read before
+// the wait for the previous kernel. All arithmetic in f32, one rounding at the end.
 // Bound by memory: each head is read once and written once or twice.
 #include "attention/paged_kv.cuh"
 #include "common/launch.cuh"
@@ -15,15 +16,18 @@ constexpr int kWarps = 8;
 constexpr int kMaxHeadDim = 256;
 constexpr int kPairs = kMaxHeadDim / 2 / kWarpSize;
 
+// Which cosine and sine rotate element d < rotary_dim.
+__device__ __forceinline__ int rotation_index(const pagoda_rope_kv_params &p, int d) {
+  const int half = p.rotary_dim / 2;
+  return p.interleaved ? d / 2 : d < half ? d : d - half;
+}
+
 // head[d] rotated, read from the f32 copy of the head in shared memory.
-__device__ __forceinline__ float rotate(const pagoda_rope_kv_params &p, const float *head_smem, int d, int64_t position) {
+__device__ __forceinline__ float rotate(const pagoda_rope_kv_params &p, const float *head_smem, int d, float cos, float sin) {
   if (d >= p.rotary_dim) return head_smem[d];
   const int half = p.rotary_dim / 2;
   const bool first = p.interleaved ? d % 2 == 0 : d < half;
-  const int pair_idx = p.interleaved ? d / 2 : d % half;
   const int partner = p.interleaved ? d ^ 1 : (first ? d + half : d - half);
-  const float cos = p.cos[position * half + pair_idx];
-  const float sin = p.sin[position * half + pair_idx];
   return first ? head_smem[d] * cos - head_smem[partner] * sin : head_smem[d] * cos + head_smem[partner] * sin;
 }
 
@@ -33,9 +37,22 @@ __global__ void __launch_bounds__(kWarps *kWarpSize) rope_kv_kernel(const __grid
   const int lane = threadIdx.x % kWarpSize;
   const int head = blockIdx.y * kWarps + warp;
   const int num_rows = p.num_heads + 2 * p.num_kv_heads;
+  const int64_t token = blockIdx.x;
+  // Positions and slots were there before the first kernel of the step began.
+  const int position = __ldcg(p.positions + token);
+  const int slot = __ldcg(p.slot_mapping + token);
+  const float *cos_gmem = p.cos + static_cast<int64_t>(position) * (p.rotary_dim / 2);
+  const float *sin_gmem = p.sin + static_cast<int64_t>(position) * (p.rotary_dim / 2);
+  float cos_frag[2 * kPairs], sin_frag[2 * kPairs];
+#pragma unroll
+  for (int i = 0; i < 2 * kPairs; ++i) {
+    const int d = 2 * (lane + i / 2 * kWarpSize) + i % 2;
+    const int pair_idx = rotation_index(p, d);
+    cos_frag[i] = d < p.rotary_dim ? __ldcg(cos_gmem + pair_idx) : 1.0f;
+    sin_frag[i] = d < p.rotary_dim ? __ldcg(sin_gmem + pair_idx) : 0.0f;
+  }
   wait_then_allow_next();
   if (head >= num_rows) return;
-  const int64_t token = blockIdx.x;
   uint32_t *row_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.qkv) + (token * num_rows + head) * p.head_dim);
   const int num_pairs = p.head_dim / 2;
   const int kv_head = (head - p.num_heads) % p.num_kv_heads;
@@ -69,18 +86,16 @@ __global__ void __launch_bounds__(kWarps *kWarpSize) rope_kv_kernel(const __grid
       }
     }
     __syncwarp();
-    const int64_t position = __ldcg(p.positions + token);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const int pair = lane + i * kWarpSize;
       if (pair >= num_pairs) break;
-      pair_frag[i] = pack_bf16(rotate(p, head_smem, 2 * pair, position), rotate(p, head_smem, 2 * pair + 1, position));
+      pair_frag[i] = pack_bf16(rotate(p, head_smem, 2 * pair, cos_frag[2 * i], sin_frag[2 * i]), rotate(p, head_smem, 2 * pair + 1, cos_frag[2 * i + 1], sin_frag[2 * i + 1]));
       row_gmem[pair] = pair_frag[i];
     }
   }
   if (is_q) return;
   const PagedKv cache{p.num_kv_heads, p.block_size, p.head_dim};
-  const int slot = __ldcg(p.slot_mapping + token);
   if (slot < 0) return; // a row that only fills up the batch
   const int64_t offset = cache.k_offset(slot / p.block_size, kv_head, slot % p.block_size) + (is_v ? cache.v_distance() : 0);
   uint32_t *kv_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.kv) + offset);

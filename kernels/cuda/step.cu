@@ -56,7 +56,7 @@ __global__ void soft_cap_kernel(const __grid_constant__ pagoda_soft_cap_params p
 template <typename T> __global__ void add_bias_kernel(const __grid_constant__ pagoda_add_bias_params p) {
   wait_then_allow_next();
   T *row_gmem = static_cast<T *>(p.out) + static_cast<int64_t>(blockIdx.x) * p.cols;
-  for (int i = threadIdx.x; i < p.cols; i += blockDim.x) row_gmem[i] = from_f32<T>(to_f32(__ldcg(row_gmem + i)) + p.bias[i]);
+  for (int i = threadIdx.x; i < p.cols; i += blockDim.x) row_gmem[i] = from_f32<T>(to_f32(load_fresh(row_gmem + i)) + p.bias[i]);
 }
 
 // Grid (chunks of a block, pairs).

@@ -92,7 +92,7 @@ fn answer(script: &[Vec<u32>], choices: &mut HashMap<usize, usize>, inputs: &Ste
         let logprobs = TokenLogprobs { token, logprob: -0.5, rank: 1, top: vec![(token, -0.5), (EOS, -2.0)] };
         SampleOutput { token, logprobs: Some(logprobs) }
     });
-    StepOutputs { id: inputs.id, sampled: sampled.collect(), prompt_logprobs: Vec::new() }
+    StepOutputs { id: inputs.id, sampled: sampled.collect(), ..StepOutputs::default() }
 }
 
 /// Greedy, 32 tokens.

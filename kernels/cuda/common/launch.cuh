@@ -10,12 +10,13 @@
 //   1. Every thread of every CTA calls wait_then_allow_next() (or the two functions of ptx/dependent_launch.cuh) before it returns, those
 //      that leave early too. The wait covers the direct predecessor alone; that the kernels before it have ended follows only because it
 //      waited as well.
-//   2. Before the wait nothing is read that a kernel of a step writes (activations, KV cache, step metadata, counters, partial sums), and
-//      nothing at all is written to global memory: an earlier kernel may still read it. Weights, norm vectors, rope tables and kernel
-//      parameters never change and may be read early: with plain loads behind a "memory" clobber, since the compiler moves ld.global.nc
-//      across the wait.
-//   3. After the wait, data that kernels write is read past L1 (__ldcg, ptx::load_16b, cp.async.cg, TMA): a line that an earlier kernel
-//      left in this SM's L1 may be stale. Never ld.global.nc or __ldg for it.
+//   2. Before the wait nothing is read that a kernel of a step writes (activations, KV cache, token ids, counters, partial sums), and nothing
+//      at all is written to global memory: an earlier kernel may still read it. What never changes (weights, norm vectors, rope tables,
+//      kernel parameters) may be read early, and so may the arrays that the host copied before the step's first kernel (positions, slots,
+//      lengths, block tables): with volatile loads, since the compiler moves ld.global.nc across the wait.
+//   3. After the wait, data that kernels write is read past L1 (ptx::load_16b, load_fresh, __ldcg of 4 bytes and more, cp.async.cg, TMA):
+//      a line that an earlier kernel left in this SM's L1 may be stale. Never ld.global.nc or __ldg for it. And never the __ldcg of bf16
+//      and half: their asm is not volatile, so the compiler may move it before the wait.
 //   4. allow_next_kernel() comes right after the wait, not at the end: the successor waits for completion anyway. A CTA that takes more
 //      than half of a multiprocessor (registers, threads, shared memory) leaves its successor no room to start early.
 //

@@ -22,4 +22,8 @@ template <typename T> struct Vec {
   }
 };
 
+// One element that an earlier kernel may have written (common/launch.cuh, rule 3).
+__device__ __forceinline__ float load_fresh(const float *gmem) { return __uint_as_float(ptx::load_4b(gmem)); }
+__device__ __forceinline__ bf16 load_fresh(const bf16 *gmem) { return __ushort_as_bfloat16(ptx::load_2b(gmem)); }
+
 } // namespace pagoda

@@ -11,6 +11,18 @@ __device__ __forceinline__ uint4 load_16b(const void *gmem) {
   return r;
 }
 
+__device__ __forceinline__ uint32_t load_4b(const void *gmem) {
+  uint32_t r;
+  asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(r) : "l"(gmem) : "memory");
+  return r;
+}
+
+__device__ __forceinline__ uint16_t load_2b(const void *gmem) {
+  uint16_t r;
+  asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(r) : "l"(gmem) : "memory");
+  return r;
+}
+
 __device__ __forceinline__ void store_16b(void *gmem, uint4 v) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(gmem), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
