@@ -25,6 +25,17 @@ pub fn rms_norm_threads(row_bytes: usize) -> Option<u32> {
     u32::try_from(threads).ok()
 }
 
+/// Logits of a warp at a time, and CTAs of a row at most (`kUnit`, `kMaxSplits` in cuda/sampling/workspace.cuh).
+const SAMPLE_UNIT: usize = 512;
+const MAX_SAMPLE_SPLITS: usize = 64;
+
+/// CTAs of `warps` warps that share a row of logits: as many as stand side by side, `ctas_per_sm` on a multiprocessor, so that there is one
+/// wave (64 rows of 151,936 on an H100: 18.6 us in one wave of 8 CTAs a row, 20.7 in two of 12). Tokens and logprobs do not depend on it.
+pub fn sample_splits(num_rows: usize, vocab: usize, warps: usize, ctas_per_sm: usize, num_sms: usize) -> usize {
+    let most = vocab.div_ceil(SAMPLE_UNIT * warps).min(MAX_SAMPLE_SPLITS);
+    (ctas_per_sm * num_sms / num_rows.max(1)).clamp(1, most.max(1))
+}
+
 /// Token count that a library product is asked for instead of `num_tokens`, so that there are few shapes; never above `max_tokens`,
 /// the rows that operands have room for.
 pub fn padded_tokens(num_tokens: usize, max_tokens: usize) -> usize {
@@ -62,6 +73,15 @@ pub fn decode_splits(num_seqs: usize, num_heads: usize, max_context: usize, scra
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_logits_are_split_into_one_wave() {
+        for (num_rows, expected) in [(0, 38), (1, 38), (16, 33), (64, 8), (512, 1), (4096, 1)] {
+            assert_eq!(sample_splits(num_rows, 151_936, 8, 4, 132), expected, "{num_rows} rows");
+        }
+        assert_eq!(sample_splits(1, 100, 8, 4, 132), 1);
+        assert_eq!(sample_splits(1, 1 << 20, 8, 4, 132), 64);
+    }
 
     #[test]
     fn padded_tokens_cover_and_fit() {

@@ -79,6 +79,12 @@ impl PinnedMemory {
         Ok(PinnedMemory { gpu: gpu.clone(), pointer, len })
     }
 
+    /// The bytes as the GPU sees them. Work that writes them is waited for before `as_slice` is read.
+    pub fn device_bytes(&self) -> DeviceBytes {
+        // SAFETY: pinned memory has one address for host and GPU (unified addressing), and stays until drop, which waits for queued work.
+        unsafe { DeviceBytes::new(self.pointer as u64, self.len) }
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: allocated and initialised for `len` bytes, borrowed from self.

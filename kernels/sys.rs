@@ -543,27 +543,161 @@ unsafe extern "C" {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct pagoda_argmax_params {
-    pub tokens: *mut i32,
-    pub last_tokens: *mut i32,
-    pub logits: *const f32,
-    pub rows: *const i32,
-    pub slots: *const i32,
-    pub num_rows: i32,
-    pub vocab: i32,
+pub struct pagoda_token_edit {
+    pub token: i32,
+    pub value: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_argmax_params"][::core::mem::size_of::<pagoda_argmax_params>() - 48usize];
-    ["Alignment of pagoda_argmax_params"][::core::mem::align_of::<pagoda_argmax_params>() - 8usize];
-    ["Offset of field: pagoda_argmax_params::tokens"][::core::mem::offset_of!(pagoda_argmax_params, tokens) - 0usize];
-    ["Offset of field: pagoda_argmax_params::last_tokens"][::core::mem::offset_of!(pagoda_argmax_params, last_tokens) - 8usize];
-    ["Offset of field: pagoda_argmax_params::logits"][::core::mem::offset_of!(pagoda_argmax_params, logits) - 16usize];
-    ["Offset of field: pagoda_argmax_params::rows"][::core::mem::offset_of!(pagoda_argmax_params, rows) - 24usize];
-    ["Offset of field: pagoda_argmax_params::slots"][::core::mem::offset_of!(pagoda_argmax_params, slots) - 32usize];
-    ["Offset of field: pagoda_argmax_params::num_rows"][::core::mem::offset_of!(pagoda_argmax_params, num_rows) - 40usize];
-    ["Offset of field: pagoda_argmax_params::vocab"][::core::mem::offset_of!(pagoda_argmax_params, vocab) - 44usize];
+    ["Size of pagoda_token_edit"][::core::mem::size_of::<pagoda_token_edit>() - 8usize];
+    ["Alignment of pagoda_token_edit"][::core::mem::align_of::<pagoda_token_edit>() - 4usize];
+    ["Offset of field: pagoda_token_edit::token"][::core::mem::offset_of!(pagoda_token_edit, token) - 0usize];
+    ["Offset of field: pagoda_token_edit::value"][::core::mem::offset_of!(pagoda_token_edit, value) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_sample_row {
+    pub uniform: f64,
+    pub logits_row: i32,
+    pub slot: i32,
+    pub out: i32,
+    pub mask_row: i32,
+    pub num_edits: i32,
+    pub penalized: i32,
+    pub num_logprobs: i32,
+    pub given: i32,
+    pub inv_temperature: f32,
+    pub top_k: i32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub repetition_penalty: f32,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    pub reserved: [i32; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_sample_row"][::core::mem::size_of::<pagoda_sample_row>() - 80usize];
+    ["Alignment of pagoda_sample_row"][::core::mem::align_of::<pagoda_sample_row>() - 8usize];
+    ["Offset of field: pagoda_sample_row::uniform"][::core::mem::offset_of!(pagoda_sample_row, uniform) - 0usize];
+    ["Offset of field: pagoda_sample_row::logits_row"][::core::mem::offset_of!(pagoda_sample_row, logits_row) - 8usize];
+    ["Offset of field: pagoda_sample_row::slot"][::core::mem::offset_of!(pagoda_sample_row, slot) - 12usize];
+    ["Offset of field: pagoda_sample_row::out"][::core::mem::offset_of!(pagoda_sample_row, out) - 16usize];
+    ["Offset of field: pagoda_sample_row::mask_row"][::core::mem::offset_of!(pagoda_sample_row, mask_row) - 20usize];
+    ["Offset of field: pagoda_sample_row::num_edits"][::core::mem::offset_of!(pagoda_sample_row, num_edits) - 24usize];
+    ["Offset of field: pagoda_sample_row::penalized"][::core::mem::offset_of!(pagoda_sample_row, penalized) - 28usize];
+    ["Offset of field: pagoda_sample_row::num_logprobs"][::core::mem::offset_of!(pagoda_sample_row, num_logprobs) - 32usize];
+    ["Offset of field: pagoda_sample_row::given"][::core::mem::offset_of!(pagoda_sample_row, given) - 36usize];
+    ["Offset of field: pagoda_sample_row::inv_temperature"][::core::mem::offset_of!(pagoda_sample_row, inv_temperature) - 40usize];
+    ["Offset of field: pagoda_sample_row::top_k"][::core::mem::offset_of!(pagoda_sample_row, top_k) - 44usize];
+    ["Offset of field: pagoda_sample_row::top_p"][::core::mem::offset_of!(pagoda_sample_row, top_p) - 48usize];
+    ["Offset of field: pagoda_sample_row::min_p"][::core::mem::offset_of!(pagoda_sample_row, min_p) - 52usize];
+    ["Offset of field: pagoda_sample_row::repetition_penalty"][::core::mem::offset_of!(pagoda_sample_row, repetition_penalty) - 56usize];
+    ["Offset of field: pagoda_sample_row::presence_penalty"][::core::mem::offset_of!(pagoda_sample_row, presence_penalty) - 60usize];
+    ["Offset of field: pagoda_sample_row::frequency_penalty"][::core::mem::offset_of!(pagoda_sample_row, frequency_penalty) - 64usize];
+    ["Offset of field: pagoda_sample_row::reserved"][::core::mem::offset_of!(pagoda_sample_row, reserved) - 68usize];
+};
+pub const PAGODA_MAX_LOGPROBS: pagoda_sample_limits = 20;
+pub type pagoda_sample_limits = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_token_logprobs {
+    pub logprob: f32,
+    pub rank: i32,
+    pub num_top: i32,
+    pub top_ids: [i32; 20usize],
+    pub top_logprobs: [f32; 20usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_token_logprobs"][::core::mem::size_of::<pagoda_token_logprobs>() - 172usize];
+    ["Alignment of pagoda_token_logprobs"][::core::mem::align_of::<pagoda_token_logprobs>() - 4usize];
+    ["Offset of field: pagoda_token_logprobs::logprob"][::core::mem::offset_of!(pagoda_token_logprobs, logprob) - 0usize];
+    ["Offset of field: pagoda_token_logprobs::rank"][::core::mem::offset_of!(pagoda_token_logprobs, rank) - 4usize];
+    ["Offset of field: pagoda_token_logprobs::num_top"][::core::mem::offset_of!(pagoda_token_logprobs, num_top) - 8usize];
+    ["Offset of field: pagoda_token_logprobs::top_ids"][::core::mem::offset_of!(pagoda_token_logprobs, top_ids) - 12usize];
+    ["Offset of field: pagoda_token_logprobs::top_logprobs"][::core::mem::offset_of!(pagoda_token_logprobs, top_logprobs) - 92usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_sample_params {
+    pub tokens: *mut i32,
+    pub logprobs: *mut pagoda_token_logprobs,
+    pub last_tokens: *mut i32,
+    pub logits: *const f32,
+    pub rows: *const pagoda_sample_row,
+    pub masks: *const u32,
+    pub edits: *const pagoda_token_edit,
+    pub counts: *mut u16,
+    pub workspace: *mut ::core::ffi::c_void,
+    pub first_row: i32,
+    pub num_rows: i32,
+    pub max_rows: i32,
+    pub vocab: i32,
+    pub mask_stride: i32,
+    pub edit_stride: i32,
+    pub count_stride: i32,
+    pub num_splits: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_sample_params"][::core::mem::size_of::<pagoda_sample_params>() - 104usize];
+    ["Alignment of pagoda_sample_params"][::core::mem::align_of::<pagoda_sample_params>() - 8usize];
+    ["Offset of field: pagoda_sample_params::tokens"][::core::mem::offset_of!(pagoda_sample_params, tokens) - 0usize];
+    ["Offset of field: pagoda_sample_params::logprobs"][::core::mem::offset_of!(pagoda_sample_params, logprobs) - 8usize];
+    ["Offset of field: pagoda_sample_params::last_tokens"][::core::mem::offset_of!(pagoda_sample_params, last_tokens) - 16usize];
+    ["Offset of field: pagoda_sample_params::logits"][::core::mem::offset_of!(pagoda_sample_params, logits) - 24usize];
+    ["Offset of field: pagoda_sample_params::rows"][::core::mem::offset_of!(pagoda_sample_params, rows) - 32usize];
+    ["Offset of field: pagoda_sample_params::masks"][::core::mem::offset_of!(pagoda_sample_params, masks) - 40usize];
+    ["Offset of field: pagoda_sample_params::edits"][::core::mem::offset_of!(pagoda_sample_params, edits) - 48usize];
+    ["Offset of field: pagoda_sample_params::counts"][::core::mem::offset_of!(pagoda_sample_params, counts) - 56usize];
+    ["Offset of field: pagoda_sample_params::workspace"][::core::mem::offset_of!(pagoda_sample_params, workspace) - 64usize];
+    ["Offset of field: pagoda_sample_params::first_row"][::core::mem::offset_of!(pagoda_sample_params, first_row) - 72usize];
+    ["Offset of field: pagoda_sample_params::num_rows"][::core::mem::offset_of!(pagoda_sample_params, num_rows) - 76usize];
+    ["Offset of field: pagoda_sample_params::max_rows"][::core::mem::offset_of!(pagoda_sample_params, max_rows) - 80usize];
+    ["Offset of field: pagoda_sample_params::vocab"][::core::mem::offset_of!(pagoda_sample_params, vocab) - 84usize];
+    ["Offset of field: pagoda_sample_params::mask_stride"][::core::mem::offset_of!(pagoda_sample_params, mask_stride) - 88usize];
+    ["Offset of field: pagoda_sample_params::edit_stride"][::core::mem::offset_of!(pagoda_sample_params, edit_stride) - 92usize];
+    ["Offset of field: pagoda_sample_params::count_stride"][::core::mem::offset_of!(pagoda_sample_params, count_stride) - 96usize];
+    ["Offset of field: pagoda_sample_params::num_splits"][::core::mem::offset_of!(pagoda_sample_params, num_splits) - 100usize];
 };
 unsafe extern "C" {
-    pub fn pagoda_argmax(params: *const pagoda_argmax_params, stream: pagoda_stream) -> pagoda_status;
+    pub fn pagoda_sample_workspace_bytes(vocab: i32, max_rows: i32, bytes: *mut i64) -> pagoda_status;
+}
+unsafe extern "C" {
+    pub fn pagoda_sample_scan(params: *const pagoda_sample_params, stream: pagoda_stream) -> pagoda_status;
+}
+unsafe extern "C" {
+    pub fn pagoda_sample_pick(params: *const pagoda_sample_params, stream: pagoda_stream) -> pagoda_status;
+}
+unsafe extern "C" {
+    pub fn pagoda_sample_filter(params: *const pagoda_sample_params, stream: pagoda_stream) -> pagoda_status;
+}
+unsafe extern "C" {
+    pub fn pagoda_sample_draw(params: *const pagoda_sample_params, stream: pagoda_stream) -> pagoda_status;
+}
+unsafe extern "C" {
+    pub fn pagoda_sample_logprobs(params: *const pagoda_sample_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_set_counts_params {
+    pub counts: *mut u16,
+    pub tokens: *const i32,
+    pub values: *const i32,
+    pub num_tokens: i32,
+    pub count_stride: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_set_counts_params"][::core::mem::size_of::<pagoda_set_counts_params>() - 32usize];
+    ["Alignment of pagoda_set_counts_params"][::core::mem::align_of::<pagoda_set_counts_params>() - 8usize];
+    ["Offset of field: pagoda_set_counts_params::counts"][::core::mem::offset_of!(pagoda_set_counts_params, counts) - 0usize];
+    ["Offset of field: pagoda_set_counts_params::tokens"][::core::mem::offset_of!(pagoda_set_counts_params, tokens) - 8usize];
+    ["Offset of field: pagoda_set_counts_params::values"][::core::mem::offset_of!(pagoda_set_counts_params, values) - 16usize];
+    ["Offset of field: pagoda_set_counts_params::num_tokens"][::core::mem::offset_of!(pagoda_set_counts_params, num_tokens) - 24usize];
+    ["Offset of field: pagoda_set_counts_params::count_stride"][::core::mem::offset_of!(pagoda_set_counts_params, count_stride) - 28usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_set_counts(params: *const pagoda_set_counts_params, stream: pagoda_stream) -> pagoda_status;
 }

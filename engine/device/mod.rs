@@ -279,6 +279,15 @@ pub trait Device: Send + Sync + Sized + 'static {
     // ---- cache and sampling -------------------------------------------------------------------------------------------------
     /// Copies whole blocks (copy-on-write): for each (src, dst), block dst = block src.
     fn copy_blocks(&self, kv: &mut Self::KvLayer, pairs: &[(u32, u32)]) -> Result<(), EngineError>;
+    /// Room for sampling in `max_slots` slots from rows of `vocab` logits. Once, at start, before the ops below.
+    fn prepare_sampling(&self, _max_slots: usize, _vocab: usize) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// The slots of `rows` begin new lives, with these parameters and histories; before they are sampled, and never during a recording.
+    /// `logits_row`, `output_index` and `allowed` are not read.
+    fn admit(&self, _rows: &[SampleRow<'_>]) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Queues the sampling of each row of `rows` from the logits row it names (f32, `[num_logit_rows, vocab]`). The tokens are in
     /// `last_tokens[row.slot]` for every op queued after this one; `sampled` brings them to the host.
     fn sample(&self, logits: &mut Tensor<Self>, rows: &[SampleRow<'_>], last_tokens: &mut Self::Ints)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::shapes::StepShape;
 use crate::device::{Device, StepInts, StepTensors};
 use crate::error::Result;
-use crate::sampling::{SampleOutput, SamplingParams, TokenHistory, TokenLogprobs};
+use crate::sampling::{SampleOutput, SampleRow, SamplingParams, TokenHistory, TokenLogprobs};
 
 /// One step for the runner.
 #[derive(Debug, Default)]
@@ -104,6 +104,23 @@ pub struct SlotState {
     pub stop_ids: Arc<[u32]>,
     /// Tokens so far, as far as penalties need them.
     pub history: TokenHistory,
+}
+
+impl SlotState {
+    /// A row that samples the token `output_index` of this sequence.
+    pub fn sample_row(&self, logits_row: usize, slot: usize, output_index: u32) -> SampleRow<'_> {
+        SampleRow {
+            logits_row,
+            slot,
+            params: &self.params,
+            seed: self.seed,
+            stop_ids: &self.stop_ids,
+            output_index,
+            choice: self.choice,
+            history: &self.history,
+            allowed: None,
+        }
+    }
 }
 
 /// One sequence of a step.

@@ -89,6 +89,7 @@ impl<D: Device> Runner<D> {
         let StepBounds { max_tokens, max_seqs, max_blocks_per_seq, .. } = bounds;
         let step = device.alloc_step(&StepRoom { max_tokens, max_seqs, max_blocks_per_seq })?;
         let last_tokens = device.alloc_ints(bounds.max_seqs)?;
+        device.prepare_sampling(bounds.max_seqs, decoder.config.vocab_size)?;
         let slots = (0..bounds.max_seqs).map(|_| Slot::default()).collect();
         let recordings = Recordings::new(bounds.record && device.can_record());
         let (staging, launched) = (Staging::default(), VecDeque::new());
@@ -97,9 +98,7 @@ impl<D: Device> Runner<D> {
 
     /// Queues one step: copies, inputs, forward, logits, sampling.
     fn queue(&mut self, mut inputs: StepInputs) -> Result<RunningStep<D>> {
-        for (slot, state) in inputs.admitted.drain(..) {
-            self.slots[slot] = Slot { state: Some(state), life: self.slots[slot].life + 1 };
-        }
+        self.admit(inputs.admitted.drain(..))?;
         if !inputs.block_copies.is_empty() {
             for layer in &mut self.kv {
                 self.device.copy_blocks(layer, &inputs.block_copies)?;
@@ -113,6 +112,17 @@ impl<D: Device> Runner<D> {
         let mut step = self.sample(&inputs, &rows, has_logits)?;
         step.outputs.inputs = inputs;
         Ok(step)
+    }
+
+    /// Begins new lives of sampler slots.
+    fn admit(&mut self, admitted: impl Iterator<Item = (usize, SlotState)>) -> Result<()> {
+        let mut slots = Vec::new();
+        for (slot, state) in admitted {
+            self.slots[slot] = Slot { state: Some(state), life: self.slots[slot].life + 1 };
+            slots.push(slot);
+        }
+        let rows: Vec<SampleRow<'_>> = slots.iter().map(|&slot| self.slots[slot].running().sample_row(0, slot, 0)).collect();
+        if rows.is_empty() { Ok(()) } else { self.device.admit(&rows) }
     }
 
     /// The shape that a step is filled up to, if it is one that is recorded.
@@ -192,18 +202,7 @@ impl<D: Device> Runner<D> {
         for (logits_row, (_, row_use)) in group.iter().enumerate() {
             let RowUse::Sample { first, count } = *row_use else { continue };
             for &(slot, output_index) in &samples[first..first + count] {
-                let state = self.slots[slot].running();
-                rows.push(SampleRow {
-                    logits_row,
-                    slot,
-                    params: &state.params,
-                    seed: state.seed,
-                    stop_ids: &state.stop_ids,
-                    output_index,
-                    choice: state.choice,
-                    history: &state.history,
-                    allowed: None,
-                });
+                rows.push(self.slots[slot].running().sample_row(logits_row, slot, output_index));
             }
         }
         if rows.is_empty() {

@@ -9,7 +9,7 @@ use super::logprobs::token_logprobs;
 use super::{SampleOutput, SampleRow, SamplingParams, TokenHistory, vector};
 
 /// Temperatures below this are greedy.
-const MIN_TEMPERATURE: f32 = 1e-5;
+pub(crate) const MIN_TEMPERATURE: f32 = 1e-5;
 
 /// Samples one token; logits: `[vocab]` f32, overwritten. A row without any usable logit gives the lowest token that is not masked.
 pub fn sample_row(logits: &mut [f32], row: &SampleRow<'_>) -> SampleOutput {
@@ -101,7 +101,7 @@ fn mask_others(logits: &mut [f32], allowed: &[u32]) {
 }
 
 /// A number in [0, 1) from a counter: SplitMix64's finaliser (Steele, Lea, Flood 2014; public domain) keyed by the seed.
-fn uniform(seed: u64, choice: u32, output_index: u32) -> f64 {
+pub(crate) fn uniform(seed: u64, choice: u32, output_index: u32) -> f64 {
     let counter = (u64::from(choice) << 32) | u64::from(output_index);
     let bits = mix(mix(seed).wrapping_add(mix(counter ^ 0x6a09_e667_f3bc_c908)));
     (bits >> 11) as f64 / (1u64 << 53) as f64

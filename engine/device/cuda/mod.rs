@@ -1,8 +1,7 @@
 //! The CUDA device: `trait Device` over `pagoda-kernels` on one GPU. Activations and KV cache are bf16, logits f32, sums f32.
 //!
 //! Weights of every format become bf16 when they are loaded. One stream orders all work; ops only queue it, and the host waits in
-//! `sample` and `row_logprobs` alone. Greedy tokens are chosen on the device; for every other request the row of logits is copied to
-//! the host and goes through the same sampler as on the CPU.
+//! `sampled` and `row_logprobs` alone (and in `sample` for the few rows that are sampled on the host).
 
 mod memory;
 mod moe;
@@ -137,6 +136,16 @@ impl CudaDevice {
             DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
             _ => bytes.chunks_exact(2).map(wide).collect(),
         })
+    }
+
+    /// Sets rows of f32 from the host: as many as `values` fill. For tests and tools.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn write(&self, tensor: &mut Tensor<CudaDevice>, values: &[f32]) -> Result<()> {
+        assert_eq!((tensor.dtype, values.len() % tensor.cols), (DType::F32, 0), "whole rows of f32");
+        tensor.set_rows(values.len() / tensor.cols);
+        self.staging.lock().upload(tensor.buffer.bytes(), bytemuck::cast_slice(values))
     }
 
     /// Waits until everything queued is done.

@@ -7,6 +7,7 @@ use pagoda_kernels::ops::{self, DeviceBytes, step as rows};
 use pagoda_kernels::{Capture, DeviceMemory, Graph};
 
 use super::product::Rows;
+use super::sample::{CudaPending, is_on_host};
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, MAX_COUNTERS, engine_error};
 use crate::device::{
     AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, StepInts, StepRoom, StepTensors,
@@ -15,7 +16,7 @@ use crate::device::{
 use crate::error::Result;
 use crate::memory_plan::StepSize;
 use crate::models::config::{Activation, ModelConfig};
-use crate::sampling::{SampleOutput, SampleRow, TokenLogprobs};
+use crate::sampling::{SampleOutput, SampleRow, SamplingParams, TokenLogprobs};
 
 type CudaTensor = Tensor<CudaDevice>;
 
@@ -69,7 +70,7 @@ impl Device for CudaDevice {
     type Weight = CudaWeight;
     type Vector = CudaVector;
     type KvLayer = CudaKv;
-    type Pending = Vec<SampleOutput>;
+    type Pending = CudaPending;
     type Recording = Graph;
 
     fn name(&self) -> String {
@@ -317,16 +318,28 @@ impl Device for CudaDevice {
         self.launch(|stream| rows::copy_blocks(kv.memory.bytes(), on_device, pairs.len(), block_bytes, stream))
     }
 
-    fn sample(&self, logits: &mut CudaTensor, rows: &[SampleRow<'_>], last_tokens: &mut CudaInts) -> Result<Vec<SampleOutput>> {
+    fn prepare_sampling(&self, max_slots: usize, vocab: usize) -> Result<()> {
+        self.prepare_slots(max_slots, vocab)
+    }
+
+    fn admit(&self, rows: &[SampleRow<'_>]) -> Result<()> {
+        self.admit_rows(rows)
+    }
+
+    fn sample(&self, logits: &mut CudaTensor, rows: &[SampleRow<'_>], last_tokens: &mut CudaInts) -> Result<CudaPending> {
         self.sample_rows(logits, rows, last_tokens)
     }
 
-    fn sampled(&self, pending: Vec<SampleOutput>) -> Result<Vec<SampleOutput>> {
-        Ok(pending)
+    fn sampled(&self, pending: CudaPending) -> Result<Vec<SampleOutput>> {
+        self.read_sampled(pending)
     }
 
-    fn is_sampled(&self, _pending: &Vec<SampleOutput>) -> bool {
-        true
+    fn is_sampled(&self, pending: &CudaPending) -> bool {
+        pending.is_done()
+    }
+
+    fn needs_history(&self, params: &SamplingParams) -> bool {
+        is_on_host(params)
     }
 
     fn row_logprobs(&self, logits: &CudaTensor, rows: &[(usize, u32)], top: usize) -> Result<Vec<TokenLogprobs>> {

@@ -2,6 +2,7 @@
 
 use super::CudaDevice;
 use super::moe::MoeScratch;
+use super::sample::sampler_bytes;
 use crate::memory_plan::StepSize;
 use crate::models::config::ModelConfig;
 
@@ -26,6 +27,7 @@ impl CudaDevice {
     /// Partial results, staging and the workspace of the library are taken when the device is opened, before free memory is asked for.
     pub(super) fn planned_scratch(&self, config: &ModelConfig, step: StepSize) -> usize {
         let moe = config.moe.map_or(0, |moe| MoeScratch::bytes(config.hidden_size, moe, step.max_num_batched_tokens));
-        CODE_BYTES + GRAPH_BYTES + moe
+        let sampler = sampler_bytes(step.max_num_seqs, config.vocab_size).unwrap_or(0);
+        CODE_BYTES + GRAPH_BYTES + moe + sampler
     }
 }

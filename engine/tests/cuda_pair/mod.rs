@@ -209,6 +209,7 @@ fn sample<D: Device>(device: &D, rows: usize, vocab: usize) -> (Vec<u32>, Vec<St
         SamplingParams { repetition_penalty: 1.5, frequency_penalty: 0.5, ..plain },
     ];
     let history = TokenHistory::default();
+    device.prepare_sampling(2 * rows * params.len(), vocab).unwrap();
     let mut logits = inputs.logits(rows as u64, rows, vocab);
     let mut last_tokens = device.alloc_ints(2 * rows * params.len()).unwrap();
     let entries = device.row_logprobs(&logits, &[(rows - 1, 7), (0, 11)], 4).unwrap();
@@ -225,6 +226,7 @@ fn sample<D: Device>(device: &D, rows: usize, vocab: usize) -> (Vec<u32>, Vec<St
             allowed: None,
         })
         .collect();
+    device.admit(&list).unwrap();
     let outputs = device.sample(&mut logits, &list, &mut last_tokens).and_then(|pending| device.sampled(pending)).unwrap();
     let tokens: Vec<u32> = outputs.iter().map(|o| o.token).collect();
     let printed = entries.iter().map(|e| format!("{e:.2?}")).chain(outputs.iter().map(|o| format!("{:.2?}", o.logprobs)));
