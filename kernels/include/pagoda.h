@@ -230,7 +230,7 @@ typedef struct pagoda_attention_params {
   int32_t split_len;  /* decode: keys of one CTA, a multiple of 64 */
   int32_t num_splits; /* decode: ceil(longest context / split_len) */
   int32_t window;     /* a query at p sees keys > p - window; 0: all up to p */
-  float scale;        /* on q . k */
+  float scale;        /* on q . k, more than 0 */
   float soft_cap;     /* cap * tanh(score / cap); 0: none */
   int32_t num_blocks; /* prefill: of the cache; 0: not known, and then it does without tensor copies */
   int32_t *tickets;   /* prefill: [2], zero before and after: the next piece of work; NULL: CTAs take them in turn */

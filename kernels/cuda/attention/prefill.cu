@@ -90,7 +90,7 @@ int sm90_multiprocessors() {
 // PAGODA_UNSUPPORTED where the other kernel has to serve.
 pagoda_status launch_sm90(Params p, cudaStream_t stream) {
   const int num_sms = sm90_multiprocessors();
-  if (num_sms == 0 || !(p.scale > 0.0f)) return PAGODA_UNSUPPORTED;
+  if (num_sms == 0) return PAGODA_UNSUPPORTED;
   for (const Sm90Entry &e : kSm90Entries) {
     if (e.head_dim != p.head_dim || e.soft_cap != (p.soft_cap > 0.0f)) continue;
     PrefillBoxes boxes = prefill_boxes(p, e.block_n);
@@ -111,7 +111,7 @@ extern "C" pagoda_status pagoda_attention_prefill(const pagoda_attention_params 
   using namespace pagoda;
   if (!p || !p->out || !p->qkv || !p->kv || !p->cu_seqlens_q || !p->context_lens || !p->block_tables) return PAGODA_INVALID_ARGUMENT;
   if (p->num_heads <= 0 || p->num_kv_heads <= 0 || p->num_heads % p->num_kv_heads != 0) return PAGODA_INVALID_ARGUMENT;
-  if (p->num_seqs < 0 || p->num_tokens < 0 || p->block_size <= 0 || p->num_kv_heads > 65535) return PAGODA_INVALID_ARGUMENT;
+  if (p->num_seqs < 0 || p->num_tokens < 0 || p->block_size <= 0 || p->num_kv_heads > 65535 || !(p->scale > 0.0f)) return PAGODA_INVALID_ARGUMENT;
   if (p->num_tokens == 0 || p->num_seqs == 0) return PAGODA_OK;
   const pagoda_status status = launch_sm90(*p, stream);
   return status == PAGODA_UNSUPPORTED ? launch_sm80(*p, stream) : status;

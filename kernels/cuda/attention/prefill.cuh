@@ -2,9 +2,11 @@
 //
 // Grid (query tiles of all sequences, kv heads): one item of prefill_items.cuh a CTA. 4 warps of kRowTiles * 16 rows.
 //
-// K and V tiles pass through two shared-memory stages; tiles above the diagonal or left of the window are not visited. Online softmax in
-// f32, P rounded to bf16 as the second product's operand. Bound by the tensor cores' shared-memory traffic: every warp reads the whole
-// K and V tile, once for all its rows. After FlashAttention-2 (BSD-3-Clause).
+// K and V tiles of 32 keys pass through two shared-memory stages; the lanes of a warp hold where the keys of the next tile lie, looked up a
+// tile ahead. Tiles above the diagonal or left of the window are not visited. Online softmax in f32, P rounded to bf16 as the second
+// product's operand. Bound by the tensor cores' shared-memory traffic: every warp reads the whole K and V tile, once for all its rows.
+// H100, 8192 tokens at context 16384, 28 / 4 heads, TFLOP/s: 193 for heads of 64, 217 of 80, 250 of 128, 214 of 256.
+// After FlashAttention-2 (BSD-3-Clause).
 #pragma once
 #include "../common/launch.cuh"
 #include "../ptx/async_copy.cuh"
@@ -43,22 +45,30 @@ template <typename Smem> __device__ __forceinline__ void load_q(const pagoda_att
   }
 }
 
-template <typename Smem> __device__ __forceinline__ void load_kv(const pagoda_attention_params &p, const PrefillItem &item, bf16 (*stage)[Smem::kBlockN * Smem::kStride], int first_key) {
+// One warp: element offset of k of key first_key + lane; negative where the item sees no such key.
+template <typename Smem> __device__ __forceinline__ int64_t find_key(const pagoda_attention_params &p, const PrefillItem &item, int first_key) {
+  static_assert(Smem::kBlockN == kWarpSize, "a lane holds the place of one key");
+  const PagedKv cache{p.num_kv_heads, p.block_size, Smem::kHeadDim};
+  const int key = first_key + threadIdx.x % kWarpSize;
+  if (key < item.key_begin || key >= item.key_end) return -1;
+  const int block = __ldcg(p.block_tables + static_cast<int64_t>(item.seq) * p.max_blocks_per_seq + key / p.block_size);
+  return cache.k_offset(block, item.kv_head, key % p.block_size);
+}
+
+// Starts to copy a tile of keys whose places the lanes of every warp hold.
+template <typename Smem> __device__ __forceinline__ void load_kv(const pagoda_attention_params &p, bf16 (*stage)[Smem::kBlockN * Smem::kStride], int64_t place) {
   constexpr int kChunks = Smem::kHeadDim / 8;
   constexpr int kThreads = kPrefillWarps * kWarpSize;
-  const PagedKv cache{p.num_kv_heads, p.block_size, Smem::kHeadDim};
-  const int32_t *table = p.block_tables + static_cast<int64_t>(item.seq) * p.max_blocks_per_seq;
-  const bf16 *kv_gmem = static_cast<const bf16 *>(p.kv);
+  const int64_t v_distance = PagedKv{p.num_kv_heads, p.block_size, Smem::kHeadDim}.v_distance();
 #pragma unroll
-  for (int i = threadIdx.x; i < Smem::kBlockN * kChunks; i += kThreads) {
+  for (int i = threadIdx.x; i < Smem::kBlockN * kChunks; i += kThreads) { // whole warps
     const int row = i / kChunks, col = i % kChunks * 8;
-    const int key = first_key + row;
-    const bool valid = key >= item.key_begin && key < item.key_end;
-    const int block = valid ? __ldcg(table + key / p.block_size) : 0;
-    const bf16 *k_gmem = kv_gmem + cache.k_offset(block, item.kv_head, valid ? key % p.block_size : 0) + col;
+    const int64_t offset = __shfl_sync(0xffffffffu, place, row);
+    const bool valid = offset >= 0;
+    const bf16 *k_gmem = static_cast<const bf16 *>(p.kv) + (valid ? offset : 0) + col;
     const int smem_offset = row * Smem::kStride + col;
     ptx::copy_16b_async(ptx::smem_address(stage[0] + smem_offset), k_gmem, valid);
-    ptx::copy_16b_async(ptx::smem_address(stage[1] + smem_offset), k_gmem + cache.v_distance(), valid);
+    ptx::copy_16b_async(ptx::smem_address(stage[1] + smem_offset), k_gmem + v_distance, valid);
   }
 }
 
@@ -66,19 +76,18 @@ template <typename Smem> __device__ __forceinline__ void load_kv(const pagoda_at
 template <typename Smem> struct PrefillState {
   float o[Smem::kRowTiles][Smem::kHeadDim / 8][4] = {};
   float s[Smem::kRowTiles][Smem::kBlockN / 8][4];
-  float m[Smem::kRowTiles][2]; // in units of log2
+  float m[Smem::kRowTiles][2];
   float l[Smem::kRowTiles][2] = {}; // of this lane's columns
-  int positions[Smem::kRowTiles][2]; // of the rows' tokens
 
-  __device__ __forceinline__ PrefillState(const PrefillItem &item, int group, int warp, int lane) {
+  __device__ __forceinline__ PrefillState() {
 #pragma unroll
-    for (int i = 0; i < Smem::kRowTiles; ++i) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        m[i][r] = -INFINITY;
-        positions[i][r] = item.computed() + (item.first_packed + (warp * Smem::kRowTiles + i) * 16 + lane / 4 + r * 8) / group;
-      }
-    }
+    for (int t = 0; t < Smem::kRowTiles; ++t) m[t][0] = m[t][1] = -INFINITY;
+  }
+
+  // Packed row of row r of tile t.
+  __device__ __forceinline__ static int packed_row(const PrefillItem &item, int t, int r) {
+    const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+    return item.first_packed + (warp * Smem::kRowTiles + t) * 16 + lane / 4 + r * 8;
   }
 };
 
@@ -110,36 +119,62 @@ template <typename Smem> __device__ __forceinline__ void scores(PrefillState<Sme
   }
 }
 
-// Products to probabilities.
-template <typename Smem> __device__ __forceinline__ void softmax_step(const pagoda_attention_params &p, PrefillState<Smem> &state, int t, int r, int first_key, bool masked, int lane) {
+// Products to what the softmax takes to capped scores by `factor`.
+template <typename Smem> __device__ __forceinline__ void cap_scores(PrefillState<Smem> &state, float cap_factor) {
+#pragma unroll
+  for (int t = 0; t < Smem::kRowTiles; ++t) {
+#pragma unroll
+    for (int n = 0; n < Smem::kBlockN / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) state.s[t][n][e] = ptx::tanh_approx(state.s[t][n][e] * cap_factor);
+    }
+  }
+}
+
+// Keys that a row does not see get no weight.
+template <typename Smem> __device__ __forceinline__ void mask_keys(const pagoda_attention_params &p, const PrefillItem &item, PrefillState<Smem> &state, int first_key) {
+  const int group = p.num_heads / p.num_kv_heads;
+  const int first = first_key + threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int t = 0; t < Smem::kRowTiles; ++t) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int last_seen = item.computed() + state.packed_row(item, t, r) / group - first;
+      const int last_unseen = p.window > 0 ? last_seen - p.window : -1;
+#pragma unroll
+      for (int n = 0; n < Smem::kBlockN / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int key = n * 8 + e;
+          if (key > last_seen || key <= last_unseen) state.s[t][n][2 * r + e] = -INFINITY;
+        }
+      }
+    }
+  }
+}
+
+// Scores of row r of tile t to probabilities.
+template <typename Smem> __device__ __forceinline__ void softmax_step(PrefillState<Smem> &state, float factor, int t, int r) {
   float m = state.m[t][r];
 #pragma unroll
-  for (int n = 0; n < Smem::kBlockN / 8; ++n) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      float &v = state.s[t][n][2 * r + e];
-      v = score(v, p.scale, p.soft_cap);
-      const int key = first_key + n * 8 + lane % 4 * 2 + e;
-      const bool seen = key <= state.positions[t][r] && (p.window == 0 || key > state.positions[t][r] - p.window);
-      if (masked && !seen) v = -INFINITY;
-      m = fmaxf(m, v);
-    }
-  }
+  for (int n = 0; n < Smem::kBlockN / 8; ++n) m = fmaxf(m, fmaxf(state.s[t][n][2 * r], state.s[t][n][2 * r + 1]));
   m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
   m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
-  const float base = finite_max(m);
-  const float rescale = ptx::exp2_approx(state.m[t][r] - base);
+  const float finite = finite_max(m);
+  const float base = finite * factor;
+  const float rescale = ptx::exp2_approx((state.m[t][r] - finite) * factor); // exactly 1 where no larger product came
   state.m[t][r] = m;
-  state.l[t][r] *= rescale;
+  float l = state.l[t][r] * rescale;
 #pragma unroll
   for (int n = 0; n < Smem::kBlockN / 8; ++n) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       float &v = state.s[t][n][2 * r + e];
-      v = ptx::exp2_approx(v - base);
-      state.l[t][r] += v;
+      v = ptx::exp2_approx(v * factor - base);
+      l += v;
     }
   }
+  state.l[t][r] = l;
 #pragma unroll
   for (int i = 0; i < Smem::kHeadDim / 8; ++i) {
     state.o[t][i][2 * r] *= rescale;
@@ -171,18 +206,19 @@ template <typename Smem> __device__ __forceinline__ void accumulate(PrefillState
   }
 }
 
-template <typename Smem> __device__ __forceinline__ void store_tile(const pagoda_attention_params &p, const PrefillItem &item, PrefillState<Smem> &state, int t, int warp, int lane) {
+// out = o / l of tile t.
+template <typename Smem> __device__ __forceinline__ void store_tile(const pagoda_attention_params &p, const PrefillItem &item, const PrefillState<Smem> &state, int t) {
   const int group = p.num_heads / p.num_kv_heads;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float l = state.l[t][r];
     l += __shfl_xor_sync(0xffffffffu, l, 1);
     l += __shfl_xor_sync(0xffffffffu, l, 2);
-    const int packed = item.first_packed + (warp * Smem::kRowTiles + t) * 16 + lane / 4 + r * 8;
+    const int packed = state.packed_row(item, t, r);
     const int token = packed / group;
-    if (token >= item.query_len) continue;
+    if (token >= item.query_len) continue; // alike in the four lanes of a row
     const int64_t head = static_cast<int64_t>(item.row0 + token) * p.num_heads + item.kv_head * group + packed % group;
-    uint32_t *out_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.out) + head * Smem::kHeadDim) + lane % 4;
+    uint32_t *out_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.out) + head * Smem::kHeadDim) + threadIdx.x % 4;
     const float inverse = 1.0f / l;
 #pragma unroll
     for (int i = 0; i < Smem::kHeadDim / 8; ++i) out_gmem[i * 4] = pack_bf16(state.o[t][i][2 * r] * inverse, state.o[t][i][2 * r + 1] * inverse);
@@ -200,28 +236,36 @@ template <int kHeadDim> __global__ void __launch_bounds__(kPrefillWarps *kWarpSi
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const int group = p.num_heads / p.num_kv_heads;
 
-  PrefillState<Smem> state(item, group, warp, lane);
+  PrefillState<Smem> state;
+  const bool capped = p.soft_cap > 0.0f;
+  const float factor = (capped ? p.soft_cap : p.scale) * kLog2e;
+  const float cap_factor = capped ? p.scale / p.soft_cap : 0.0f;
+  const int all_see = item.computed() + item.first_packed / group; // the last key that every row may see
+  const int all_see_from = p.window > 0 ? item.key_end - p.window : 0;
   int first_key = item.key_begin / kBlockN * kBlockN;
   load_q<Smem>(p, item, smem.q);
-  load_kv<Smem>(p, item, smem.kv[0], first_key);
+  load_kv<Smem>(p, smem.kv[0], find_key<Smem>(p, item, first_key));
   ptx::commit_copies();
+  int64_t next = find_key<Smem>(p, item, first_key + kBlockN);
   for (int stage = 0; first_key < item.key_end; first_key += kBlockN, stage ^= 1) {
-    if (first_key + kBlockN < item.key_end) load_kv<Smem>(p, item, smem.kv[stage ^ 1], first_key + kBlockN);
+    if (first_key + kBlockN < item.key_end) load_kv<Smem>(p, smem.kv[stage ^ 1], next);
     ptx::commit_copies();
+    next = find_key<Smem>(p, item, first_key + 2 * kBlockN);
     ptx::wait_copies<1>();
     __syncthreads();
     scores<Smem>(state, smem.q + warp * Smem::kRowTiles * 16 * Smem::kStride, smem.kv[stage][0], lane);
-    const bool masked = p.window > 0 || first_key + kBlockN - 1 > item.computed() + item.first_packed / group;
+    if (capped) cap_scores<Smem>(state, cap_factor);
+    if (first_key + kBlockN - 1 > all_see || first_key < all_see_from) mask_keys<Smem>(p, item, state, first_key);
 #pragma unroll
     for (int t = 0; t < Smem::kRowTiles; ++t) {
-      softmax_step<Smem>(p, state, t, 0, first_key, masked, lane);
-      softmax_step<Smem>(p, state, t, 1, first_key, masked, lane);
+      softmax_step<Smem>(state, factor, t, 0);
+      softmax_step<Smem>(state, factor, t, 1);
     }
     accumulate<Smem>(state, smem.kv[stage][1], lane);
     __syncthreads();
   }
 #pragma unroll
-  for (int t = 0; t < Smem::kRowTiles; ++t) store_tile<Smem>(p, item, state, t, warp, lane);
+  for (int t = 0; t < Smem::kRowTiles; ++t) store_tile<Smem>(p, item, state, t);
 }
 
 } // namespace pagoda
