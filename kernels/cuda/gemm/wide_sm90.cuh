@@ -158,6 +158,14 @@ __device__ __forceinline__ void wide_multiply(WideSums<T> &acc, int num_boxes, R
   if (num_boxes > 0) wide_release<T>(empty, last_stage, lane);
 }
 
+// One warp of a warpgroup without tokens in this tile: passes the stages on, and leaves the tensor cores to the other.
+template <typename T> __device__ __forceinline__ void wide_skip(int num_boxes, RingSlot &slot, uint32_t full, uint32_t empty, int lane) {
+  for (int box = 0; box < num_boxes; ++box, slot.advance(T::kStages)) {
+    ptx::wait_barrier(full + 8 * slot.stage, slot.parity);
+    wide_release<T>(empty, slot.stage, lane);
+  }
+}
+
 // One warp: bias, gate, rounding, and the 16 tokens from `first_row` on through shared memory into whole lines of out.
 template <typename T>
 __device__ __forceinline__ void wide_store_block(const pagoda_wide_gemm_params &p, const float (&acc)[T::kTiles][4], const WideTile &tile, int first_row, uint32_t smem, int lane) {
@@ -225,6 +233,10 @@ __device__ __forceinline__ void wide_consume(const pagoda_wide_gemm_params &p, c
   WideTile tile;
   RingSlot slot;
   while (tiles.next(tile)) {
+    if (tile.row + warp / 4 * (T::kRows / 2) >= tile.row_end) {
+      wide_skip<T>(num_boxes, slot, full, empty, lane);
+      continue;
+    }
     WideSums<T> acc = {};
     if (T::kRanges) {
       WideSums<T> total = {};
