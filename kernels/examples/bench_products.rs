@@ -1,5 +1,5 @@
 //! Times products of many tokens on the first GPU, over the shapes of common models: the library's and our own, and a mixture of experts.
-//! `bench_products [--tokens 512,8192] [--model 7b,moe]`
+//! `bench_products [--sweep] [--tokens 512,8192] [--model 7b,moe]`
 //!
 //! Weights are random and rotate over more than the 50 MB of L2. Prints one JSON line a case: microseconds, TFLOP/s, GB/s of weights.
 //! `tuned_ms` is what the choice of the library's algorithm took.
@@ -22,7 +22,11 @@ use pagoda_kernels::{CublasLt, DeviceMemory, Event, Gpu, Result};
 
 const WEIGHT_BYTES: usize = 3 << 30;
 const MIN_ROTATED_BYTES: usize = 200 << 20;
-const MIN_MS: f64 = 8.0;
+const ROUND_MS: f64 = 4.0;
+const ROUNDS: usize = 5;
+
+type Launch<'a> = Box<dyn Fn(DeviceBytes) -> Result<()> + 'a>;
+type Variant<'a> = (String, Launch<'a>);
 
 /// Name, hidden, columns of qkv, columns of attention, intermediate.
 const MODELS: [(&str, usize, usize, usize, usize); 7] = [
@@ -90,20 +94,39 @@ impl Bench {
         })
     }
 
-    /// Microseconds of one launch, best of two rounds; `launch(i)` uses copy i of the weights.
-    fn time(&self, w_bytes: usize, launch: &dyn Fn(DeviceBytes) -> Result<()>) -> Result<f64> {
+    /// Median microseconds of one launch of each variant; `launch(w)` uses one copy of the weights. Variants take turns, so that all meet
+    /// the same clocks: a GPU at its power limit slows down while a bench goes on.
+    fn race(&self, w_bytes: usize, variants: &[Variant<'_>]) -> Result<Vec<f64>> {
         let copies = (WEIGHT_BYTES / w_bytes).min(MIN_ROTATED_BYTES.div_ceil(w_bytes).max(3));
         let w = |i: usize| first(self.weights.bytes().from(i % copies * w_bytes), w_bytes);
         let marks = (Event::new(&self.gpu)?, Event::new(&self.gpu)?);
-        let round = |launches: usize| -> Result<f64> {
+        let round = |launch: &Launch<'_>, launches: usize| -> Result<f64> {
             marks.0.record()?;
             (0..launches).try_for_each(|i| launch(w(i)))?;
             marks.1.record()?;
             marks.1.wait()?;
             Ok(f64::from(marks.1.ms_since(&marks.0)?) / launches as f64)
         };
-        let launches = (MIN_MS / round(3)?).ceil().clamp(3.0, 400.0) as usize;
-        Ok(round(launches)?.min(round(launches)?) * 1e3)
+        let launches: Vec<usize> = variants
+            .iter()
+            .map(|(_, launch)| {
+                round(launch, 2)?;
+                Ok((ROUND_MS / round(launch, 2)?).ceil().clamp(3.0, 400.0) as usize)
+            })
+            .collect::<Result<_>>()?;
+        let mut times = vec![Vec::new(); variants.len()];
+        for _ in 0..ROUNDS {
+            for (i, (_, launch)) in variants.iter().enumerate() {
+                times[i].push(round(launch, launches[i])? * 1e3);
+            }
+        }
+        Ok(times
+            .into_iter()
+            .map(|mut times| {
+                times.sort_by(f64::total_cmp);
+                times[ROUNDS / 2]
+            })
+            .collect())
     }
 
     fn report(&self, what: &str, how: &str, (tokens, n, k): (usize, usize, usize), w_bytes: usize, us: f64, note: &str) {
@@ -130,44 +153,41 @@ impl Bench {
 
     fn dense(&self, model: &str, matrix: &str, shape: (usize, usize, usize)) -> Result<()> {
         let (tokens, n, k) = shape;
-        let (what, w_bytes) = (format!("{model} {matrix}"), n * k * 2);
+        let w_bytes = n * k * 2;
         let gated = matrix == "gate_up";
         let begin = Instant::now();
         self.library(shape, false, first(self.weights.bytes(), w_bytes))?;
         self.gpu.synchronize()?;
         let tuned_ms = begin.elapsed().as_secs_f64() * 1e3;
-        let us = self.time(w_bytes, &|w| self.library(shape, false, w))?;
-        self.report(&what, "library", shape, w_bytes, us, &format!(",\"tuned_ms\":{tuned_ms:.1}"));
+        let mut variants: Vec<Variant<'_>> = vec![("library".into(), Box::new(move |w| self.library(shape, false, w)))];
         if matrix == "qkv" {
-            let us = self.time(w_bytes, &|w| self.library(shape, true, w))?;
-            self.report(&what, "library+bias", shape, w_bytes, us, "");
+            variants.push(("library+bias".into(), Box::new(move |w| self.library(shape, true, w))));
         }
         if gated {
-            let halves = |w| {
+            let halves = move |w| {
                 self.library(shape, false, w)?;
                 let (out, gate_up) = (self.x.bytes(), self.out.bytes());
                 gated_activation(out, gate_up, tokens, n / 2, Activation::Silu, self.gpu.stream()?)
             };
-            self.report(&what, "library+silu", shape, w_bytes, self.time(w_bytes, &halves)?, "");
+            variants.push(("library+silu".into(), Box::new(halves)));
         }
-        let order = |order, name: &str| -> Result<()> {
-            let shape_of = ProductShape { num_tokens: tokens, n, k, gated, whole: true, library: false };
-            let ProductPlan::Wide(plan) = product_plan(&shape_of, self.class, order) else { return Ok(()) };
-            for epilogue in [Epilogue::Plain, Epilogue::SiluMul].into_iter().take(1 + usize::from(gated)) {
-                let us = self.time(w_bytes, &|w| self.wide(shape, epilogue, plan, w))?;
-                let name = if epilogue == Epilogue::SiluMul { format!("{name}+silu") } else { name.to_string() };
-                self.report(&what, &name, shape, w_bytes, us, "");
+        let epilogue = if gated { Epilogue::SiluMul } else { Epilogue::Plain };
+        for order in [SumOrder::Fastest, SumOrder::BatchInvariant] {
+            let product = ProductShape { num_tokens: tokens, n, k, gated, whole: true, library: false };
+            let ProductPlan::Wide(plan) = product_plan(&product, self.class, order) else { continue };
+            let plans = if order == SumOrder::Fastest { wide_plans(plan) } else { vec![plan] };
+            for plan in plans {
+                let WidePlan { block_rows, block_cols, cluster, num_ranges, raster, .. } = plan;
+                let name = format!("wide {block_rows}x{block_cols} cluster {cluster} ranges {num_ranges} raster {raster}");
+                variants.push((name, Box::new(move |w| self.wide(shape, epilogue, plan, w))));
             }
-            Ok(())
-        };
-        order(SumOrder::Fastest, "wide")?;
-        order(SumOrder::BatchInvariant, "wide invariant")?;
-        if tokens <= 128 {
-            if let Some(plan) = skinny_plan(SkinnyShape { num_tokens: tokens, n, k }, self.class, SumOrder::Fastest) {
-                let epilogue = if gated { Epilogue::SiluMul } else { Epilogue::Plain };
-                let us = self.time(w_bytes, &|w| self.skinny(shape, epilogue, plan, None, w))?;
-                self.report(&what, if gated { "skinny+silu" } else { "skinny" }, shape, w_bytes, us, "");
-            }
+        }
+        if let Some(plan) = skinny_plan(SkinnyShape { num_tokens: tokens, n, k }, self.class, SumOrder::Fastest) {
+            variants.push(("skinny".into(), Box::new(move |w| self.skinny(shape, epilogue, plan, None, w))));
+        }
+        for ((name, _), us) in variants.iter().zip(self.race(w_bytes, &variants)?) {
+            let note = if name == "library" { format!(",\"tuned_ms\":{tuned_ms:.1}") } else { String::new() };
+            self.report(&format!("{model} {matrix}"), name, shape, w_bytes, us, &note);
         }
         Ok(())
     }
@@ -228,12 +248,21 @@ impl Bench {
                 }
                 GroupedPlan::Portable => Ok(()),
             };
-            let us = self.time(num_groups * n * k * 2, &launch)?;
+            let us = self.race(num_groups * n * k * 2, &[(String::new(), Box::new(launch))])?[0];
             let how = if matches!(plan, GroupedPlan::Wide(_)) { "wide groups" } else { "skinny groups" };
             self.report(&format!("moe {matrix}"), how, (pairs, n, k), touched * n * k * 2, us, &format!(",\"steps_tokens\":{tokens}"));
         }
         Ok(())
     }
+}
+
+/// With `--sweep` also other tiles than the chosen ones.
+fn wide_plans(chosen: WidePlan) -> Vec<WidePlan> {
+    if !std::env::args().any(|a| a == "--sweep") {
+        return vec![chosen];
+    }
+    let plan = |block_rows, block_cols, raster| WidePlan { block_rows, block_cols, raster, cluster: 2, ..chosen };
+    vec![plan(128, 256, 2), plan(128, 256, 4), plan(128, 256, 8), plan(256, 128, 2), plan(256, 128, 4), plan(256, 128, 8)]
 }
 
 /// The value after `--name` as a list, or the default.
