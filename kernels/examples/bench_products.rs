@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pagoda_kernels::cublaslt::Matmul;
+use pagoda_kernels::graph::{Capture, Graph};
 use pagoda_kernels::heuristics::{
     GpuClass, GroupedPlan, GroupedShape, ProductPlan, ProductShape, SkinnyShape, SumOrder, WidePlan, grouped_plan, product_plan,
     skinny_plan,
@@ -45,6 +46,8 @@ struct Bench {
     gpu: Arc<Gpu>,
     class: GpuClass,
     blas: Option<CublasLt>,
+    /// The same, called in captures alone, where it takes the library's first proposal.
+    untuned: Option<CublasLt>,
     weights: DeviceMemory,
     x: DeviceMemory,
     out: DeviceMemory,
@@ -86,6 +89,7 @@ impl Bench {
         Ok(Bench {
             class,
             blas: CublasLt::open(&gpu)?,
+            untuned: CublasLt::open(&gpu)?,
             weights: random(WEIGHT_BYTES)?,
             x: random(max_tokens * 27648 * 2)?,
             out: DeviceMemory::zeroed(&gpu, max_tokens * 2 * 27648 * 2)?,
@@ -100,24 +104,31 @@ impl Bench {
         let copies = (WEIGHT_BYTES / w_bytes).min(MIN_ROTATED_BYTES.div_ceil(w_bytes).max(3));
         let w = |i: usize| first(self.weights.bytes().from(i % copies * w_bytes), w_bytes);
         let marks = (Event::new(&self.gpu)?, Event::new(&self.gpu)?);
-        let round = |launch: &Launch<'_>, launches: usize| -> Result<f64> {
-            marks.0.record()?;
+        let record = |launch: &Launch<'_>, launches: usize| -> Result<Graph> {
+            let capture = Capture::begin(&self.gpu)?;
             (0..launches).try_for_each(|i| launch(w(i)))?;
+            capture.end()
+        };
+        let round = |graph: &Graph| -> Result<f64> {
+            marks.0.record()?;
+            graph.launch()?;
             marks.1.record()?;
             marks.1.wait()?;
-            Ok(f64::from(marks.1.ms_since(&marks.0)?) / launches as f64)
+            Ok(f64::from(marks.1.ms_since(&marks.0)?))
         };
-        let launches: Vec<usize> = variants
+        let graphs: Vec<(Graph, usize)> = variants
             .iter()
             .map(|(_, launch)| {
-                round(launch, 2)?;
-                Ok((ROUND_MS / round(launch, 2)?).ceil().clamp(3.0, 400.0) as usize)
+                let few = record(launch, 4)?;
+                round(&few)?;
+                let launches = (4.0 * ROUND_MS / round(&few)?).ceil().clamp(3.0, 300.0) as usize;
+                Ok((record(launch, launches)?, launches))
             })
             .collect::<Result<_>>()?;
         let mut times = vec![Vec::new(); variants.len()];
         for _ in 0..ROUNDS {
-            for (i, (_, launch)) in variants.iter().enumerate() {
-                times[i].push(round(launch, launches[i])? * 1e3);
+            for (times, (graph, launches)) in times.iter_mut().zip(&graphs) {
+                times.push(round(graph)? * 1e3 / *launches as f64);
             }
         }
         Ok(times
@@ -138,8 +149,8 @@ impl Bench {
         let _ = writeln!(std::io::stdout(), "{line}");
     }
 
-    fn library(&self, (num_tokens, n, k): (usize, usize, usize), bias: bool, w: DeviceBytes) -> Result<()> {
-        let Some(blas) = &self.blas else { return Ok(()) };
+    fn library(&self, blas: &Option<CublasLt>, (num_tokens, n, k): (usize, usize, usize), bias: bool, w: DeviceBytes) -> Result<()> {
+        let Some(blas) = blas else { return Ok(()) };
         let (out, x) = (self.out.bytes(), self.x.bytes());
         let bias = bias.then(|| self.weights.bytes());
         blas.matmul(&Matmul { out, x, w, bias, num_tokens, n, k, ld_out: n, out_dtype: DType::BF16 })
@@ -156,16 +167,18 @@ impl Bench {
         let w_bytes = n * k * 2;
         let gated = matrix == "gate_up";
         let begin = Instant::now();
-        self.library(shape, false, first(self.weights.bytes(), w_bytes))?;
+        self.library(&self.blas, shape, false, first(self.weights.bytes(), w_bytes))?;
         self.gpu.synchronize()?;
         let tuned_ms = begin.elapsed().as_secs_f64() * 1e3;
-        let mut variants: Vec<Variant<'_>> = vec![("library".into(), Box::new(move |w| self.library(shape, false, w)))];
+        let mut variants: Vec<Variant<'_>> = vec![("library".into(), Box::new(move |w| self.library(&self.blas, shape, false, w)))];
+        variants.push(("library untuned".into(), Box::new(move |w| self.library(&self.untuned, shape, false, w))));
         if matrix == "qkv" {
-            variants.push(("library+bias".into(), Box::new(move |w| self.library(shape, true, w))));
+            self.library(&self.blas, shape, true, first(self.weights.bytes(), w_bytes))?;
+            variants.push(("library+bias".into(), Box::new(move |w| self.library(&self.blas, shape, true, w))));
         }
         if gated {
             let halves = move |w| {
-                self.library(shape, false, w)?;
+                self.library(&self.blas, shape, false, w)?;
                 let (out, gate_up) = (self.x.bytes(), self.out.bytes());
                 gated_activation(out, gate_up, tokens, n / 2, Activation::Silu, self.gpu.stream()?)
             };

@@ -68,6 +68,8 @@ const MAX_SPLIT: usize = 8;
 const MIN_RANGE_BOXES: usize = 4;
 const MAX_STAGES: usize = 8;
 const GEMV_WARPS: usize = 8;
+/// Tokens of a tile of the kernel for many.
+const WIDE_TILE_TOKENS: usize = 128;
 /// Rings of about 100 KB each; so many 2-row warps of Gemv that every one walks over several rows.
 const CTAS_PER_SM: usize = 2;
 /// x of one token has to fit in the shared memory that every GPU grants.
@@ -197,8 +199,11 @@ pub enum ProductPlan {
     Portable,
 }
 
-/// From so many tokens on, one launch that also joins gate and up beats the library with a launch for the gate.
-const MIN_WIDE_GATED_TOKENS: usize = 1024;
+/// Where one launch that also joins gate and up beats the library with a launch for the gate (37888 x 3584, us): 192 tokens 153 against
+/// 128, 256: 136, 155; 512: 198, 208; 1024: 347, 394; 2048: 675, 796; 8192: 2626, 2886. Tokens come in pairs of tiles.
+fn fills_wide_tiles(num_tokens: usize) -> bool {
+    num_tokens * 100 >= num_tokens.next_multiple_of(2 * WIDE_TILE_TOKENS) * 85
+}
 
 /// The kernel for a product.
 pub fn product_plan(shape: &ProductShape, gpu: GpuClass, order: SumOrder) -> ProductPlan {
@@ -208,15 +213,15 @@ pub fn product_plan(shape: &ProductShape, gpu: GpuClass, order: SumOrder) -> Pro
         let num_ranges = if gpu.compute_capability.0 >= 9 { skinny_split_k(n, k, gpu.num_sms as usize) } else { 1 };
         return match num_tokens {
             0..=MAX_SKINNY_TOKENS => ProductPlan::Skinny(MAX_SKINNY_TOKENS),
-            _ if wide => ProductPlan::Wide(wide_plan(num_tokens, num_ranges, 128, gpu)),
+            _ if wide => ProductPlan::Wide(wide_plan(num_tokens, num_ranges, gpu)),
             _ => ProductPlan::Skinny(MAX_SKINNY_TOKENS),
         };
     }
     if num_tokens <= MAX_SKINNY_TOKENS || (num_tokens <= MOST_SKINNY_TOKENS && is_long(n, k) && gpu.compute_capability.0 >= 9) {
         return ProductPlan::Skinny(MOST_SKINNY_TOKENS);
     }
-    if wide && ((gated && num_tokens >= MIN_WIDE_GATED_TOKENS) || !library) {
-        return ProductPlan::Wide(wide_plan(num_tokens, 1, 256, gpu));
+    if wide && ((gated && fills_wide_tiles(num_tokens)) || !library) {
+        return ProductPlan::Wide(wide_plan(num_tokens, 1, gpu));
     }
     if library { ProductPlan::Library } else { ProductPlan::Portable }
 }
@@ -258,7 +263,7 @@ pub fn grouped_plan(shape: &GroupedShape, gpu: GpuClass) -> GroupedPlan {
     }
     let mean = shape.num_rows.div_ceil(shape.num_groups);
     if mean >= MIN_WIDE_ROWS && shape.whole && gpu.compute_capability == (9, 0) {
-        return GroupedPlan::Wide(WidePlan { cluster: 1, ..wide_plan(shape.num_rows, 1, 256, gpu) });
+        return GroupedPlan::Wide(WidePlan { cluster: 1, ..wide_plan(shape.num_rows, 1, gpu) });
     }
     // Groups differ: most hold less than twice the mean, and none more than all rows.
     let block_tokens = (2 * mean).min(shape.num_rows).next_power_of_two().clamp(8, 64);
@@ -270,13 +275,13 @@ pub fn grouped_plan(shape: &GroupedShape, gpu: GpuClass) -> GroupedPlan {
     GroupedPlan::Skinny(plan, block_tokens)
 }
 
-/// Launch of the kernel for many tokens.
-pub fn wide_plan(num_tokens: usize, num_ranges: usize, block_cols: u32, gpu: GpuClass) -> WidePlan {
-    const TILE_TOKENS: usize = 128;
+/// Launch of the kernel for many tokens. Sums of several ranges need room for themselves: smaller tiles. The order of additions is that
+/// of the ranges alone, whatever the tile.
+pub fn wide_plan(num_tokens: usize, num_ranges: usize, gpu: GpuClass) -> WidePlan {
     WidePlan {
-        block_rows: TILE_TOKENS as u32,
-        block_cols,
-        cluster: if num_tokens > TILE_TOKENS { 2 } else { 1 },
+        block_rows: WIDE_TILE_TOKENS as u32,
+        block_cols: if num_ranges > 1 { 128 } else { 256 },
+        cluster: if num_tokens > WIDE_TILE_TOKENS { 2 } else { 1 },
         num_ranges: num_ranges as u32,
         raster: 8,
         max_ctas: gpu.num_sms / 2 * 2,
@@ -347,6 +352,8 @@ mod tests {
             (shape(65, true), h100, SumOrder::Fastest, "library"),
             (down, h100, SumOrder::Fastest, "skinny"),
             (down, a100, SumOrder::Fastest, "library"),
+            (shape(192, true), h100, SumOrder::Fastest, "library"),
+            (shape(256, true), h100, SumOrder::Fastest, "wide"),
             (shape(2048, true), h100, SumOrder::Fastest, "wide"),
             (shape(2048, false), h100, SumOrder::Fastest, "library"),
             (shape(2048, true), a100, SumOrder::Fastest, "library"),

@@ -86,7 +86,7 @@ impl Product<'_> {
     }
 
     /// Rows `first ..` of input and output.
-    fn from_row(&self, first: usize) -> (DeviceBytes, DeviceBytes) {
+    fn rows_from(&self, first: usize) -> (DeviceBytes, DeviceBytes) {
         (self.out.bytes.from(first * self.ld_out * self.out.dtype.size()), self.x.bytes.from(first * self.k * 2))
     }
 }
@@ -182,7 +182,7 @@ impl CudaDevice {
         let shape = SkinnyShape { num_tokens, n: p.matrix.n, k: p.k };
         let plan = skinny_plan(shape, self.gpu_class(), self.sum_order())
             .ok_or_else(|| EngineError::Unsupported(format!("product {shape:?} on CUDA, expected k in whole vectors of 8")))?;
-        let (out, x) = p.from_row(first);
+        let (out, x) = p.rows_from(first);
         let params = SkinnyGemmParams {
             out,
             x,
