@@ -47,27 +47,20 @@ pub fn padded_tokens(num_tokens: usize, max_tokens: usize) -> usize {
     num_tokens.next_multiple_of(step).min(max_tokens).max(num_tokens)
 }
 
-/// How decode attention cuts contexts into pieces for one CTA each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DecodeSplits {
-    /// Keys of a piece.
-    pub split_len: usize,
-    /// Pieces of the longest context.
-    pub num_splits: usize,
-}
+/// Keys of the pieces into which decode attention cuts contexts: fixed, so that a sequence's sums do not depend on its batch.
+pub const DECODE_SPLIT_LEN: usize = 256;
 
-/// Keys of a piece while the scratch suffices: fixed, so that a sequence's sums do not depend on its batch.
-const SPLIT_LEN: usize = 256;
+/// CTAs of decode attention that find room on a multiprocessor (registers and the rings of cuda/attention/decode.cuh).
+const DECODE_CTAS_PER_SM: usize = 2;
+/// Query heads of one kv head that a CTA takes at once (`kDecodeHeads` there).
+const DECODE_HEADS: usize = 8;
 
-/// Splits for `num_seqs` sequences of at most `max_context` keys, in a scratch of `scratch_rows` rows (one a query head and piece).
-/// When that is too small the pieces grow, so that any step fits.
-pub fn decode_splits(num_seqs: usize, num_heads: usize, max_context: usize, scratch_rows: usize) -> DecodeSplits {
-    let mut splits = DecodeSplits { split_len: SPLIT_LEN, num_splits: max_context.div_ceil(SPLIT_LEN).max(1) };
-    while splits.num_splits > 1 && num_seqs * num_heads * splits.num_splits > scratch_rows {
-        splits.split_len *= 2;
-        splits.num_splits = max_context.div_ceil(splits.split_len).max(1);
-    }
-    splits
+/// CTAs that share the pieces of `num_seqs` contexts of at most `max_context` keys: one a piece, or as many as run at once.
+pub fn decode_ctas(num_seqs: usize, num_heads: usize, num_kv_heads: usize, max_context: usize, num_sms: u32) -> usize {
+    let chunks = num_kv_heads * (num_heads / num_kv_heads).div_ceil(DECODE_HEADS);
+    // A window may begin inside of a piece.
+    let pieces = num_seqs * (max_context.div_ceil(DECODE_SPLIT_LEN) + 1);
+    (pieces * chunks).clamp(1, num_sms as usize * DECODE_CTAS_PER_SM)
 }
 
 #[cfg(test)]
@@ -92,12 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn decode_splits_fit_their_scratch() {
-        let splits = |seqs, context, rows| decode_splits(seqs, 28, context, rows);
-        assert_eq!(splits(1, 1, 1000), DecodeSplits { split_len: 256, num_splits: 1 });
-        assert_eq!(splits(1, 257, 1000), DecodeSplits { split_len: 256, num_splits: 2 });
-        assert_eq!(splits(8, 1024, 28 * 8 * 2), DecodeSplits { split_len: 512, num_splits: 2 });
-        assert_eq!(splits(512, 32768, 1), DecodeSplits { split_len: 32768, num_splits: 1 });
+    fn decode_ctas_follow_the_pieces_up_to_what_runs_at_once() {
+        for (seqs, heads, kv_heads, context, expected) in
+            [(1, 28, 4, 256, 8), (1, 28, 4, 1024, 20), (3, 24, 2, 1, 24), (1, 16, 1, 16384, 130), (64, 28, 4, 640, 264), (0, 4, 4, 0, 1)]
+        {
+            assert_eq!(decode_ctas(seqs, heads, kv_heads, context, 132), expected, "{seqs} x {context}, {heads} / {kv_heads}");
+        }
     }
 
     #[test]

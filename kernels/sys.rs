@@ -366,12 +366,10 @@ unsafe extern "C" {
 pub struct pagoda_attention_params {
     pub out: *mut ::core::ffi::c_void,
     pub qkv: *const ::core::ffi::c_void,
-    pub kv: *const ::core::ffi::c_void,
+    pub kv: *mut ::core::ffi::c_void,
     pub cu_seqlens_q: *const i32,
     pub context_lens: *const i32,
     pub block_tables: *const i32,
-    pub partials: *mut f32,
-    pub counters: *mut i32,
     pub num_tokens: i32,
     pub num_seqs: i32,
     pub num_heads: i32,
@@ -379,8 +377,6 @@ pub struct pagoda_attention_params {
     pub head_dim: i32,
     pub block_size: i32,
     pub max_blocks_per_seq: i32,
-    pub split_len: i32,
-    pub num_splits: i32,
     pub window: i32,
     pub scale: f32,
     pub soft_cap: f32,
@@ -389,7 +385,7 @@ pub struct pagoda_attention_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_attention_params"][::core::mem::size_of::<pagoda_attention_params>() - 128usize];
+    ["Size of pagoda_attention_params"][::core::mem::size_of::<pagoda_attention_params>() - 104usize];
     ["Alignment of pagoda_attention_params"][::core::mem::align_of::<pagoda_attention_params>() - 8usize];
     ["Offset of field: pagoda_attention_params::out"][::core::mem::offset_of!(pagoda_attention_params, out) - 0usize];
     ["Offset of field: pagoda_attention_params::qkv"][::core::mem::offset_of!(pagoda_attention_params, qkv) - 8usize];
@@ -397,29 +393,93 @@ const _: () = {
     ["Offset of field: pagoda_attention_params::cu_seqlens_q"][::core::mem::offset_of!(pagoda_attention_params, cu_seqlens_q) - 24usize];
     ["Offset of field: pagoda_attention_params::context_lens"][::core::mem::offset_of!(pagoda_attention_params, context_lens) - 32usize];
     ["Offset of field: pagoda_attention_params::block_tables"][::core::mem::offset_of!(pagoda_attention_params, block_tables) - 40usize];
-    ["Offset of field: pagoda_attention_params::partials"][::core::mem::offset_of!(pagoda_attention_params, partials) - 48usize];
-    ["Offset of field: pagoda_attention_params::counters"][::core::mem::offset_of!(pagoda_attention_params, counters) - 56usize];
-    ["Offset of field: pagoda_attention_params::num_tokens"][::core::mem::offset_of!(pagoda_attention_params, num_tokens) - 64usize];
-    ["Offset of field: pagoda_attention_params::num_seqs"][::core::mem::offset_of!(pagoda_attention_params, num_seqs) - 68usize];
-    ["Offset of field: pagoda_attention_params::num_heads"][::core::mem::offset_of!(pagoda_attention_params, num_heads) - 72usize];
-    ["Offset of field: pagoda_attention_params::num_kv_heads"][::core::mem::offset_of!(pagoda_attention_params, num_kv_heads) - 76usize];
-    ["Offset of field: pagoda_attention_params::head_dim"][::core::mem::offset_of!(pagoda_attention_params, head_dim) - 80usize];
-    ["Offset of field: pagoda_attention_params::block_size"][::core::mem::offset_of!(pagoda_attention_params, block_size) - 84usize];
+    ["Offset of field: pagoda_attention_params::num_tokens"][::core::mem::offset_of!(pagoda_attention_params, num_tokens) - 48usize];
+    ["Offset of field: pagoda_attention_params::num_seqs"][::core::mem::offset_of!(pagoda_attention_params, num_seqs) - 52usize];
+    ["Offset of field: pagoda_attention_params::num_heads"][::core::mem::offset_of!(pagoda_attention_params, num_heads) - 56usize];
+    ["Offset of field: pagoda_attention_params::num_kv_heads"][::core::mem::offset_of!(pagoda_attention_params, num_kv_heads) - 60usize];
+    ["Offset of field: pagoda_attention_params::head_dim"][::core::mem::offset_of!(pagoda_attention_params, head_dim) - 64usize];
+    ["Offset of field: pagoda_attention_params::block_size"][::core::mem::offset_of!(pagoda_attention_params, block_size) - 68usize];
     ["Offset of field: pagoda_attention_params::max_blocks_per_seq"]
-        [::core::mem::offset_of!(pagoda_attention_params, max_blocks_per_seq) - 88usize];
-    ["Offset of field: pagoda_attention_params::split_len"][::core::mem::offset_of!(pagoda_attention_params, split_len) - 92usize];
-    ["Offset of field: pagoda_attention_params::num_splits"][::core::mem::offset_of!(pagoda_attention_params, num_splits) - 96usize];
-    ["Offset of field: pagoda_attention_params::window"][::core::mem::offset_of!(pagoda_attention_params, window) - 100usize];
-    ["Offset of field: pagoda_attention_params::scale"][::core::mem::offset_of!(pagoda_attention_params, scale) - 104usize];
-    ["Offset of field: pagoda_attention_params::soft_cap"][::core::mem::offset_of!(pagoda_attention_params, soft_cap) - 108usize];
-    ["Offset of field: pagoda_attention_params::num_blocks"][::core::mem::offset_of!(pagoda_attention_params, num_blocks) - 112usize];
-    ["Offset of field: pagoda_attention_params::tickets"][::core::mem::offset_of!(pagoda_attention_params, tickets) - 120usize];
+        [::core::mem::offset_of!(pagoda_attention_params, max_blocks_per_seq) - 72usize];
+    ["Offset of field: pagoda_attention_params::window"][::core::mem::offset_of!(pagoda_attention_params, window) - 76usize];
+    ["Offset of field: pagoda_attention_params::scale"][::core::mem::offset_of!(pagoda_attention_params, scale) - 80usize];
+    ["Offset of field: pagoda_attention_params::soft_cap"][::core::mem::offset_of!(pagoda_attention_params, soft_cap) - 84usize];
+    ["Offset of field: pagoda_attention_params::num_blocks"][::core::mem::offset_of!(pagoda_attention_params, num_blocks) - 88usize];
+    ["Offset of field: pagoda_attention_params::tickets"][::core::mem::offset_of!(pagoda_attention_params, tickets) - 96usize];
 };
 unsafe extern "C" {
-    pub fn pagoda_attention_decode(params: *const pagoda_attention_params, stream: pagoda_stream) -> pagoda_status;
+    pub fn pagoda_attention_prefill(params: *const pagoda_attention_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_shared_prefixes {
+    pub groups: *const i32,
+    pub members: *const i32,
+    pub lens: *const i32,
+    pub partials: *mut f32,
+    pub max_partials: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_shared_prefixes"][::core::mem::size_of::<pagoda_shared_prefixes>() - 40usize];
+    ["Alignment of pagoda_shared_prefixes"][::core::mem::align_of::<pagoda_shared_prefixes>() - 8usize];
+    ["Offset of field: pagoda_shared_prefixes::groups"][::core::mem::offset_of!(pagoda_shared_prefixes, groups) - 0usize];
+    ["Offset of field: pagoda_shared_prefixes::members"][::core::mem::offset_of!(pagoda_shared_prefixes, members) - 8usize];
+    ["Offset of field: pagoda_shared_prefixes::lens"][::core::mem::offset_of!(pagoda_shared_prefixes, lens) - 16usize];
+    ["Offset of field: pagoda_shared_prefixes::partials"][::core::mem::offset_of!(pagoda_shared_prefixes, partials) - 24usize];
+    ["Offset of field: pagoda_shared_prefixes::max_partials"][::core::mem::offset_of!(pagoda_shared_prefixes, max_partials) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_attention_decode_params {
+    pub attention: pagoda_attention_params,
+    pub prefixes: pagoda_shared_prefixes,
+    pub partials: *mut f32,
+    pub counters: *mut i32,
+    pub cos: *const f32,
+    pub sin: *const f32,
+    pub q_norm: *const f32,
+    pub k_norm: *const f32,
+    pub rotary_dim: i32,
+    pub interleaved: i32,
+    pub eps: f32,
+    pub split_len: i32,
+    pub max_partials: i32,
+    pub num_ctas: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_attention_decode_params"][::core::mem::size_of::<pagoda_attention_decode_params>() - 216usize];
+    ["Alignment of pagoda_attention_decode_params"][::core::mem::align_of::<pagoda_attention_decode_params>() - 8usize];
+    ["Offset of field: pagoda_attention_decode_params::attention"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, attention) - 0usize];
+    ["Offset of field: pagoda_attention_decode_params::prefixes"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, prefixes) - 104usize];
+    ["Offset of field: pagoda_attention_decode_params::partials"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, partials) - 144usize];
+    ["Offset of field: pagoda_attention_decode_params::counters"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, counters) - 152usize];
+    ["Offset of field: pagoda_attention_decode_params::cos"][::core::mem::offset_of!(pagoda_attention_decode_params, cos) - 160usize];
+    ["Offset of field: pagoda_attention_decode_params::sin"][::core::mem::offset_of!(pagoda_attention_decode_params, sin) - 168usize];
+    ["Offset of field: pagoda_attention_decode_params::q_norm"][::core::mem::offset_of!(pagoda_attention_decode_params, q_norm) - 176usize];
+    ["Offset of field: pagoda_attention_decode_params::k_norm"][::core::mem::offset_of!(pagoda_attention_decode_params, k_norm) - 184usize];
+    ["Offset of field: pagoda_attention_decode_params::rotary_dim"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, rotary_dim) - 192usize];
+    ["Offset of field: pagoda_attention_decode_params::interleaved"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, interleaved) - 196usize];
+    ["Offset of field: pagoda_attention_decode_params::eps"][::core::mem::offset_of!(pagoda_attention_decode_params, eps) - 200usize];
+    ["Offset of field: pagoda_attention_decode_params::split_len"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, split_len) - 204usize];
+    ["Offset of field: pagoda_attention_decode_params::max_partials"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, max_partials) - 208usize];
+    ["Offset of field: pagoda_attention_decode_params::num_ctas"]
+        [::core::mem::offset_of!(pagoda_attention_decode_params, num_ctas) - 212usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_attention_decode(params: *const pagoda_attention_decode_params, stream: pagoda_stream) -> pagoda_status;
 }
 unsafe extern "C" {
-    pub fn pagoda_attention_prefill(params: *const pagoda_attention_params, stream: pagoda_stream) -> pagoda_status;
+    pub fn pagoda_attention_prefix(params: *const pagoda_attention_decode_params, stream: pagoda_stream) -> pagoda_status;
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -257,6 +257,19 @@ pub trait Device: Send + Sync + Sized + 'static {
         step: &StepTensors<Self>,
         params: &AttentionParams,
     ) -> Result<(), EngineError>;
+    /// `rope_kv_store`, then `attention`. Afterwards qkv holds rotated or plain rows, as the device likes.
+    fn rope_attention(
+        &self,
+        out: &mut Tensor<Self>,
+        qkv: &mut Tensor<Self>,
+        kv: &mut Self::KvLayer,
+        step: &StepTensors<Self>,
+        rope: &RopeKvParams<'_, Self>,
+        attention: &AttentionParams,
+    ) -> Result<(), EngineError> {
+        self.rope_kv_store(qkv, kv, step, rope)?;
+        self.attention(out, qkv, kv, step, attention)
+    }
     /// out[t, i] = act(gate_up[t, i]) * gate_up[t, n + i]; out.cols = n, gate_up.cols = 2n. Sets out.rows.
     fn gated_activation(&self, out: &mut Tensor<Self>, gate_up: &Tensor<Self>, activation: Activation) -> Result<(), EngineError>;
     /// Mixture of experts: softmax router, top-k experts, weighted sum. out: `[num_tokens, hidden]`. Sets out.rows.

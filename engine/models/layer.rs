@@ -76,8 +76,8 @@ impl<D: Device> Layer<D> {
     ) -> Result<()> {
         self.enter(device, ws, first)?;
         device.linear(&mut ws.qkv, &ws.normed, &self.qkv)?;
-        device.rope_kv_store(&mut ws.qkv, kv, step, &self.rope_params(rotations))?;
-        device.attention(&mut ws.attention, &ws.qkv, kv, step, &self.attention)?;
+        let rope = self.rope_params(rotations);
+        device.rope_attention(&mut ws.attention, &mut ws.qkv, kv, step, &rope, &self.attention)?;
         device.linear(&mut ws.delta, &ws.attention, &self.o)?;
         match &self.post_attention_norm {
             Some(norm) => {

@@ -156,7 +156,7 @@ fn rows_and_soft_cap_agree() {
     pair.check("gather", &Gather);
 }
 
-/// A cache full of NaN, prompts computed in chunks, then single tokens beside a last chunk.
+/// A cache full of NaN, prompts computed in chunks, single tokens beside a last chunk, then single tokens alone.
 #[derive(Clone)]
 struct Attend {
     heads: (usize, usize, usize),
@@ -184,7 +184,7 @@ impl Attend {
 impl Case for Attend {
     fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
         let (num_heads, num_kv_heads, head_dim) = self.heads;
-        let longest = self.seqs.iter().map(|(a, b)| a + b).max().unwrap();
+        let longest = SINGLE_STEPS + self.seqs.iter().map(|(a, b)| a + b).max().unwrap();
         let num_blocks = 2 + longest.div_ceil(self.block_size) * self.seqs.len();
         let shape = KvShape { num_blocks, block_size: self.block_size, num_kv_heads, head_dim, dtype: DType::BF16 };
         let mut kv = device.alloc_kv(shape).unwrap();
@@ -221,9 +221,20 @@ impl Case for Attend {
             device.attention(&mut out, &qkv, &kv, &step, &attention).unwrap();
             outputs.extend([qkv, out]);
         }
+        for single in 0..SINGLE_STEPS {
+            let lens: Vec<_> = self.seqs.iter().map(|s| (s.0 + s.1 + single, 1)).collect();
+            let step = self.step(inputs, &lens);
+            let mut qkv = inputs.tensor(32 + single as u64, step.num_tokens, cols);
+            let mut out = device.alloc(step.num_tokens, num_heads * head_dim, device.activation_dtype()).unwrap();
+            device.rope_attention(&mut out, &mut qkv, &mut kv, &step, &params, &attention).unwrap();
+            outputs.push(out);
+        }
         outputs
     }
 }
+
+/// Steps of one token a sequence that `Attend` ends with; each reads what the one before stored.
+const SINGLE_STEPS: usize = 2;
 
 fn attend(heads: (usize, usize, usize), seqs: &[(usize, usize)]) -> Attend {
     let rope = (heads.2, RopeStyle::HalfSplit);

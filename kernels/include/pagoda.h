@@ -214,12 +214,10 @@ pagoda_status pagoda_rope_kv(const pagoda_rope_kv_params *params, pagoda_stream 
 typedef struct pagoda_attention_params {
   void *out;                   /* [num_tokens, num_heads * head_dim] bf16 */
   const void *qkv;             /* [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] bf16; q comes first */
-  const void *kv;              /* the layer's cache */
+  void *kv;                    /* the layer's cache */
   const int32_t *cu_seqlens_q; /* [num_seqs + 1] first row of each sequence */
-  const int32_t *context_lens; /* [num_seqs] including the rows of this step */
+  const int32_t *context_lens; /* [num_seqs] including the rows of this step; 0: no sequence, its row of out is left alone */
   const int32_t *block_tables; /* [num_seqs, max_blocks_per_seq] */
-  float *partials;             /* decode: [num_seqs, num_heads, num_splits, head_dim + 2] f32; NULL when num_splits is 1 */
-  int32_t *counters;           /* decode: [num_seqs, num_kv_heads * ceil(group / 8)], zero before and after; NULL when num_splits is 1 */
   int32_t num_tokens;
   int32_t num_seqs;
   int32_t num_heads;
@@ -227,16 +225,45 @@ typedef struct pagoda_attention_params {
   int32_t head_dim;     /* 16, 32, 64, 80, 96, 128, 256 */
   int32_t block_size;
   int32_t max_blocks_per_seq;
-  int32_t split_len;  /* decode: keys of one CTA, a multiple of 64 */
-  int32_t num_splits; /* decode: ceil(longest context / split_len) */
   int32_t window;     /* a query at p sees keys > p - window; 0: all up to p */
   float scale;        /* on q . k, more than 0 */
   float soft_cap;     /* cap * tanh(score / cap); 0: none */
   int32_t num_blocks; /* prefill: of the cache; 0: not known, and then it does without tensor copies */
   int32_t *tickets;   /* prefill: [2], zero before and after: the next piece of work; NULL: CTAs take them in turn */
 } pagoda_attention_params;
-pagoda_status pagoda_attention_decode(const pagoda_attention_params *params, pagoda_stream stream);
 pagoda_status pagoda_attention_prefill(const pagoda_attention_params *params, pagoda_stream stream);
+
+/* Groups of sequences with one query row whose block tables begin alike. pagoda_attention_prefix computes all rows of a group over the
+ * keys that it shares, pagoda_attention_decode the rest and the sum. Without: all NULL and 0. */
+typedef struct pagoda_shared_prefixes {
+  const int32_t *groups;  /* [3 + 3 * num_groups] num_groups, members of all, keys of the longest; first member, members, keys of each */
+  const int32_t *members; /* sequences, group after group */
+  const int32_t *lens;    /* [num_seqs] keys that a sequence shares: whole blocks before its last key; 0: in no group */
+  float *partials;        /* [max_partials, head_dim + 4] f32: o, m, l of rows and splits of the prefixes */
+  int32_t max_partials;   /* at least num_seqs * num_heads */
+} pagoda_shared_prefixes;
+
+/* With `cos`, pagoda_attention_decode does what pagoda_rope_kv would do first: rows of q and k are normed and rotated on their way in
+ * (qkv stays as it is), and k and v of the step go to the cache, at the sequence's last position. */
+typedef struct pagoda_attention_decode_params {
+  pagoda_attention_params attention;
+  pagoda_shared_prefixes prefixes;
+  float *partials;     /* [max_partials, head_dim + 4] f32: o, m, l of the pieces of a context */
+  int32_t *counters;   /* [2 + num_seqs * num_kv_heads * ceil(group / 8)], zero before and after */
+  const float *cos;    /* [max_positions, rotary_dim / 2] f32, or NULL */
+  const float *sin;    /* the same */
+  const float *q_norm; /* [head_dim] f32, or NULL */
+  const float *k_norm; /* [head_dim] f32, or NULL */
+  int32_t rotary_dim;  /* head_dim; with interleaved: even, at most head_dim */
+  int32_t interleaved; /* 0: i pairs with i + rotary_dim / 2; 1: 2i pairs with 2i + 1 */
+  float eps;           /* of the norms, inside the root */
+  int32_t split_len;   /* keys of a piece, a multiple of 64; doubled while max_partials is less than pieces * num_heads */
+  int32_t max_partials;
+  int32_t num_ctas; /* that share the pieces */
+} pagoda_attention_decode_params;
+pagoda_status pagoda_attention_decode(const pagoda_attention_decode_params *params, pagoda_stream stream);
+/* Before pagoda_attention_decode with the same params. PAGODA_UNSUPPORTED where there is no kernel for them: then without prefixes. */
+pagoda_status pagoda_attention_prefix(const pagoda_attention_decode_params *params, pagoda_stream stream);
 
 /* Block dst = block src for every pair, whole blocks of one layer. No block is both a source and a destination. */
 typedef struct pagoda_copy_blocks_params {

@@ -1,7 +1,6 @@
-//! Rotation, the paged KV cache and attention over it (cuda/rope_kv.cu, cuda/attention). All are asynchronous on `stream`.
+//! Rotation, the paged KV cache and attention over it (cuda/rope_kv.cu, cuda/attention/prefill.cu; decode: attention_decode.rs). All are asynchronous on `stream`.
 
 use super::{ALIGNMENT, DeviceBytes, Stream, check_range, int, invalid, launch};
-use crate::heuristics::DecodeSplits;
 use crate::status::Result;
 use crate::sys;
 
@@ -107,7 +106,7 @@ pub fn rope_kv(p: &RopeKv, stream: Stream) -> Result<()> {
     launch!(pagoda_rope_kv, raw, stream)
 }
 
-/// Operands of `attention_decode` and `attention_prefill`.
+/// Operands of `attention_prefill`, and of `attention_decode` with more.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     /// `[num_tokens, num_heads * head_dim]` bf16.
@@ -138,38 +137,10 @@ pub struct Attention {
     pub soft_cap: Option<f32>,
 }
 
-/// Where split contexts meet: see `partials` and `counters` of pagoda.h.
-#[derive(Clone, Copy, Debug)]
-pub struct DecodeScratch {
-    /// f32.
-    pub partials: DeviceBytes,
-    /// i32, zero.
-    pub counters: DeviceBytes,
-}
-
-/// Attention of the sequences with one query row.
-///
-/// # Errors
-/// `InvalidArgument` for a range too short, `Unsupported` for a head_dim without kernel, `NotBuilt`, `Cuda`.
-pub fn attention_decode(p: &Attention, splits: DecodeSplits, scratch: DecodeScratch, stream: Stream) -> Result<()> {
-    const OP: &str = "attention_decode";
-    let mut raw = lower(OP, p)?;
-    if splits.num_splits > 1 {
-        let rows = p.num_seqs * p.shape.num_heads * splits.num_splits;
-        check_range(OP, "partials", scratch.partials, rows * (p.shape.head_dim + 2) * 4, 4)?;
-        check_range(OP, "counters", scratch.counters, p.num_seqs * p.shape.num_heads * 4, 4)?;
-        raw.partials = scratch.partials.as_ptr();
-        raw.counters = scratch.counters.as_ptr();
-    }
-    raw.split_len = int(OP, "split_len", splits.split_len)?;
-    raw.num_splits = int(OP, "num_splits", splits.num_splits)?;
-    launch!(pagoda_attention_decode, raw, stream)
-}
-
 /// Attention of the sequences with more than one query row. `tickets`: two i32, zero before and after, for one launch at a time.
 ///
 /// # Errors
-/// See `attention_decode`.
+/// `InvalidArgument` for a range too short, `Unsupported` for a head_dim without kernel, `NotBuilt`, `Cuda`.
 pub fn attention_prefill(p: &Attention, tickets: DeviceBytes, stream: Stream) -> Result<()> {
     const OP: &str = "attention_prefill";
     let mut raw = lower(OP, p)?;
@@ -178,7 +149,7 @@ pub fn attention_prefill(p: &Attention, tickets: DeviceBytes, stream: Stream) ->
     launch!(pagoda_attention_prefill, raw, stream)
 }
 
-fn lower(op: &'static str, p: &Attention) -> Result<sys::pagoda_attention_params> {
+pub(super) fn lower(op: &'static str, p: &Attention) -> Result<sys::pagoda_attention_params> {
     p.shape.check(op)?;
     check_range(op, "out", p.out, p.num_tokens * p.shape.num_heads * p.shape.head_dim * 2, ALIGNMENT)?;
     check_range(op, "qkv", p.qkv, p.num_tokens * p.shape.qkv_cols() * 2, ALIGNMENT)?;
@@ -192,12 +163,10 @@ fn lower(op: &'static str, p: &Attention) -> Result<sys::pagoda_attention_params
     Ok(sys::pagoda_attention_params {
         out: p.out.as_ptr(),
         qkv: p.qkv.as_ptr::<std::ffi::c_void>(),
-        kv: p.kv.as_ptr::<std::ffi::c_void>(),
+        kv: p.kv.as_ptr(),
         cu_seqlens_q: p.cu_seqlens_q.as_ptr::<i32>(),
         context_lens: p.context_lens.as_ptr::<i32>(),
         block_tables: p.block_tables.as_ptr::<i32>(),
-        partials: std::ptr::null_mut(),
-        counters: std::ptr::null_mut(),
         num_tokens: int(op, "num_tokens", p.num_tokens)?,
         num_seqs: int(op, "num_seqs", p.num_seqs)?,
         num_heads: int(op, "num_heads", p.shape.num_heads)?,
@@ -205,8 +174,6 @@ fn lower(op: &'static str, p: &Attention) -> Result<sys::pagoda_attention_params
         head_dim: int(op, "head_dim", p.shape.head_dim)?,
         block_size: int(op, "block_size", p.shape.block_size)?,
         max_blocks_per_seq: int(op, "max_blocks_per_seq", p.max_blocks_per_seq)?,
-        split_len: 0,
-        num_splits: 0,
         window: int(op, "window", p.window.unwrap_or(0).min(1 << 30))?,
         scale: p.scale,
         soft_cap: p.soft_cap.unwrap_or(0.0),

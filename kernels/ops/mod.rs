@@ -1,6 +1,7 @@
 //! Launchers: check shape, type and alignment, then one unsafe call. One file a group of kernels.
 
 pub mod attention;
+pub mod attention_decode;
 pub mod elementwise;
 pub mod gemm;
 pub mod grouped;

@@ -3,6 +3,7 @@
 //! Weights of every format become bf16 when they are loaded. One stream orders all work; ops only queue it, and the host waits in
 //! `sampled` and `row_logprobs` alone (and in `sample` for the few rows that are sampled on the host).
 
+mod attention;
 mod memory;
 mod moe;
 mod ops;
@@ -24,9 +25,10 @@ use self::staging::{Staging, StepRing};
 use super::{DType, KvShape, Tensor};
 use crate::error::{EngineError, Result};
 
-/// Bytes of partial results of split decode attention: decides how finely many long contexts are cut.
+/// Bytes of partial results of split decode attention. Enough for as many tokens as fit into 80 GB beside their weights; with more, which
+/// takes shared prefixes, contexts are cut more coarsely.
 const PARTIALS_BYTES: usize = 64 << 20;
-/// Pairs of sequence and query head that can be split at once.
+/// Counters of split decode attention: two, and one for each pair of sequence and query head.
 const MAX_COUNTERS: usize = 1 << 19;
 
 /// A matrix of weights on the GPU, bf16.

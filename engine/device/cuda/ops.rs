@@ -1,17 +1,14 @@
 //! `impl Device for CudaDevice`: checks shapes, takes addresses out of tensors and hands them to the launchers.
 
-use pagoda_kernels::heuristics::decode_splits;
-use pagoda_kernels::ops::attention::{Attention, DecodeScratch, HeadShape, RopeKv, attention_decode, attention_prefill, rope_kv};
 use pagoda_kernels::ops::elementwise::{RmsNorm, RmsNormParams, rms_norm};
 use pagoda_kernels::ops::{self, DeviceBytes, step as rows};
 use pagoda_kernels::{Capture, DeviceMemory, Graph};
 
 use super::product::Rows;
 use super::sample::{CudaPending, is_on_host};
-use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, MAX_COUNTERS, engine_error};
+use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, engine_error};
 use crate::device::{
-    AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, StepInts, StepRoom, StepTensors,
-    Tensor,
+    AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, StepInts, StepRoom, StepTensors, Tensor,
 };
 use crate::error::Result;
 use crate::memory_plan::StepSize;
@@ -26,7 +23,7 @@ impl CudaTensor {
     }
 
     /// The address of activations: every op but products and norms knows bf16 alone.
-    fn bf16(&self) -> DeviceBytes {
+    pub(super) fn bf16(&self) -> DeviceBytes {
         assert_eq!(self.dtype, DType::BF16, "activations");
         self.bytes()
     }
@@ -52,7 +49,7 @@ pub(super) fn kernel_activation(activation: Activation) -> rows::Activation {
 }
 
 impl CudaDevice {
-    fn launch(&self, op: impl FnOnce(ops::Stream) -> pagoda_kernels::Result<()>) -> Result<()> {
+    pub(super) fn launch(&self, op: impl FnOnce(ops::Stream) -> pagoda_kernels::Result<()>) -> Result<()> {
         self.gpu.stream().and_then(op).map_err(engine_error)
     }
 
@@ -210,57 +207,23 @@ impl Device for CudaDevice {
     }
 
     fn rope_kv_store(&self, qkv: &mut CudaTensor, kv: &mut CudaKv, step: &StepTensors<Self>, p: &RopeKvParams<'_, Self>) -> Result<()> {
-        let shape = head_shape(kv, p.num_heads, p.num_kv_heads, p.head_dim);
-        assert_eq!((qkv.cols, qkv.rows), (shape.qkv_cols(), step.num_tokens), "shape of q, k, v");
-        let params = RopeKv {
-            qkv: qkv.bf16(),
-            kv: kv.memory.bytes(),
-            positions: step.positions.bytes(),
-            slot_mapping: step.slot_mapping.bytes(),
-            cos: p.rope.cos.bytes,
-            sin: p.rope.sin.bytes,
-            q_norm: p.q_norm.map(|v| v.bytes),
-            k_norm: p.k_norm.map(|v| v.bytes),
-            eps: p.eps,
-            num_tokens: step.num_tokens,
-            shape,
-            rotary_dim: p.rope.rotary_dim,
-            interleaved: p.rope.style == RopeStyle::Interleaved,
-        };
-        self.launch(|stream| rope_kv(&params, stream))
+        self.rotate_and_store(qkv, kv, step, p)
     }
 
     fn attention(&self, out: &mut CudaTensor, qkv: &CudaTensor, kv: &CudaKv, step: &StepTensors<Self>, p: &AttentionParams) -> Result<()> {
-        let shape = head_shape(kv, p.num_heads, p.num_kv_heads, p.head_dim);
-        assert_eq!((out.cols, qkv.cols), (p.num_heads * p.head_dim, shape.qkv_cols()), "columns of attention");
-        out.set_rows(step.num_tokens);
-        let params = Attention {
-            out: out.bf16(),
-            qkv: qkv.bf16(),
-            kv: kv.memory.bytes(),
-            cu_seqlens_q: step.cu_seqlens_q.bytes(),
-            context_lens: step.context_lens.bytes(),
-            block_tables: step.block_tables.bytes(),
-            num_tokens: step.num_tokens,
-            num_seqs: step.num_seqs,
-            max_blocks_per_seq: step.max_blocks_per_seq,
-            shape,
-            scale: p.scale,
-            window: p.window,
-            soft_cap: p.soft_cap,
-        };
-        if step.max_query_len > 1 {
-            self.launch(|stream| attention_prefill(&params, self.counters.bytes(), stream))?;
-        }
-        if step.max_query_len > 1 && step.num_seqs == 1 {
-            return Ok(());
-        }
-        let row_bytes = (p.head_dim + 2) * 4;
-        let partials = self.partials.bytes();
-        let scratch_rows = (partials.len() / row_bytes).min(if step.num_seqs * p.num_heads > MAX_COUNTERS { 0 } else { usize::MAX });
-        let splits = decode_splits(step.num_seqs, p.num_heads, step.max_context_len, scratch_rows);
-        let scratch = DecodeScratch { partials, counters: self.counters.bytes() };
-        self.launch(|stream| attention_decode(&params, splits, scratch, stream))
+        self.attend(out, qkv, kv, step, p)
+    }
+
+    fn rope_attention(
+        &self,
+        out: &mut CudaTensor,
+        qkv: &mut CudaTensor,
+        kv: &mut CudaKv,
+        step: &StepTensors<Self>,
+        rope: &RopeKvParams<'_, Self>,
+        p: &AttentionParams,
+    ) -> Result<()> {
+        self.rotate_and_attend(out, qkv, kv, step, rope, p)
     }
 
     fn gated_activation(&self, out: &mut CudaTensor, gate_up: &CudaTensor, activation: Activation) -> Result<()> {
@@ -345,9 +308,4 @@ impl Device for CudaDevice {
     fn row_logprobs(&self, logits: &CudaTensor, rows: &[(usize, u32)], top: usize) -> Result<Vec<TokenLogprobs>> {
         self.logprobs_of_rows(logits, rows, top)
     }
-}
-
-fn head_shape(kv: &CudaKv, num_heads: usize, num_kv_heads: usize, head_dim: usize) -> HeadShape {
-    assert_eq!((kv.shape.num_kv_heads, kv.shape.head_dim), (num_kv_heads, head_dim), "heads of the KV cache");
-    HeadShape { num_heads, num_kv_heads, head_dim, block_size: kv.shape.block_size }
 }

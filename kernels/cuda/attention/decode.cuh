@@ -3,246 +3,258 @@
 //   S^T = K Q^T, O^T = V^T P^T:  16 keys (or 16 head dims) are the rows of a product, up to 8 query heads of one kv head its columns,
 //   so that grouped queries share every k and v that is read and nothing is padded to 16 rows.
 //
-// Grid (splits of the context, kv heads * chunks of 8 query heads, sequences); 4 warps. A warp owns the 16-key tiles w, w + 4, ... of its
-// split, copies them through its own two shared-memory stages, and keeps its own online softmax; the warps merge once at the end. With
-// more than one split, each CTA leaves (o, m, l) in `partials` and the last one to arrive merges all in the order of splits: the result
-// does not depend on which CTA is last. A split has a fixed length, so a sequence's sums do not depend on its batch.
+// A fixed number of CTAs shares the items of decode_work.cuh: one each by number, the rest as they come free. In a CTA
+//
+//   warp 4      | item j: keys, q rotated, fresh k and v -> smem | its tiles -> ring, as slots come free | item j + 1 ...
+//   warps 0..3  |            | item j: tiles w, w + 4, ... of the ring | merge -> out or partials | item j + 1 ...
+//
+// so that no warp that computes waits for global memory. Where a context has several pieces, each leaves (o, m, l) in `partials`; warp 4
+// counts them, and the CTA of the last one merges all in order, with the item after next: the result does not depend on which CTA it is.
+//
+// With `cos`, contexts, block tables and older keys are read before the wait for the previous kernel. That is safe although kernels wrote
+// them: every kernel of a step waits before it lets its successor start, so all but the direct predecessor, which makes qkv or partial
+// results of prefixes, have completed.
 //
 // Bound by memory: 2 * head_dim * 2 bytes a key and kv head. Keys as rows after TurboMind's decode attention (lmdeploy, Apache-2.0);
-// split and merge after Flash-Decoding (BSD-3-Clause).
+// split and merge after Flash-Decoding (BSD-3-Clause); seldom rescaled softmax after FlashAttention-4 (BSD-3-Clause).
 #pragma once
-#include "../common/reduce.cuh"
-#include "../common/status.cuh"
-#include "../ptx/async_copy.cuh"
-#include "../ptx/mma.cuh"
-#include "paged_kv.cuh"
-#include "softmax.cuh"
+#include "../common/launch.cuh"
+#include "decode_merge.cuh"
+#include "decode_product.cuh"
+#include "decode_rows.cuh"
+#include "decode_work.cuh"
 
 namespace pagoda {
 
-constexpr int kDecodeWarps = 4;
-constexpr int kDecodeHeads = 8; // columns of the product
-constexpr int kDecodeKeys = 16; // rows of the product
-constexpr int kDecodeStages = 2;
-
-template <int kHeadDim> struct DecodeSmem {
-  static_assert(kHeadDim % 16 == 0, "a head is a whole number of k steps of the product");
-  static constexpr int kStride = kHeadDim + 8; // an odd number of 16-byte columns: ldmatrix reads 8 rows without bank conflicts
-  static constexpr int kTile = kDecodeKeys * kStride;
-  struct Merge {
-    float o[kDecodeWarps][kDecodeHeads][kHeadDim];
-    float m[kDecodeWarps][kDecodeHeads];
-    float l[kDecodeWarps][kDecodeHeads];
-  };
-  union {
-    bf16 kv[kDecodeWarps][kDecodeStages][2][kTile];
-    Merge merge;
-  };
+// The step's own k and v of one kv head, on their way to the last tile.
+template <int kHeadDim> struct FreshRow {
+  uint4 k[kHeadDim / 8];
+  uint4 v[kHeadDim / 8];
 };
 
-// What one CTA works on; keys lo <= key < hi.
-struct DecodeWork {
-  int seq, row, kv_head, first_head, num_heads; // of this CTA's chunk of at most 8
-  int lo, hi, split, first_split, last_split;
+// What warp 4 hands over with an item.
+template <int kHeadDim> struct DecodeItem {
+  DecodeWork work;
+  DecodeWork merge; // num_pieces > 0: all pieces of its sequence and heads are there
+  bool is_end;      // no item follows
+  int fresh_row;    // of the cache; -1: no fresh k and v
+  FreshRow<kHeadDim> fresh;
+  uint2 q[kHeadDim / 16][kWarpSize]; // fragments
 };
 
-__device__ __forceinline__ bool decode_work(const pagoda_attention_params &p, DecodeWork &w) {
-  w.seq = blockIdx.z;
-  w.row = p.cu_seqlens_q[w.seq];
-  if (p.cu_seqlens_q[w.seq + 1] - w.row != 1) return false;
-  const int group = p.num_heads / p.num_kv_heads;
-  const int chunks = (group + kDecodeHeads - 1) / kDecodeHeads;
-  const int chunk = blockIdx.y % chunks;
-  w.kv_head = blockIdx.y / chunks;
-  w.first_head = w.kv_head * group + chunk * kDecodeHeads;
-  w.num_heads = min(kDecodeHeads, group - chunk * kDecodeHeads);
-  const int context = p.context_lens[w.seq];
-  const int begin = p.window > 0 ? max(0, context - p.window) : 0;
-  w.split = blockIdx.x;
-  w.first_split = begin / p.split_len;
-  w.last_split = (context - 1) / p.split_len;
-  w.lo = max(begin, w.split * p.split_len);
-  w.hi = min(context, (w.split + 1) * p.split_len);
-  return w.split >= w.first_split && w.split <= w.last_split;
-}
-
-// Starts the copies of k and v of keys first .. first + 16 into one stage; keys outside lo .. hi become zeros.
-template <int kHeadDim> __device__ __forceinline__ void load_decode_tile(const pagoda_attention_params &p, const DecodeWork &w, bf16 (*stage)[DecodeSmem<kHeadDim>::kTile], int first, int lane) {
-  constexpr int kChunks = kHeadDim / 8;
-  const PagedKv cache{p.num_kv_heads, p.block_size, kHeadDim};
-  const int32_t *table = p.block_tables + static_cast<int64_t>(w.seq) * p.max_blocks_per_seq;
-  const bf16 *kv_gmem = static_cast<const bf16 *>(p.kv);
-#pragma unroll
-  for (int i = 0; i < kDecodeKeys * kChunks / kWarpSize; ++i) {
-    const int chunk = lane + i * kWarpSize;
-    const int row = chunk / kChunks, col = chunk % kChunks * 8;
-    const int key = first + row;
-    const bool valid = key >= w.lo && key < w.hi;
-    const int block = valid ? table[key / p.block_size] : 0;
-    const bf16 *k_gmem = kv_gmem + cache.k_offset(block, w.kv_head, valid ? key % p.block_size : 0) + col;
-    const int smem_offset = row * DecodeSmem<kHeadDim>::kStride + col;
-    ptx::copy_16b_async(ptx::smem_address(stage[0] + smem_offset), k_gmem, valid);
-    ptx::copy_16b_async(ptx::smem_address(stage[1] + smem_offset), k_gmem + cache.v_distance(), valid);
-  }
-}
-
-// One warp's state: columns 2t and 2t + 1 of the heads, rows g and g + 8 of every 16 head dims (lane = 4g + t).
-template <int kHeadDim> struct DecodeState {
-  float o[kHeadDim / 16][4] = {};
-  float m[2] = {-INFINITY, -INFINITY};
-  float l[2] = {0.0f, 0.0f}; // of this lane's keys
+template <int kHeadDim, int kSlots> struct DecodeSmem {
+  char tiles[kSlots][KvTile<kHeadDim>::kBytes];
+  WarpState<kHeadDim> states[kDecodeWarps];
+  DecodeItem<kHeadDim> items[2];
+  DecodePlan plan;
+  uint64_t full[kSlots], empty[kSlots]; // a slot
+  uint64_t ready[2], done[2];           // an item
 };
+constexpr int kDecodeAlign = 1024; // the swizzle follows the address
 
-template <int kHeadDim>
-__device__ __forceinline__ void decode_tile(const pagoda_attention_params &p, const DecodeWork &w, const uint32_t (&q)[kHeadDim / 16][2], const bf16 (*stage)[DecodeSmem<kHeadDim>::kTile], int first, int lane, DecodeState<kHeadDim> &state) {
-  constexpr int kStride = DecodeSmem<kHeadDim>::kStride;
-  const int matrix = lane / 8, matrix_row = lane % 8;
-  float s[4] = {};
-#pragma unroll
-  for (int i = 0; i < kHeadDim / 16; ++i) {
-    uint32_t a[4];
-    ptx::load_matrix_x4(a, ptx::smem_address(stage[0] + (matrix_row + matrix % 2 * 8) * kStride + i * 16 + matrix / 2 * 8));
-    ptx::mma_bf16(s, a[0], a[1], a[2], a[3], q[i][0], q[i][1]);
-  }
-  const int key = first + lane / 4;
-#pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    const int row_key = key + e / 2 * 8;
-    s[e] = row_key >= w.lo && row_key < w.hi ? score(s[e], p.scale, p.soft_cap) : -INFINITY;
-  }
-#pragma unroll
-  for (int c = 0; c < 2; ++c) {
-    float m = fmaxf(s[c], s[c + 2]);
-#pragma unroll
-    for (int offset = 4; offset < kWarpSize; offset *= 2) m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, offset));
-    m = fmaxf(m, state.m[c]);
-    const float base = finite_max(m);
-    const float rescale = exp2f(state.m[c] - base);
-    state.m[c] = m;
-    s[c] = exp2f(s[c] - base);
-    s[c + 2] = exp2f(s[c + 2] - base);
-    state.l[c] = state.l[c] * rescale + s[c] + s[c + 2];
-#pragma unroll
-    for (int i = 0; i < kHeadDim / 16; ++i) {
-      state.o[i][c] *= rescale;
-      state.o[i][c + 2] *= rescale;
+// Warp 4. Hands out items and their tiles.
+template <int kHeadDim, int kSlots, bool kTensor> struct DecodeFeeder {
+  using Smem = DecodeSmem<kHeadDim, kSlots>;
+  const pagoda_attention_decode_params &d;
+  const CUtensorMap &map;
+  Smem &smem;
+  const CacheRows cache;
+  const int lane;
+  int num_tiles = 0; // filled since the start
+
+  // Starts the way of tiles begin .. end of an item.
+  __device__ __forceinline__ void fill(const KeyRange &keys, int begin, int end) {
+    int row = 0;
+#pragma unroll 1
+    for (int i = begin; i < end; ++i, ++num_tiles) {
+      if ((i - begin) % kWarpSize == 0 && cache.blocks_hold_tiles() && i + lane < keys.num_tiles) row = cache.row(keys, keys.first + (i + lane) * kTileKeys);
+      const int tile_row = __shfl_sync(0xffffffffu, row, (i - begin) % kWarpSize);
+      const int slot = num_tiles % kSlots;
+      const uint32_t full = ptx::smem_address(smem.full + slot), tile = ptx::smem_address(smem.tiles[slot]);
+      if (num_tiles >= kSlots) ptx::wait_for_arrivals(ptx::smem_address(smem.empty + slot), (num_tiles / kSlots - 1) % 2);
+      __syncwarp(); // or the slot's next phase could be over before a lane has seen this one
+      if (kTensor) {
+#if __CUDA_ARCH__ >= 900
+        if (lane == 0) {
+          ptx::arrive_expecting(full, KvTile<kHeadDim>::kBytes);
+          ptx::copy_box_4d(tile, &map, tile_row, full);
+        }
+#endif
+      } else {
+        copy_tile<kHeadDim>(tile, static_cast<const bf16 *>(d.attention.kv), cache, keys, keys.first + i * kTileKeys, tile_row, lane);
+        ptx::arrive_after_copies(full);
+      }
     }
   }
-  const uint32_t p_low = ptx::transpose_8x8(pack_bf16(s[0], s[1]));
-  const uint32_t p_high = ptx::transpose_8x8(pack_bf16(s[2], s[3]));
-#pragma unroll
-  for (int i = 0; i < kHeadDim / 16; ++i) {
-    uint32_t a[4];
-    ptx::load_matrix_x4_trans(a, ptx::smem_address(stage[1] + (matrix_row + matrix / 2 * 8) * kStride + i * 16 + matrix % 2 * 8));
-    ptx::mma_bf16(state.o[i], a[0], a[1], a[2], a[3], p_low, p_high);
-  }
-}
 
-// Leaves a warp's state in shared memory.
-template <int kHeadDim> __device__ __forceinline__ void store_decode_state(typename DecodeSmem<kHeadDim>::Merge &merge, DecodeState<kHeadDim> &state, int warp, int lane) {
-  const int g = lane / 4, t = lane % 4;
+  // q, rotated, and the step's own k and v.
+  __device__ __forceinline__ void load_rows(const DecodeWork &w, DecodeItem<kHeadDim> &item) {
+    const pagoda_attention_params &p = d.attention;
+    const bf16 *row_gmem = static_cast<const bf16 *>(p.qkv) + static_cast<int64_t>(w.row) * (p.num_heads + 2 * p.num_kv_heads) * kHeadDim;
+    const bf16 *k_gmem = row_gmem + (p.num_heads + w.keys.kv_head) * kHeadDim;
+    const bool rotate = d.cos != nullptr, has_head = lane / 4 < w.num_heads;
+    const bool is_fresh = rotate && w.is_last && w.keys.num_tiles > 0;
+    RowFrag<kHeadDim> q;
+    load_row<kHeadDim>(q, row_gmem + (w.first_head + (has_head ? lane / 4 : 0)) * kHeadDim, has_head, lane);
+    if (is_fresh) {
+      // The last head's place is k's where a kv head has fewer than 8 query heads, else k takes a turn of its own.
+      RowFrag<kHeadDim> k;
+      load_row<kHeadDim>(k, k_gmem, true, lane);
+      if (lane < kHeadDim / 8) item.fresh.v[lane] = ptx::load_16b(k_gmem + p.num_kv_heads * kHeadDim + lane * 8);
+      norm_and_rotate<kHeadDim>(k, d, d.k_norm, w.context - 1, lane);
+      uint32_t *k_smem = reinterpret_cast<uint32_t *>(item.fresh.k);
 #pragma unroll
-  for (int c = 0; c < 2; ++c) {
-#pragma unroll
-    for (int offset = 4; offset < kWarpSize; offset *= 2) state.l[c] += __shfl_xor_sync(0xffffffffu, state.l[c], offset);
-    if (g == 0) {
-      merge.m[warp][2 * t + c] = state.m[c];
-      merge.l[warp][2 * t + c] = state.l[c];
+      for (int j = 0; j < kHeadDim / 8; ++j) {
+        if (j % 8 == lane / 4) k_smem[j * 4 + lane % 4] = k[j / 2][j % 2]; // every group of 4 lanes has all of k
+      }
     }
+    if (rotate) norm_and_rotate<kHeadDim>(q, d, d.q_norm, w.context - 1, lane);
 #pragma unroll
-    for (int i = 0; i < kHeadDim / 16; ++i) {
-      merge.o[warp][2 * t + c][i * 16 + g] = state.o[i][c];
-      merge.o[warp][2 * t + c][i * 16 + g + 8] = state.o[i][c + 2];
-    }
+    for (int i = 0; i < kHeadDim / 16; ++i) item.q[i][lane] = make_uint2(q[i][0], q[i][1]);
+    item.fresh_row = is_fresh ? cache.row(w.keys, w.context - 1) : -1;
   }
-}
 
-// Merges the splits of this CTA's heads, if this CTA is the last of them.
-template <int kHeadDim> __device__ __forceinline__ void merge_splits(const pagoda_attention_params &p, const DecodeWork &w) {
-  __shared__ bool is_last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int32_t *counter = p.counters + static_cast<int64_t>(w.seq) * gridDim.y + blockIdx.y;
-    is_last = atomicAdd(counter, 1) == w.last_split - w.first_split;
+  // Whether all pieces of an item's sequence are in `partials`, this one the last of them. One lane asks.
+  __device__ __forceinline__ bool count_piece(const DecodeWork &w, const DecodeShape &shape) {
+    const int heads = d.attention.num_kv_heads * shape.chunks;
+    int32_t *counter = d.counters + 2 + static_cast<int64_t>(w.seq) * heads + w.keys.kv_head * shape.chunks + w.chunk;
+    __threadfence(); // what the other warps wrote before they said that they were done
+    const bool is_last = atomicAdd(counter, 1) == w.num_pieces - 1;
     if (is_last) *counter = 0;
     __threadfence();
+    return is_last;
   }
-  __syncthreads();
-  if (!is_last) return;
-  for (int i = threadIdx.x; i < w.num_heads * kHeadDim; i += blockDim.x) {
-    const int head = w.first_head + i / kHeadDim, d = i % kHeadDim;
-    const float *base = p.partials + (static_cast<int64_t>(w.seq) * p.num_heads + head) * p.num_splits * (kHeadDim + 2);
-    float m = -INFINITY, l = 0.0f, o = 0.0f;
-    for (int split = w.first_split; split <= w.last_split; ++split) m = fmaxf(m, __ldcg(base + split * (kHeadDim + 2) + kHeadDim));
-    for (int split = w.first_split; split <= w.last_split; ++split) {
-      const float *part = base + split * (kHeadDim + 2);
-      const float weight = exp2f(__ldcg(part + kHeadDim) - finite_max(m));
-      o += weight * __ldcg(part + d);
-      l += weight * __ldcg(part + kHeadDim + 1);
+
+  __device__ __forceinline__ void run(const DecodeShape &shape) {
+    const PrefixSplits prefixes(d);
+    const bool rotate = d.cos != nullptr;
+    DecodeWork w = decode_work(d, shape, prefixes, smem.plan, blockIdx.x);
+    int early = 0; // tiles of the first item that are on their way
+    if (rotate) {
+      early = min(w.keys.num_tiles, kSlots);
+      fill(w.keys, 0, early);
+      wait_then_allow_next();
     }
-    static_cast<bf16 *>(p.out)[(static_cast<int64_t>(w.row) * p.num_heads + head) * kHeadDim + d] = from_f32<bf16>(o / l);
+    int num_empty = 0;
+#pragma unroll 1
+    for (int j = 0; num_empty < 2; ++j) {
+      int fetched = 0;
+      if (lane == 0 && w.keys.num_tiles > 0) fetched = gridDim.x + atomicAdd(d.counters, 1);
+      DecodeItem<kHeadDim> &item = smem.items[j % 2];
+      bool merges = false;
+      if (j >= 2) {
+        ptx::wait_for_arrivals(ptx::smem_address(smem.done + j % 2), (j / 2 - 1) % 2);
+        __syncwarp();
+        if (lane == 0 && item.work.keys.num_tiles > 0 && item.work.num_pieces > 1) merges = count_piece(item.work, shape);
+      }
+      num_empty = w.keys.num_tiles > 0 ? 0 : num_empty + 1;
+      if (lane == 0) {
+        item.merge = item.work;
+        if (!merges) item.merge.num_pieces = 0;
+        item.work = w;
+        item.is_end = num_empty == 2;
+      }
+      if (w.keys.num_tiles > 0) load_rows(w, item);
+      ptx::arrive_at(ptx::smem_address(smem.ready + j % 2));
+      fill(w.keys, early, w.keys.num_tiles);
+      early = 0;
+      if (w.keys.num_tiles > 0) w = decode_work(d, shape, prefixes, smem.plan, __shfl_sync(0xffffffffu, fetched, 0));
+    }
+    // The last CTA leaves the counters as it found them.
+    if (lane == 0 && atomicAdd(d.counters + 1, 1) == static_cast<int>(gridDim.x) - 1) d.counters[0] = d.counters[1] = 0;
   }
+};
+
+// Adds the step's own k and v to the tile, and to the cache.
+template <int kHeadDim>
+__device__ __forceinline__ void add_fresh(const pagoda_attention_params &p, const DecodeItem<kHeadDim> &item, uint32_t tile, int key, int lane) {
+  using Tile = KvTile<kHeadDim>;
+  if (lane >= kHeadDim / 8) return;
+  const uint4 k = item.fresh.k[lane], v = item.fresh.v[lane];
+  ptx::store_shared_16b(tile + Tile::offset(key, lane), k);
+  ptx::store_shared_16b(tile + Tile::kValues + Tile::offset(key, lane), v);
+  if (item.work.chunk > 0) return;
+  bf16 *k_gmem = static_cast<bf16 *>(p.kv) + static_cast<int64_t>(item.fresh_row) * kHeadDim + lane * 8;
+  ptx::store_16b(k_gmem, k);
+  ptx::store_16b(k_gmem + static_cast<int64_t>(p.num_kv_heads) * p.block_size * kHeadDim, v);
 }
 
-template <int kHeadDim> __global__ void __launch_bounds__(kDecodeWarps *kWarpSize) attention_decode_kernel(const __grid_constant__ pagoda_attention_params p) {
-  using Smem = DecodeSmem<kHeadDim>;
-  extern __shared__ __align__(16) char smem_bytes[];
-  Smem &smem = *reinterpret_cast<Smem *>(smem_bytes);
-  DecodeWork w;
-  if (!decode_work(p, w)) return;
-  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-
-  uint32_t q[kHeadDim / 16][2];
-  const int64_t qkv_heads = p.num_heads + 2 * p.num_kv_heads;
-  const bool has_head = lane / 4 < w.num_heads;
-  const bf16 *q_gmem = static_cast<const bf16 *>(p.qkv) + (w.row * qkv_heads + w.first_head + (has_head ? lane / 4 : 0)) * kHeadDim + lane % 4 * 2;
+// One item of warps 0..3; `num_before` tiles went through the ring before.
+template <int kHeadDim, int kSlots, bool kTensor>
+__device__ __forceinline__ void compute_item(const pagoda_attention_decode_params &d, DecodeSmem<kHeadDim, kSlots> &smem, const DecodeItem<kHeadDim> &item, int num_before, int warp, int lane) {
+  const pagoda_attention_params &p = d.attention;
+  const int lo = item.work.keys.lo, hi = item.work.keys.hi, first = item.work.keys.first, num_tiles = item.work.keys.num_tiles;
+  RowFrag<kHeadDim> q;
 #pragma unroll
   for (int i = 0; i < kHeadDim / 16; ++i) {
-    q[i][0] = has_head ? *reinterpret_cast<const uint32_t *>(q_gmem + i * 16) : 0u;
-    q[i][1] = has_head ? *reinterpret_cast<const uint32_t *>(q_gmem + i * 16 + 8) : 0u;
+    const uint2 pair = item.q[i][lane];
+    q[i][0] = pair.x, q[i][1] = pair.y;
   }
-
   DecodeState<kHeadDim> state;
-  const int first = w.lo / kDecodeKeys * kDecodeKeys;
-  const int num_tiles = (w.hi - first + kDecodeKeys - 1) / kDecodeKeys;
-  if (warp < num_tiles) load_decode_tile<kHeadDim>(p, w, smem.kv[warp][0], first + warp * kDecodeKeys, lane);
-  ptx::commit_copies();
-  int stage = 0;
-  for (int tile = warp; tile < num_tiles; tile += kDecodeWarps, stage ^= 1) {
-    const int next = tile + kDecodeWarps;
-    if (next < num_tiles) load_decode_tile<kHeadDim>(p, w, smem.kv[warp][stage ^ 1], first + next * kDecodeKeys, lane);
-    ptx::commit_copies();
-    ptx::wait_copies<1>();
+#pragma unroll 1
+  for (int i = warp; i < num_tiles; i += kDecodeWarps) {
+    const int slot = (num_before + i) % kSlots, key = first + i * kTileKeys;
+    const uint32_t tile = ptx::smem_address(smem.tiles[slot]);
+    ptx::wait_for_arrivals(ptx::smem_address(smem.full + slot), (num_before + i) / kSlots % 2);
     __syncwarp();
-    decode_tile<kHeadDim>(p, w, q, smem.kv[warp][stage], first + tile * kDecodeKeys, lane, state);
+    const bool adds = item.fresh_row >= 0 && i == num_tiles - 1;
+    const bool is_edge = key < lo || key + kTileKeys > hi;
+    if (is_edge || adds) {
+      if (kTensor && is_edge) clear_outside<kHeadDim>(tile, lo - key, hi - key, lane);
+      __syncwarp();
+      if (adds) add_fresh<kHeadDim>(p, item, tile, hi - 1 - key, lane);
+#if __CUDA_ARCH__ >= 900
+      ptx::fence_shared_writes();
+#endif
+      __syncwarp();
+    }
+    decode_tile<kHeadDim>(p, q, tile, is_edge, lo - key, hi - key, lane, state);
     __syncwarp();
+    if (lane == 0) ptx::arrive_at(ptx::smem_address(smem.empty + slot));
   }
-  __syncthreads(); // the merge area lies over the stages
-  store_decode_state<kHeadDim>(smem.merge, state, warp, lane);
-  __syncthreads();
+  store_state<kHeadDim>(smem.states[warp], state, lane);
+  __syncwarp();
+  ptx::sync_some(1, kDecodeWarps * kWarpSize);
+  merge_warps<kHeadDim>(d, item.work, smem.states);
+  __syncwarp();
+  ptx::sync_some(1, kDecodeWarps * kWarpSize); // the states have been read
+}
 
-  for (int i = threadIdx.x; i < w.num_heads * kHeadDim; i += blockDim.x) {
-    const int h = i / kHeadDim, d = i % kHeadDim;
-    float m = -INFINITY, l = 0.0f, o = 0.0f;
-#pragma unroll
-    for (int v = 0; v < kDecodeWarps; ++v) m = fmaxf(m, smem.merge.m[v][h]);
-#pragma unroll
-    for (int v = 0; v < kDecodeWarps; ++v) {
-      const float weight = exp2f(smem.merge.m[v][h] - finite_max(m));
-      o += weight * smem.merge.o[v][h][d];
-      l += weight * smem.merge.l[v][h];
-    }
-    const int64_t head = w.first_head + h;
-    if (w.first_split == w.last_split) {
-      static_cast<bf16 *>(p.out)[(w.row * static_cast<int64_t>(p.num_heads) + head) * kHeadDim + d] = from_f32<bf16>(o / l);
-      continue;
-    }
-    float *part = p.partials + ((static_cast<int64_t>(w.seq) * p.num_heads + head) * p.num_splits + w.split) * (kHeadDim + 2);
-    part[d] = o;
-    if (d == 0) part[kHeadDim] = m, part[kHeadDim + 1] = l;
+template <int kHeadDim, int kSlots, bool kTensor>
+__global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 128 ? 2 : 1) attention_decode_kernel(const __grid_constant__ pagoda_attention_decode_params d, const __grid_constant__ CUtensorMap map) {
+  extern __shared__ char smem_bytes[];
+  auto &smem = *reinterpret_cast<DecodeSmem<kHeadDim, kSlots> *>(smem_bytes + (-ptx::smem_address(smem_bytes) & (kDecodeAlign - 1)));
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  if (threadIdx.x < kSlots) {
+    ptx::init_arrivals(ptx::smem_address(smem.full + threadIdx.x), kTensor ? 1 : kWarpSize);
+    ptx::init_arrivals(ptx::smem_address(smem.empty + threadIdx.x), 1);
   }
-  if (w.first_split != w.last_split) merge_splits<kHeadDim>(p, w);
+  if (threadIdx.x < 2) {
+    ptx::init_arrivals(ptx::smem_address(smem.ready + threadIdx.x), kWarpSize);
+    ptx::init_arrivals(ptx::smem_address(smem.done + threadIdx.x), kDecodeWarps * kWarpSize);
+  }
+#if __CUDA_ARCH__ >= 900
+  ptx::fence_barrier_init();
+#endif
+  if (d.cos == nullptr) wait_then_allow_next();
+  const DecodeShape shape = plan_decode(d, smem.plan); // a barrier of all threads
+  if (warp == kDecodeWarps) {
+    DecodeFeeder<kHeadDim, kSlots, kTensor>{d, map, smem, CacheRows(d.attention.num_kv_heads, d.attention.block_size), lane}.run(shape);
+    return;
+  }
+  if (d.cos != nullptr) wait_then_allow_next();
+  int num_before = 0;
+#pragma unroll 1
+  for (int j = 0;; ++j) {
+    const DecodeItem<kHeadDim> &item = smem.items[j % 2];
+    ptx::wait_for_arrivals(ptx::smem_address(smem.ready + j % 2), j / 2 % 2);
+    __syncwarp();
+    if (item.merge.num_pieces > 0) merge_pieces<kHeadDim>(d, item.merge);
+    if (item.work.keys.num_tiles > 0) compute_item<kHeadDim, kSlots, kTensor>(d, smem, item, num_before, warp, lane);
+    num_before += item.work.keys.num_tiles;
+    if (item.is_end) break;
+    ptx::arrive_at(ptx::smem_address(smem.done + j % 2));
+  }
 }
 
 } // namespace pagoda

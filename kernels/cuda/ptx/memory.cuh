@@ -1,4 +1,4 @@
-// Global memory, one instruction a function. Not `.nc`: the callers' outputs may alias their inputs.
+// Global and shared memory, one instruction a function. Not `.nc`: the callers' outputs may alias their inputs.
 #pragma once
 #include <stdint.h>
 
@@ -25,6 +25,12 @@ __device__ __forceinline__ uint16_t load_2b(const void *gmem) {
 
 __device__ __forceinline__ void store_16b(void *gmem, uint4 v) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(gmem), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+__device__ __forceinline__ void store_shared_4b(uint32_t smem, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(smem), "r"(v) : "memory"); }
+
+__device__ __forceinline__ void store_shared_16b(uint32_t smem, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(smem), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
 } // namespace pagoda::ptx

@@ -102,6 +102,13 @@ __device__ __forceinline__ void copy_row_groups(uint32_t smem, const CUtensorMap
 // What this thread wrote to shared memory can be read by copies and warpgroup products, after a barrier.
 __device__ __forceinline__ void fence_shared_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// One box of a tensor of four dimensions whose first has 64 elements: everything from `row` of the second on.
+__device__ __forceinline__ void copy_box_4d(uint32_t smem, const CUtensorMap *map, int32_t row, uint32_t barrier) {
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %2, %2}], [%4];" ::"r"(smem), "l"(map),
+               "r"(0), "r"(row), "r"(barrier)
+               : "memory");
+}
+
 __device__ __forceinline__ void prefetch_map(const CUtensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
 // A barrier of some warps of the CTA.
