@@ -55,6 +55,19 @@ const DECODE_CTAS_PER_SM: usize = 2;
 /// Query heads of one kv head that a CTA takes at once (`kDecodeHeads` there).
 const DECODE_HEADS: usize = 8;
 
+/// Sequences of a step of decode attention with prefixes (`kMaxPlanSeqs` there).
+const MAX_PREFIX_SEQS: usize = 512;
+
+/// Whether such a GPU can compute shared prefixes apart (cuda/attention/prefix.cuh): it takes tensor copies.
+pub fn has_prefix_kernel(compute_capability: (u32, u32)) -> bool {
+    compute_capability.0 >= 9
+}
+
+/// Whether it has a kernel for these heads and blocks, and this many sequences.
+pub fn takes_prefixes(head_dim: usize, block_size: usize, num_seqs: usize) -> bool {
+    matches!(head_dim, 64 | 128 | 256) && block_size.is_multiple_of(16) && num_seqs <= MAX_PREFIX_SEQS
+}
+
 /// CTAs that share the pieces of `num_seqs` contexts of at most `max_context` keys: one a piece, or as many as run at once.
 pub fn decode_ctas(num_seqs: usize, num_heads: usize, num_kv_heads: usize, max_context: usize, num_sms: u32) -> usize {
     let chunks = num_kv_heads * (num_heads / num_kv_heads).div_ceil(DECODE_HEADS);

@@ -257,6 +257,10 @@ pub trait Device: Send + Sync + Sized + 'static {
         step: &StepTensors<Self>,
         params: &AttentionParams,
     ) -> Result<(), EngineError>;
+    /// Whether `attention` makes use of `StepTensors::prefix_groups`; else nobody looks for them.
+    fn shares_prefixes(&self) -> bool {
+        false
+    }
     /// `rope_kv_store`, then `attention`. Afterwards qkv holds rotated or plain rows, as the device likes.
     fn rope_attention(
         &self,

@@ -32,6 +32,14 @@ pub struct StepTensors<D: Device> {
     pub block_tables: D::Ints,
     /// Row stride of `block_tables`.
     pub max_blocks_per_seq: usize,
+    /// Groups of sequences with one query token that begin with the same blocks; 0 on a device that makes no use of them.
+    pub num_prefix_groups: usize,
+    /// `[3 + 3 * room]` number of groups, members of all, keys of the longest prefix; then of each group its first member, members, keys.
+    pub prefix_groups: D::Ints,
+    /// `[num_seqs]` sequences, group after group.
+    pub prefix_members: D::Ints,
+    /// `[num_seqs]` keys that a sequence shares with its group: whole blocks before its last key. 0: in no group.
+    pub prefix_lens: D::Ints,
     /// Rows of the hidden state that get logits, of all groups.
     pub logit_rows: D::Ints,
     /// Where this group's rows begin in `logit_rows`.
@@ -55,10 +63,10 @@ pub struct StepRoom {
 
 impl StepRoom {
     /// Lengths of the arrays of `StepTensors`, in their order.
-    pub fn lens(&self) -> [usize; 8] {
+    pub fn lens(&self) -> [usize; 11] {
         let (tokens, seqs) = (self.max_tokens, self.max_seqs);
         // A row may be wanted twice: for its sequence's next token and for a prompt logprob.
-        [tokens, tokens, tokens, tokens, seqs + 1, seqs, seqs * self.max_blocks_per_seq, tokens + seqs]
+        [tokens, tokens, tokens, tokens, seqs + 1, seqs, seqs * self.max_blocks_per_seq, tokens + seqs, 3 + 3 * seqs, seqs, seqs]
     }
 }
 
@@ -81,11 +89,17 @@ pub struct StepInts {
     pub block_tables: Vec<i32>,
     /// Rows that get logits.
     pub logit_rows: Vec<i32>,
+    /// Groups.
+    pub prefix_groups: Vec<i32>,
+    /// Their sequences.
+    pub prefix_members: Vec<i32>,
+    /// Shared keys.
+    pub prefix_lens: Vec<i32>,
 }
 
 impl StepInts {
     /// The arrays in the order of `StepRoom::lens`.
-    pub fn arrays(&self) -> [&[i32]; 8] {
+    pub fn arrays(&self) -> [&[i32]; 11] {
         [
             &self.token_ids,
             &self.token_source,
@@ -95,6 +109,9 @@ impl StepInts {
             &self.context_lens,
             &self.block_tables,
             &self.logit_rows,
+            &self.prefix_groups,
+            &self.prefix_members,
+            &self.prefix_lens,
         ]
     }
 
@@ -106,6 +123,9 @@ impl StepInts {
         for array in [&mut self.cu_seqlens_q, &mut self.context_lens, &mut self.block_tables, &mut self.logit_rows] {
             array.clear();
         }
+        for array in [&mut self.prefix_groups, &mut self.prefix_members, &mut self.prefix_lens] {
+            array.clear();
+        }
     }
 }
 
@@ -115,7 +135,8 @@ impl<D: Device> StepTensors<D> {
     /// # Errors
     /// What `alloc` answers.
     pub fn alloc<E>(room: &StepRoom, alloc: impl Fn(usize) -> Result<D::Ints, E>) -> Result<StepTensors<D>, E> {
-        let [token_ids, token_source, positions, slot_mapping, cu_seqlens_q, context_lens, block_tables, logit_rows] = room.lens();
+        let [token_ids, token_source, positions, slot_mapping, cu_seqlens_q, context_lens, block_tables, logit_rows, groups, members, lens] =
+            room.lens();
         Ok(StepTensors {
             num_tokens: 0,
             num_seqs: 0,
@@ -130,6 +151,10 @@ impl<D: Device> StepTensors<D> {
             block_tables: alloc(block_tables)?,
             max_blocks_per_seq: room.max_blocks_per_seq,
             logit_rows: alloc(logit_rows)?,
+            num_prefix_groups: 0,
+            prefix_groups: alloc(groups)?,
+            prefix_members: alloc(members)?,
+            prefix_lens: alloc(lens)?,
             first_logit_row: 0,
             num_logit_rows: 0,
             logits_of_all_rows: false,
@@ -150,6 +175,9 @@ impl<D: Device> StepTensors<D> {
             &mut self.context_lens,
             &mut self.block_tables,
             &mut self.logit_rows,
+            &mut self.prefix_groups,
+            &mut self.prefix_members,
+            &mut self.prefix_lens,
         ];
         arrays.into_iter().zip(ints.arrays()).try_for_each(|(dst, src)| each(dst, src))
     }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::prefix_groups;
 use super::shapes::StepShape;
 use crate::device::{Device, StepInts, StepTensors};
 use crate::error::Result;
@@ -220,6 +221,8 @@ impl Staging {
         }
         step.num_tokens = self.ints.token_ids.len();
         step.num_seqs = self.ints.context_lens.len();
+        let shares = device.shares_prefixes();
+        step.num_prefix_groups = if shares { prefix_groups::write(&mut self.ints, step.max_blocks_per_seq, block_size) } else { 0 };
         device.write_step(step, &self.ints)
     }
 
@@ -290,7 +293,7 @@ mod tests {
 
     #[test]
     fn rows_that_fill_up_a_shape_are_nobodys() {
-        let shape = StepShape { num_seqs: 4, max_context_len: 12 };
+        let shape = StepShape { num_seqs: 4, max_context_len: 12, shares_prefixes: false };
         let step = written(&[(2, 4, &[10], &[7, 5]), (3, 0, &[12], &[6])], Some(shape));
         assert_eq!((step.num_tokens, step.num_seqs, step.max_query_len, step.max_context_len, step.max_blocks_per_seq), (4, 4, 1, 12, 3));
         assert_eq!((&step.token_ids[..4], &step.token_source[..4]), (&[10, 12, 0, 0][..], &[-1, 3, -1, -1][..]));

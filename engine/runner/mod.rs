@@ -5,6 +5,7 @@
 
 pub mod executor;
 pub mod inputs;
+mod prefix_groups;
 mod recordings;
 mod shapes;
 pub mod workspace;
@@ -132,7 +133,7 @@ impl<D: Device> Runner<D> {
         }
         let bounds = &self.bounds;
         let num_seqs = bounds.max_seqs.min(bounds.max_tokens);
-        let most = StepShape { num_seqs, max_context_len: bounds.max_blocks_per_seq * bounds.block_size };
+        let most = StepShape { num_seqs, max_context_len: bounds.max_blocks_per_seq * bounds.block_size, shares_prefixes: false };
         let context_len = inputs.sequences.iter().map(|s| s.start + 1).max()?;
         StepShape::around(inputs.sequences.len(), context_len, most)
     }
@@ -142,6 +143,7 @@ impl<D: Device> Runner<D> {
         let Runner { device, decoder, workspace, kv, step, last_tokens, recordings, bounds, .. } = self;
         let has_logits = shape.is_some_and(|shape| shape.num_seqs <= bounds.max_logit_rows);
         (step.first_logit_row, step.num_logit_rows, step.logits_of_all_rows) = (0, if has_logits { step.num_seqs } else { 0 }, has_logits);
+        let shape = shape.map(|shape| StepShape { shares_prefixes: step.num_prefix_groups > 0, ..shape });
         let mut run = || {
             device.resolve_tokens(step, last_tokens)?;
             decoder.forward(&**device, workspace, kv, step)?;

@@ -12,16 +12,22 @@ pub struct StepShape {
     pub num_seqs: usize,
     /// Bound of the context lengths.
     pub max_context_len: usize,
+    /// Whether some of them have a prefix in common.
+    pub shares_prefixes: bool,
 }
 
 impl StepShape {
-    /// The smallest shape that holds a step, in an engine with at most `most`; None: too large to be recorded.
+    /// The smallest shape that holds a step without common prefixes, in an engine with at most `most`; None: too large to be recorded.
     pub fn around(num_seqs: usize, context_len: usize, most: StepShape) -> Option<StepShape> {
         if num_seqs == 0 || num_seqs > MAX_RECORDED_SEQS || num_seqs > most.num_seqs || context_len > most.max_context_len {
             return None;
         }
         let context = context_len.next_power_of_two().max(MIN_CONTEXT);
-        Some(StepShape { num_seqs: around_seqs(num_seqs).min(most.num_seqs), max_context_len: context.min(most.max_context_len) })
+        Some(StepShape {
+            num_seqs: around_seqs(num_seqs).min(most.num_seqs),
+            max_context_len: context.min(most.max_context_len),
+            shares_prefixes: false,
+        })
     }
 }
 
@@ -41,7 +47,7 @@ mod tests {
 
     #[test]
     fn shapes_hold_their_steps_and_are_few() {
-        let most = StepShape { num_seqs: 300, max_context_len: 5000 };
+        let most = StepShape { num_seqs: 300, max_context_len: 5000, shares_prefixes: false };
         let mut all = Vec::new();
         for num_seqs in 1..=300 {
             for context_len in [1, 1024, 1025, 4000, 4097, 5000] {
@@ -58,7 +64,7 @@ mod tests {
 
     #[test]
     fn steps_that_are_too_large_have_no_shape() {
-        let most = StepShape { num_seqs: 1000, max_context_len: 4096 };
+        let most = StepShape { num_seqs: 1000, max_context_len: 4096, shares_prefixes: false };
         for (num_seqs, context_len) in [(0, 1), (513, 1), (1, 4097)] {
             assert_eq!(StepShape::around(num_seqs, context_len, most), None);
         }

@@ -2,12 +2,11 @@
 //! where one is missing.
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 
+mod cuda_attention;
 mod cuda_pair;
 
 use cuda_pair::{Case, Inputs, Pair, noise};
-use pagoda_engine::device::{
-    AttentionParams, DType, Device, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, RopeTable, StepTensors, Tensor,
-};
+use pagoda_engine::device::{AttentionParams, DType, Device, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, RopeTable, Tensor};
 use pagoda_engine::models::config::Activation;
 
 /// The three norms and the gated activation on `[rows, cols]`.
@@ -154,147 +153,6 @@ impl Case for Gather {
 fn rows_and_soft_cap_agree() {
     let Some(pair) = Pair::new() else { return };
     pair.check("gather", &Gather);
-}
-
-/// A cache full of NaN, prompts computed in chunks, single tokens beside a last chunk, then single tokens alone.
-#[derive(Clone)]
-struct Attend {
-    heads: (usize, usize, usize),
-    block_size: usize,
-    /// (computed before the last step, tokens of the last step) of each sequence.
-    seqs: Vec<(usize, usize)>,
-    window: Option<usize>,
-    soft_cap: Option<f32>,
-    norm: bool,
-    rope: (usize, RopeStyle),
-}
-
-impl Attend {
-    fn blocks(&self, seq: usize, len: usize) -> Vec<u32> {
-        // Physical blocks of the sequences interleave, and block 0 belongs to nobody.
-        (0..len.div_ceil(self.block_size)).map(|i| (1 + i * self.seqs.len() + (self.seqs.len() - 1 - seq)) as u32).collect()
-    }
-
-    fn step<D: Device>(&self, inputs: &Inputs<'_, D>, lens: &[(usize, usize)]) -> StepTensors<D> {
-        let rows: Vec<_> = lens.iter().enumerate().map(|(s, &(start, len))| (start, len, self.blocks(s, start + len))).collect();
-        inputs.paged_step(&rows, self.block_size)
-    }
-}
-
-impl Case for Attend {
-    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
-        let (num_heads, num_kv_heads, head_dim) = self.heads;
-        let longest = SINGLE_STEPS + self.seqs.iter().map(|(a, b)| a + b).max().unwrap();
-        let num_blocks = 2 + longest.div_ceil(self.block_size) * self.seqs.len();
-        let shape = KvShape { num_blocks, block_size: self.block_size, num_kv_heads, head_dim, dtype: DType::BF16 };
-        let mut kv = device.alloc_kv(shape).unwrap();
-        let rotary_dim = self.rope.0;
-        let angles: Vec<f32> = (0..(longest + 1) * rotary_dim / 2).map(|i| (i as f32 * 0.37) % 6.0).collect();
-        let vector = |f: fn(f32) -> f32| device.load_vector(&angles.iter().map(|a| f(*a)).collect::<Vec<f32>>()).unwrap();
-        let rope = RopeTable { cos: vector(f32::cos), sin: vector(f32::sin), rotary_dim, style: self.rope.1 };
-        let norm = |seed| self.norm.then(|| device.load_vector(&noise(seed, head_dim)).unwrap());
-        let (q_norm, k_norm) = (norm(8), norm(9));
-        let (q_norm, k_norm) = (q_norm.as_ref(), k_norm.as_ref());
-        let params = RopeKvParams { num_heads, num_kv_heads, head_dim, q_norm, k_norm, eps: 1e-6, rope: &rope };
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let attention = AttentionParams { num_heads, num_kv_heads, head_dim, scale, window: self.window, soft_cap: self.soft_cap };
-        let cols = (num_heads + 2 * num_kv_heads) * head_dim;
-
-        let slots = num_blocks * self.block_size;
-        let poison = inputs.paged_step(&[(0, slots, (0..num_blocks as u32).collect())], self.block_size);
-        let zero_positions = vec![0; slots];
-        let mut poison = poison;
-        device.write_ints(&mut poison.positions, &zero_positions).unwrap();
-        let mut nan = inputs.filled(f32::NAN, slots, cols);
-        device.rope_kv_store(&mut nan, &mut kv, &poison, &params).unwrap();
-
-        let before: Vec<_> = self.seqs.iter().map(|s| (0, s.0)).collect();
-        let mut outputs = Vec::new();
-        for (seed, lens) in [(30, before), (31, self.seqs.clone())] {
-            let step = self.step(inputs, &lens);
-            if step.num_tokens == 0 {
-                continue;
-            }
-            let mut qkv = inputs.tensor(seed, step.num_tokens, cols);
-            device.rope_kv_store(&mut qkv, &mut kv, &step, &params).unwrap();
-            let mut out = device.alloc(step.num_tokens, num_heads * head_dim, device.activation_dtype()).unwrap();
-            device.attention(&mut out, &qkv, &kv, &step, &attention).unwrap();
-            outputs.extend([qkv, out]);
-        }
-        for single in 0..SINGLE_STEPS {
-            let lens: Vec<_> = self.seqs.iter().map(|s| (s.0 + s.1 + single, 1)).collect();
-            let step = self.step(inputs, &lens);
-            let mut qkv = inputs.tensor(32 + single as u64, step.num_tokens, cols);
-            let mut out = device.alloc(step.num_tokens, num_heads * head_dim, device.activation_dtype()).unwrap();
-            device.rope_attention(&mut out, &mut qkv, &mut kv, &step, &params, &attention).unwrap();
-            outputs.push(out);
-        }
-        outputs
-    }
-}
-
-/// Steps of one token a sequence that `Attend` ends with; each reads what the one before stored.
-const SINGLE_STEPS: usize = 2;
-
-fn attend(heads: (usize, usize, usize), seqs: &[(usize, usize)]) -> Attend {
-    let rope = (heads.2, RopeStyle::HalfSplit);
-    Attend { heads, block_size: 16, seqs: seqs.to_vec(), window: None, soft_cap: None, norm: false, rope }
-}
-
-fn check_attend(pair: &Pair, case: &Attend) {
-    let Attend { heads, block_size, seqs, window, soft_cap, norm, rope } = case;
-    pair.check(&format!("attention {heads:?} blocks {block_size} {seqs:?} window {window:?} cap {soft_cap:?} norm {norm} {rope:?}"), case);
-}
-
-#[test]
-fn attention_agrees_for_every_head_size() {
-    let Some(pair) = Pair::new() else { return };
-    for heads in [(2, 1, 16), (4, 2, 32), (14, 2, 64), (4, 4, 80), (3, 1, 96), (28, 4, 128), (4, 1, 256), (24, 2, 64)] {
-        check_attend(&pair, &attend(heads, &[(0, 1), (1, 1), (14, 1), (15, 1), (16, 1), (62, 1), (63, 1), (64, 1)]));
-        check_attend(&pair, &attend(heads, &[(0, 2), (0, 65), (37, 1), (100, 30)]));
-    }
-}
-
-#[test]
-fn attention_agrees_over_long_contexts() {
-    let Some(pair) = Pair::new() else { return };
-    for heads in [(8, 2, 64), (7, 1, 128)] {
-        check_attend(&pair, &attend(heads, &[(254, 1), (255, 1), (256, 1), (511, 1), (1300, 1)]));
-        check_attend(&pair, &attend(heads, &[(700, 333), (900, 1)]));
-    }
-}
-
-#[test]
-fn attention_of_chunks_agrees_for_every_group() {
-    let Some(pair) = Pair::new() else { return };
-    for heads in [(2, 2, 64), (4, 2, 128), (14, 2, 64), (7, 1, 128), (8, 1, 64), (16, 2, 128)] {
-        check_attend(&pair, &attend(heads, &[(0, 2), (0, 127), (1, 128), (129, 129), (600, 150), (40, 1), (13, 300)]));
-    }
-    let many: Vec<_> = (0..70).map(|i| (i * 7 % 50, 1 + i % 5)).collect();
-    check_attend(&pair, &attend((4, 1, 128), &many));
-}
-
-#[test]
-fn attention_variants_agree() {
-    let Some(pair) = Pair::new() else { return };
-    let seqs = [(0, 40), (300, 1), (90, 7), (23, 1), (24, 1), (280, 90)];
-    for heads in [(4, 2, 64), (4, 1, 128), (2, 1, 96)] {
-        let base = attend(heads, &seqs);
-        for window in [1, 24, 63, 64, 100, 128, 290] {
-            check_attend(&pair, &Attend { window: Some(window), ..base.clone() });
-        }
-        check_attend(&pair, &Attend { soft_cap: Some(1.5), window: Some(24), ..base.clone() });
-        check_attend(&pair, &Attend { soft_cap: Some(30.0), ..base.clone() });
-        for block_size in [1, 2, 4, 8, 32, 128, 256] {
-            check_attend(&pair, &Attend { block_size, norm: true, ..base.clone() });
-        }
-    }
-    let base = attend((4, 2, 64), &seqs);
-    for style in [RopeStyle::HalfSplit, RopeStyle::Interleaved] {
-        for rotary_dim in [16, 48, 64] {
-            check_attend(&pair, &Attend { rope: (rotary_dim, style), norm: rotary_dim == 48, ..base.clone() });
-        }
-    }
 }
 
 /// A copied block is read like its source.

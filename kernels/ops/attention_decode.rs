@@ -109,7 +109,13 @@ fn partial_rows(op: &'static str, p: &Attention, partials: DeviceBytes) -> Resul
 fn lower_prefixes(op: &'static str, p: &Attention, prefixes: Option<&SharedPrefixes>) -> Result<sys::pagoda_shared_prefixes> {
     let Some(prefixes) = prefixes else {
         let null = std::ptr::null();
-        return Ok(sys::pagoda_shared_prefixes { groups: null, members: null, lens: null, partials: std::ptr::null_mut(), max_partials: 0 });
+        return Ok(sys::pagoda_shared_prefixes {
+            groups: null,
+            members: null,
+            lens: null,
+            partials: std::ptr::null_mut(),
+            max_partials: 0,
+        });
     };
     check_range(op, "groups", prefixes.groups, 12, 4)?;
     check_range(op, "members", prefixes.members, p.num_seqs * 4, 4)?;

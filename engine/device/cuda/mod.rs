@@ -14,6 +14,7 @@ mod staging;
 
 use std::sync::Arc;
 
+use pagoda_kernels::heuristics::has_prefix_kernel;
 use pagoda_kernels::ops::DeviceBytes;
 use pagoda_kernels::{Arena, CublasLt, DeviceMemory, Gpu, GpuInfo, KernelError};
 use parking_lot::Mutex;
@@ -69,6 +70,7 @@ pub struct CudaDevice {
     staging: Mutex<Staging>,
     step_ring: Mutex<StepRing>,
     partials: DeviceMemory,
+    prefix_partials: DeviceMemory,
     counters: DeviceMemory,
     sample_scratch: Mutex<SampleScratch>,
     moe_scratch: Mutex<Option<MoeScratch>>,
@@ -96,6 +98,7 @@ impl CudaDevice {
             staging: Mutex::new(Staging::new(&gpu)?),
             step_ring: Mutex::new(StepRing::new(&gpu)?),
             partials: zeroed(PARTIALS_BYTES)?,
+            prefix_partials: zeroed(if has_prefix_kernel(*compute_capability) { PARTIALS_BYTES } else { 0 })?,
             counters: zeroed(MAX_COUNTERS * 4)?,
             sample_scratch: Mutex::new(SampleScratch::new(&gpu)?),
             moe_scratch: Mutex::new(None),

@@ -1,5 +1,6 @@
 //! `impl Device for CudaDevice`: checks shapes, takes addresses out of tensors and hands them to the launchers.
 
+use pagoda_kernels::heuristics::has_prefix_kernel;
 use pagoda_kernels::ops::elementwise::{RmsNorm, RmsNormParams, rms_norm};
 use pagoda_kernels::ops::{self, DeviceBytes, step as rows};
 use pagoda_kernels::{Capture, DeviceMemory, Graph};
@@ -224,6 +225,10 @@ impl Device for CudaDevice {
         p: &AttentionParams,
     ) -> Result<()> {
         self.rotate_and_attend(out, qkv, kv, step, rope, p)
+    }
+
+    fn shares_prefixes(&self) -> bool {
+        !self.deterministic && has_prefix_kernel(self.gpu.info().compute_capability)
     }
 
     fn gated_activation(&self, out: &mut CudaTensor, gate_up: &CudaTensor, activation: Activation) -> Result<()> {

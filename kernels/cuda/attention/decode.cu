@@ -53,7 +53,7 @@ template <int kHeadDim, int kSlots> constexpr Entry entry() {
 }
 
 // The head sizes of the families, and two small ones for tests. Rings such that two CTAs share a multiprocessor (one, at 256).
-const Entry kEntries[] = {entry<16, 16>(), entry<32, 16>(), entry<64, 12>(), entry<80, 10>(), entry<96, 9>(), entry<128, 9>(), entry<256, 8>()};
+const Entry kEntries[] = {entry<16, 16>(), entry<32, 16>(), entry<64, 12>(), entry<80, 8>(), entry<96, 8>(), entry<128, 8>(), entry<256, 8>()};
 
 const Entry *find_entry(int head_dim) {
   for (const Entry &e : kEntries) {

@@ -6,7 +6,7 @@
 // A fixed number of CTAs shares the items of decode_work.cuh: one each by number, the rest as they come free. In a CTA
 //
 //   warp 4      | item j: keys, q rotated, fresh k and v -> smem | its tiles -> ring, as slots come free | item j + 1 ...
-//   warps 0..3  |            | item j: tiles w, w + 4, ... of the ring | merge -> out or partials | item j + 1 ...
+//   warps 0..3  |            | item j: every fourth tile of the ring | merge -> out or partials | item j + 1 ...
 //
 // so that no warp that computes waits for global memory. Where a context has several pieces, each leaves (o, m, l) in `partials`; warp 4
 // counts them, and the CTA of the last one merges all in order, with the item after next: the result does not depend on which CTA it is.
@@ -191,8 +191,12 @@ __device__ __forceinline__ void compute_item(const pagoda_attention_decode_param
     q[i][0] = pair.x, q[i][1] = pair.y;
   }
   DecodeState<kHeadDim> state;
+  // A slot belongs to one warp, which so waits for the use after the last one that it has seen. Which tiles meet in a sum does not depend
+  // on what went through the ring before.
+  static_assert(kSlots % kDecodeWarps == 0, "a slot belongs to one warp");
+  const int first_tile = (warp - num_before) & (kDecodeWarps - 1);
 #pragma unroll 1
-  for (int i = warp; i < num_tiles; i += kDecodeWarps) {
+  for (int i = first_tile; i < num_tiles; i += kDecodeWarps) {
     const int slot = (num_before + i) % kSlots, key = first + i * kTileKeys;
     const uint32_t tile = ptx::smem_address(smem.tiles[slot]);
     ptx::wait_for_arrivals(ptx::smem_address(smem.full + slot), (num_before + i) / kSlots % 2);
@@ -212,7 +216,7 @@ __device__ __forceinline__ void compute_item(const pagoda_attention_decode_param
     __syncwarp();
     if (lane == 0) ptx::arrive_at(ptx::smem_address(smem.empty + slot));
   }
-  store_state<kHeadDim>(smem.states[warp], state, lane);
+  store_state<kHeadDim>(smem.states[first_tile], state, lane);
   __syncwarp();
   ptx::sync_some(1, kDecodeWarps * kWarpSize);
   merge_warps<kHeadDim>(d, item.work, smem.states);
