@@ -180,15 +180,26 @@ pub struct LoadedModel {
 pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadProgress)) -> Result<LoadedModel> {
     options.validate()?;
     let checkpoint = open(path, options)?;
-    let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text)?;
-    let chat_template = checkpoint.text.chat_template.as_deref().map(|source| ChatTemplate::new(source, &checkpoint.text)).transpose()?;
-    let Started { handle, plan, memory, device } = if options.device.is_cuda() {
-        load_on(&Arc::new(cuda_device(options)?), &checkpoint, options, progress)?
-    } else {
-        load_on(&Arc::new(CpuDevice::new(options.threads)?), &checkpoint, options, progress)?
-    };
+    // A large vocabulary takes as long as some gigabytes of weights: both at once.
+    let (started, text) = std::thread::scope(|scope| {
+        let text = scope.spawn(|| read_text(&checkpoint));
+        let started = if options.device.is_cuda() {
+            cuda_device(options).and_then(|device| load_on(&Arc::new(device), &checkpoint, options, progress))
+        } else {
+            CpuDevice::new(options.threads).and_then(|device| load_on(&Arc::new(device), &checkpoint, options, progress))
+        };
+        (started, text.join())
+    });
+    let (tokenizer, chat_template) = text.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let Started { handle, plan, memory, device } = started?;
     let (config, generation) = (checkpoint.config, checkpoint.generation);
     Ok(LoadedModel { handle, tokenizer, chat_template, config, generation, plan, memory, device })
+}
+
+fn read_text(checkpoint: &Checkpoint) -> Result<(Tokenizer, Option<ChatTemplate>)> {
+    let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text)?;
+    let chat_template = checkpoint.text.chat_template.as_deref().map(|source| ChatTemplate::new(source, &checkpoint.text)).transpose()?;
+    Ok((tokenizer, chat_template))
 }
 
 /// The memory plan of a checkpoint, without loading it.
@@ -233,6 +244,7 @@ fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptio
         weight_bytes: device.weight_bytes(checkpoint.weight_bytes(), checkpoint.weight_values()),
         scratch_bytes: device.scratch_bytes(&checkpoint.config, step),
         free_bytes,
+        in_use_bytes: device.memory_in_use(),
         step,
         kv_share: device.kv_share(),
     })

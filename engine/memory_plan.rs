@@ -51,6 +51,8 @@ pub struct PlanRequest<'a> {
     pub scratch_bytes: usize,
     /// Bytes that are free now.
     pub free_bytes: usize,
+    /// Bytes of the device's own memory that are taken already.
+    pub in_use_bytes: Option<usize>,
     /// How large a step may be.
     pub step: StepSize,
     /// Share of them that the KV pool takes by default.
@@ -62,6 +64,8 @@ pub struct PlanRequest<'a> {
 pub struct MemoryPlan {
     /// Bytes free when the plan was made.
     pub free_bytes: usize,
+    /// Bytes taken by then: other processes, the device's context, workspaces of libraries and kernels. None on a CPU.
+    pub in_use_bytes: Option<usize>,
     /// Weights (mapped from their files on a CPU).
     pub weight_bytes: usize,
     /// Activations and rope tables.
@@ -116,6 +120,7 @@ impl MemoryPlan {
         let max_model_len = model_len(options, wanted_len, num_blocks, block_bytes, budget - fixed)?;
         Ok(MemoryPlan {
             free_bytes: request.free_bytes,
+            in_use_bytes: request.in_use_bytes,
             weight_bytes: request.weight_bytes,
             workspace_bytes,
             scratch_bytes: request.scratch_bytes,
@@ -192,6 +197,9 @@ impl fmt::Display for MemoryPlan {
         writeln!(f, "kv cache     {:>10.1} MiB = {} blocks of {} tokens", mib(self.kv_bytes), self.num_blocks, self.block_size)?;
         writeln!(f, "kv per token {:>10} bytes ({:?})", self.kv_bytes_per_token, self.kv_dtype)?;
         writeln!(f, "context      {:>10} tokens", self.max_model_len)?;
+        if let Some(in_use) = self.in_use_bytes {
+            writeln!(f, "in use       {:>10.1} MiB before: others, context, workspaces of libraries and kernels", mib(in_use))?;
+        }
         write!(f, "in all       {:>10.1} MiB of {:.1} MiB free", mib(self.total_bytes()), mib(self.free_bytes))
     }
 }

@@ -11,7 +11,7 @@ rm -rf "$out"
 mkdir -p "$out/tests" "$out/scripts"
 
 # Tests that use a GPU where there is one, by package and name; each says so where it skips.
-gpu_tests=("pagoda-kernels gpu" "pagoda-kernels gpu_gemm" "pagoda-engine cuda_ops" "pagoda-engine cuda_steps" "pagoda deterministic")
+gpu_tests=("pagoda-kernels gpu" "pagoda-kernels gpu_gemm" "pagoda-kernels gpu_lost" "pagoda-engine cuda_ops" "pagoda-engine cuda_steps" "pagoda deterministic")
 
 # Prints the executables that a Cargo command made.
 executables() {

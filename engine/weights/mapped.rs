@@ -15,9 +15,15 @@ pub struct MappedBytes {
 
 #[derive(Clone)]
 enum Source {
-    Map(Arc<memmap2::Mmap>),
+    Map(Arc<MappedFile>),
     /// 8-byte words, so that any element type is aligned at the start.
     Owned(Arc<Vec<u64>>),
+}
+
+/// A mapping with its file, which can also be read past the mapping.
+struct MappedFile {
+    map: memmap2::Mmap,
+    file: File,
 }
 
 impl MappedBytes {
@@ -30,7 +36,21 @@ impl MappedBytes {
         // SAFETY: the mapping is read-only and private; that nobody truncates a checkpoint while it is served is the operator's part.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         let len = map.len();
-        Ok(MappedBytes { source: Source::Map(Arc::new(map)), start: 0, len })
+        Ok(MappedBytes { source: Source::Map(Arc::new(MappedFile { map, file })), start: 0, len })
+    }
+
+    /// dst = the bytes from `start` on. Reads the file where there is one: for bytes that are wanted once, that is cheaper than to map them
+    /// page by page, and they do not stay in this process.
+    pub fn copy_to(&self, start: usize, dst: &mut [u8]) {
+        assert!(start.checked_add(dst.len()).is_some_and(|end| end <= self.len), "range {start}+{} of {} bytes", dst.len(), self.len);
+        #[cfg(unix)]
+        if let Source::Map(source) = &self.source {
+            use std::os::unix::fs::FileExt as _;
+            if source.file.read_exact_at(dst, (self.start + start) as u64).is_ok() {
+                return;
+            }
+        }
+        dst.copy_from_slice(&self.as_slice()[start..start + dst.len()]);
     }
 
     /// Owns a copy of `bytes`.
@@ -54,7 +74,7 @@ impl MappedBytes {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         let whole: &[u8] = match &self.source {
-            Source::Map(map) => map,
+            Source::Map(source) => &source.map,
             Source::Owned(words) => bytemuck::cast_slice(words),
         };
         &whole[self.start..self.start + self.len]
@@ -68,5 +88,24 @@ impl MappedBytes {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_what_the_mapping_shows() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bytes");
+        let content: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+        std::fs::write(&path, &content).expect("written");
+        for bytes in [MappedBytes::open(&path).expect("opened"), MappedBytes::from_slice(&content)] {
+            let part = bytes.slice(1000, 8000);
+            let mut copy = vec![0; 5000];
+            part.copy_to(3000, &mut copy);
+            assert_eq!((&copy[..], part.as_slice()), (&content[4000..9000], &content[1000..9000]));
+        }
     }
 }

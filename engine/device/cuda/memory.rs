@@ -12,9 +12,10 @@ use crate::device::{DType, HostWeight, KvShape, StepInts, StepRoom, StepTensors,
 use crate::error::{EngineError, Result};
 use crate::weights::dequant::dequantize_row;
 use crate::weights::format::WeightFormat;
+use crate::weights::mapped::MappedBytes;
 
-/// Bytes of a piece that one thread copies or converts.
-const TASK_BYTES: usize = 1 << 20;
+/// Bytes of a piece that one thread reads or converts.
+const TASK_BYTES: usize = 512 << 10;
 /// Every array of a step begins at a multiple of this.
 const ARRAY_ALIGN: usize = 64;
 
@@ -100,17 +101,17 @@ impl CudaDevice {
             return Err(EngineError::Unsupported(format!("weight {} of {k} columns on CUDA, expected a multiple of 8", host.name)));
         }
         let bytes = self.weights.alloc(n * k * 2).map_err(engine_error)?;
-        let source = host.bytes.as_slice();
         self.staging.lock().upload_with(bytes, n * k * 2, k * 2, |start, piece| match host.format {
-            WeightFormat::BF16 => copy_parallel(piece, &source[start..start + piece.len()]),
+            WeightFormat::BF16 => read_parallel(piece, &host.bytes, start),
             _ => convert_rows(piece, host, start / (k * 2)),
         })?;
         Ok(CudaWeight { bytes, n, k })
     }
 }
 
-fn copy_parallel(dst: &mut [u8], src: &[u8]) {
-    dst.par_chunks_mut(TASK_BYTES).zip(src.par_chunks(TASK_BYTES)).for_each(|(dst, src)| dst.copy_from_slice(src));
+/// dst = the bytes from `start` on, read by all threads.
+fn read_parallel(dst: &mut [u8], src: &MappedBytes, start: usize) {
+    dst.par_chunks_mut(TASK_BYTES).enumerate().for_each(|(task, dst)| src.copy_to(start + task * TASK_BYTES, dst));
 }
 
 /// dst = rows `first ..` of `host` as bf16, rounded to nearest even.
