@@ -3,11 +3,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use pagoda::hub::Hub;
 use pagoda_backends::config::Config;
 use pagoda_backends::factory;
 use pagoda_backends::settings::Origin;
+use pagoda_engine::loader::{self, EngineOptions};
+use pagoda_engine::request::{Event, Request};
+use pagoda_engine::sampling::SamplingParams;
 
 use super::flags::Flags;
 use super::terminal::bytes;
@@ -18,6 +21,9 @@ use super::{context, machine, models, terminal};
 pub struct Arguments {
     /// Model whose memory plan to show
     model: Option<String>,
+    /// Load the model too, and show what was really taken of the device's memory
+    #[arg(long)]
+    load: bool,
     #[command(flatten)]
     flags: Flags<true>,
 }
@@ -30,7 +36,7 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
     machine_section(&mut text)?;
     cache_section(&mut text, &hub)?;
     config_section(&mut text, &config, file)?;
-    backend_section(&mut text, &hub, &config, arguments.model.as_deref())?;
+    backend_section(&mut text, &hub, &config, arguments)?;
     terminal::print(&text)?;
     Ok(())
 }
@@ -43,12 +49,27 @@ fn machine_section(text: &mut String) -> Result<()> {
         Some((total, available)) => writeln!(text, "  memory    {} of {} available", bytes(available), bytes(total))?,
         None => writeln!(text, "  memory    unknown on this system")?,
     }
-    match machine::gpus().as_slice() {
-        [] => writeln!(text, "  gpu       none")?,
-        gpus => writeln!(text, "  gpu       {}", gpus.join(", "))?,
-    }
+    gpu_lines(text)?;
     let kernels = if pagoda_kernels::available() { "built in" } else { "not built in (no nvcc when pagoda was built)" };
     writeln!(text, "  cuda      kernels {kernels}")?;
+    Ok(())
+}
+
+/// What the CUDA driver says; without one, what the kernel's driver shows.
+fn gpu_lines(text: &mut String) -> Result<()> {
+    match (pagoda_kernels::probe(), machine::gpus().as_slice()) {
+        (Err(error), _) => writeln!(text, "  gpu       {error}")?,
+        (Ok(gpus), []) if gpus.is_empty() => writeln!(text, "  gpu       none")?,
+        (Ok(gpus), names) if gpus.is_empty() => writeln!(text, "  gpu       {}; no CUDA driver that shows it", names.join(", "))?,
+        (Ok(gpus), _) => {
+            for gpu in gpus {
+                let ((major, minor), cuda) = (gpu.compute_capability, gpu.driver_version);
+                let memory = bytes(gpu.memory_bytes as u64);
+                writeln!(text, "  gpu       {}, {memory}, compute capability {major}.{minor}", gpu.name)?;
+                writeln!(text, "  driver    for CUDA {}.{}", cuda / 1000, cuda % 1000 / 10)?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -78,9 +99,9 @@ fn config_section(text: &mut String, config: &Config, file: Option<&Path>) -> Re
 }
 
 /// Which kind of backend would run, and where the model's memory would go.
-fn backend_section(text: &mut String, hub: &Hub, config: &Config, model: Option<&str>) -> Result<()> {
+fn backend_section(text: &mut String, hub: &Hub, config: &Config, arguments: &Arguments) -> Result<()> {
     writeln!(text, "\nbackend")?;
-    let target = models::target_for(config, model)?;
+    let target = models::target_for(config, arguments.model.as_deref())?;
     writeln!(text, "  kind      {} ({})", target.kind.as_str(), target.reason)?;
     let Some(path) = target.find(hub)? else {
         writeln!(text, "  model     not on this machine yet; `pagoda pull` fetches it")?;
@@ -91,6 +112,30 @@ fn backend_section(text: &mut String, hub: &Hub, config: &Config, model: Option<
     writeln!(text, "  family    {}, {} layers, context {}", shape.family, shape.layers.len(), shape.max_position_embeddings)?;
     for line in plan.to_string().lines() {
         writeln!(text, "  {line}")?;
+    }
+    if arguments.load {
+        taken_line(text, &path, &factory::options_for(target.entry.as_ref(), config))?;
+    }
+    Ok(())
+}
+
+/// Loads, makes one token, and holds what was taken against the plan.
+fn taken_line(text: &mut String, path: &Path, options: &EngineOptions) -> Result<()> {
+    let model = loader::load(path, options, &mut |_| {})?;
+    let sampling = SamplingParams { max_tokens: 1, ..SamplingParams::default() };
+    let mut stream = model.handle.submit(Request { prompt: vec![0], sampling, priority: 0, cache_salt: 0 })?;
+    while let Some(event) = stream.next_blocking() {
+        if let Event::Failed { message, .. } | Event::Refused { message } = event {
+            bail!(message);
+        }
+    }
+    let planned = model.plan.total_bytes();
+    match model.memory.taken_bytes() {
+        Some(taken) => {
+            let share = taken as f64 / planned as f64 * 100.0;
+            writeln!(text, "  taken        {:>10.1} MiB, {share:.1} % of the plan", taken as f64 / (1 << 20) as f64)?;
+        }
+        None => writeln!(text, "  taken        not counted: a CPU maps weights and takes the rest as it is used")?,
     }
     Ok(())
 }

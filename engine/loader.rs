@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use pagoda_scheduler::SchedulerConfig;
 use tracing::info;
@@ -270,7 +271,9 @@ fn load_on<D: Device>(
     let mut on_layer = |done: usize, layers: usize| {
         progress(LoadProgress { stage: "weights", done_bytes: total_bytes / layers * done, total_bytes });
     };
+    let started = Instant::now();
     let decoder = Decoder::load(&**device, checkpoint, plan.max_model_len, &mut on_layer)?;
+    info!(bytes = total_bytes, seconds = started.elapsed().as_secs_f32(), "weights loaded");
     let config = &checkpoint.config;
     let kv = KvShape {
         num_blocks: plan.num_blocks,

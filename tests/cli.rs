@@ -253,6 +253,8 @@ fn doctor_shows_where_values_come_from() {
         assert!(stdout.contains(part), "`{part}` in {stdout}");
     }
     assert!(!stdout.contains("hidden"));
+    let output = pagoda(folder.path(), &["doctor", "--device", "cpu", "--load", &tiny]).output().expect("runs");
+    assert!(text(&output.stdout).contains("taken        not counted"), "{}", text(&output.stderr));
 }
 
 /// A served tiny model; killed when dropped.
