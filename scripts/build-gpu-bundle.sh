@@ -28,7 +28,7 @@ for test in "${gpu_tests[@]}"; do
   read -r package name <<<"$test"
   [ -e "$(find . -path "*tests/$name.rs" -not -path './target/*' | head -1)" ] || continue
   executables cargo test --locked --profile "$profile" --no-run -p "$package" --test "$name" | while read -r target path; do
-    [ "$target" = "$name" ] && cp "$path" "$out/tests/$name"
+    if [ "$target" = "$name" ]; then cp "$path" "$out/tests/$name"; fi
   done
 done
 strip "$out/pagoda" "$out"/tests/*

@@ -5,10 +5,11 @@
 #   models      checkpoints of random weights in the shapes $SHAPES (default "0.5b 7b") under $MODELS (default /dev/shm/pagoda)
 #   tests       the GPU test binaries
 #   kernels     `pagoda bench kernels`
-#   table       all workloads of every shape, each in two runs of three repeats
-#   deterministic  the same once with --deterministic
+#   table       all workloads of every shape, $REPEAT (default 3) runs of each
+#   deterministic  the same with --deterministic
 #   http        c512 in a closed loop, and 200 requests at 20 a second, over HTTP
 #   soak        $SOAK_SECONDS (default 600) of mixed load with aborts; memory of host and GPU sampled all the while
+# With 0.5B and 7B on an H100 all of it but the soak takes about 8 minutes; REPEAT=1 KERNEL_MODELS=7b brings it to 4.
 # JSON lines and logs go to RESULTS; a stage that fails is named at the end, and the others run all the same.
 set -uo pipefail
 bundle=$(cd "$(dirname "$0")/.." && pwd)

@@ -2,12 +2,13 @@
 """Writes a checkpoint of random weights in the shape of a public model, with a word-level tokeniser, so that speed can be measured without
 any download: `make_checkpoint.py SHAPE FOLDER [--device cpu]`. Shapes: see SHAPES. Needs PyTorch; a GPU makes 7B in seconds.
 
-Weights are normal, never zero: power and clocks of a GPU depend on the bits. The same shape gives the same bytes on the same device.
+Weights are normal, never zero: power and clocks of a GPU depend on the bits. The same shape gives the same bytes on the same kind of device.
 """
 import argparse
 import json
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -24,7 +25,9 @@ SHAPES = {
 }
 STD = 0.02
 BIAS_STD = 0.1
-SHARD_BYTES = 4 << 30
+SHARD_BYTES = 2 << 30
+# Shards written at once: PyTorch and the system leave Python's lock while they copy.
+THREADS = 4
 
 
 def tensors(shape):
@@ -69,7 +72,9 @@ def shards(shape):
     yield group
 
 
-def write_shard(path, group, generator, device):
+def write_shard(path, group, seed, device):
+    """A safetensors file; what is in it follows from the seed."""
+    generator = torch.Generator(device).manual_seed(seed)
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, shape, _ in group:
         start, end = end, end + 2 * count(shape)
@@ -134,14 +139,16 @@ def main():
     os.makedirs(arguments.folder, exist_ok=True)
     write_config(arguments.folder, arguments.shape)
     write_tokenizer(arguments.folder, SHAPES[arguments.shape][5])
-    generator = torch.Generator(arguments.device).manual_seed(0)
     groups = list(shards(arguments.shape))
-    index, total = {}, 0
-    for i, group in enumerate(groups):
-        name = "model.safetensors" if len(groups) == 1 else f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
-        write_shard(os.path.join(arguments.folder, name), group, generator, arguments.device)
-        index.update({tensor[0]: name for tensor in group})
-        total += sum(2 * count(tensor[1]) for tensor in group)
+    index, total, written = {}, 0, []
+    with ThreadPoolExecutor(THREADS) as threads:
+        for i, group in enumerate(groups):
+            name = "model.safetensors" if len(groups) == 1 else f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
+            written.append(threads.submit(write_shard, os.path.join(arguments.folder, name), group, i, arguments.device))
+            index.update({tensor[0]: name for tensor in group})
+            total += sum(2 * count(tensor[1]) for tensor in group)
+    for shard in written:
+        shard.result()
     if len(groups) > 1:
         put(arguments.folder, "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
     print(f"{arguments.folder}: {arguments.shape}, {total} bytes")

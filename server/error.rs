@@ -6,6 +6,9 @@ use http::{HeaderValue, StatusCode, header};
 use pagoda_backends::BackendError;
 use serde_json::{Value, json};
 
+/// Seconds after which a client should try a server that is ending: as long as a supervisor may need to start another.
+const RESTART_RETRY_S: u32 = 5;
+
 /// Whose error shape a client expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -130,6 +133,7 @@ impl From<BackendError> for ApiError {
         match error {
             BackendError::InvalidRequest { param, .. } => api.param = param,
             BackendError::Overloaded { retry_after_s, .. } => api.retry_after_s = Some(retry_after_s),
+            BackendError::Unavailable(_) => api.retry_after_s = Some(RESTART_RETRY_S),
             BackendError::ModelNotFound(_) => api.param = Some("model".into()),
             BackendError::Internal(reason) => tracing::error!(reason, "backend failed"),
             _ => {}

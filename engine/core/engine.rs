@@ -129,7 +129,7 @@ impl Engine {
     /// Makes a step, runs it, commits it.
     fn step_plain(&mut self) -> Result<()> {
         let Some(step) = self.schedule_and_submit()? else { return Ok(()) };
-        let outputs = self.executor.wait()?;
+        let outputs = self.shared.waiting(|| self.executor.wait())?;
         self.commit(&step, outputs);
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Engine {
     fn step_ahead(&mut self) -> Result<()> {
         let next = self.schedule_and_submit()?;
         if let Some(step) = std::mem::replace(&mut self.in_flight, next) {
-            let outputs = self.executor.wait()?;
+            let outputs = self.shared.waiting(|| self.executor.wait())?;
             self.commit(&step, outputs);
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use crossbeam_channel::{Sender, TrySendError};
@@ -22,12 +23,45 @@ pub(crate) struct Shared {
     pub(crate) max_model_len: usize,
     pub(crate) max_seqs: usize,
     next_id: AtomicU64,
+    started: Instant,
+    /// Milliseconds after `started` since when the engine thread waits for a step, plus one; 0: it does not.
+    waiting_since_ms: AtomicU64,
 }
+
+/// Longest time for one step: a device that takes longer hangs. The longest honest steps are those of large models on small CPUs.
+const MAX_STEP: Duration = Duration::from_secs(600);
 
 impl Shared {
     pub(crate) fn new(vocab_size: usize, max_model_len: usize, max_seqs: usize) -> Shared {
         let stats = StatsCells::default();
-        Shared { stats, dead: Mutex::new(None), vocab_size, max_model_len, max_seqs, next_id: AtomicU64::new(1) }
+        Shared {
+            stats,
+            dead: Mutex::new(None),
+            vocab_size,
+            max_model_len,
+            max_seqs,
+            next_id: AtomicU64::new(1),
+            started: Instant::now(),
+            waiting_since_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Runs `wait`, which waits for a step, so that others can see how long it takes.
+    pub(crate) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.waiting_since_ms.store(self.started.elapsed().as_millis() as u64 + 1, Relaxed);
+        let outcome = wait();
+        self.waiting_since_ms.store(0, Relaxed);
+        outcome
+    }
+
+    /// Why the engine will not go on, as of `elapsed` after the start.
+    fn fault(&self, elapsed: Duration) -> Option<String> {
+        if let Some(reason) = &*self.dead.lock() {
+            return Some(reason.clone());
+        }
+        let since = self.waiting_since_ms.load(Relaxed).checked_sub(1)?;
+        let waited = elapsed.saturating_sub(Duration::from_millis(since));
+        (waited > MAX_STEP).then(|| format!("a step has not ended for {} s: the device hangs", waited.as_secs()))
     }
 
     fn dead_reason(&self) -> String {
@@ -69,15 +103,12 @@ impl EngineHandle {
         self.shared.stats.load()
     }
 
-    /// Err with the reason once the engine has ended.
+    /// Err with the reason once the engine has ended or hangs.
     ///
     /// # Errors
     /// Why it ended.
     pub fn health(&self) -> std::result::Result<(), String> {
-        match &*self.shared.dead.lock() {
-            Some(reason) => Err(reason.clone()),
-            None => Ok(()),
-        }
+        self.shared.fault(self.shared.started.elapsed()).map_or(Ok(()), Err)
     }
 
     /// Forgets all cached prefixes.
@@ -157,5 +188,22 @@ impl RequestStream {
                 })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_does_not_end_is_a_fault() {
+        let shared = Shared::new(1, 1, 1);
+        let later = shared.started.elapsed() + MAX_STEP + Duration::from_secs(2);
+        assert_eq!(shared.fault(later), None, "nothing is waited for");
+        let while_waiting = |at| shared.waiting(|| shared.fault(at));
+        assert_eq!(while_waiting(shared.started.elapsed()), None);
+        assert!(while_waiting(later).is_some_and(|reason| reason.contains("the device hangs")));
+        *shared.dead.lock() = Some("it ended".into());
+        assert_eq!(shared.fault(later).as_deref(), Some("it ended"));
     }
 }

@@ -57,6 +57,7 @@ async fn faults() {
         BackendError::InvalidRequest { param: Some("seed".into()), message: "seed: no".into() },
         BackendError::PromptTooLong { prompt_tokens: 40961, max_tokens: 32768 },
         BackendError::Overloaded { message: "queue is full".into(), retry_after_s: 7 },
+        BackendError::Unavailable("the engine is shutting down".into()),
         BackendError::ModelNotFound("m".into()),
         BackendError::Unsupported("seed".into()),
         BackendError::Internal("engine died".into()),
