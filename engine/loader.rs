@@ -134,6 +134,11 @@ impl EngineOptions {
         let tokens = self.max_num_batched_tokens.unwrap_or(seqs);
         check("max_num_batched_tokens", (1..=131_072).contains(&tokens), format!("{tokens} is not in 1..=131072"))?;
         check("max_num_batched_tokens", tokens >= seqs, format!("{tokens} is less than max_num_seqs {seqs}"))?;
+        check(
+            "max_num_batched_tokens",
+            !self.deterministic || self.max_num_batched_tokens.is_none() || tokens >= seqs + 2,
+            format!("{tokens} is less than max_num_seqs {seqs} plus 2, which deterministic needs"),
+        )?;
         let waiting = self.max_waiting;
         check("max_waiting", (1..=1_000_000).contains(&waiting), format!("{waiting} is not in 1..=1000000"))?;
         let threads = self.threads.unwrap_or(1);
@@ -297,6 +302,8 @@ fn load_on<D: Device>(
             num_blocks: plan.num_blocks,
             max_num_seqs: plan.step.max_num_seqs,
             max_num_batched_tokens: plan.step.max_num_batched_tokens,
+            // A GPU's attention of one token is another kernel than that of several.
+            min_chunk: if options.deterministic { 2 } else { 1 },
             max_model_len: plan.max_model_len,
             prefix_caching: options.prefix_caching,
             max_waiting: options.max_waiting,

@@ -26,10 +26,13 @@ impl StepSize {
     /// The size that `options` ask for; what they leave open comes from `default`, made to fit the rest.
     pub fn new(options: &EngineOptions, default: StepSize) -> StepSize {
         let tokens = options.max_num_batched_tokens;
-        let max_num_seqs = options.max_num_seqs.unwrap_or_else(|| default.max_num_seqs.min(tokens.unwrap_or(usize::MAX)));
+        // Room for a chunk of three beside decodes, so that none of one token is needed.
+        let spare = if options.deterministic { 2 } else { 0 };
+        let max_num_seqs =
+            options.max_num_seqs.unwrap_or_else(|| default.max_num_seqs.min(tokens.unwrap_or(usize::MAX).saturating_sub(spare).max(1)));
         StepSize {
             max_num_seqs,
-            max_num_batched_tokens: tokens.unwrap_or_else(|| default.max_num_batched_tokens.max(max_num_seqs)),
+            max_num_batched_tokens: tokens.unwrap_or_else(|| default.max_num_batched_tokens.max(max_num_seqs + spare)),
             max_logit_rows: default.max_logit_rows.min(max_num_seqs),
         }
     }

@@ -13,6 +13,9 @@ pub struct SchedulerConfig {
     pub max_num_seqs: usize,
     /// Most tokens computed in one step. At least `max_num_seqs`, so that every sequence can advance in every step.
     pub max_num_batched_tokens: usize,
+    /// Fewest tokens of a chunk; 1: any. With 2, a single token is never a part of a prompt of several, so that a device whose kernels for one
+    /// and for several tokens differ in the last bits treats every token alike, however prompts are cut and whatever is cached.
+    pub min_chunk: usize,
     /// Most tokens of a sequence, prompt and output together.
     pub max_model_len: usize,
     /// Whether full blocks are kept findable by their tokens.
@@ -32,6 +35,7 @@ impl SchedulerConfig {
             ("num_blocks", self.num_blocks),
             ("max_num_seqs", self.max_num_seqs),
             ("max_num_batched_tokens", self.max_num_batched_tokens),
+            ("min_chunk", self.min_chunk),
             ("max_waiting", self.max_waiting),
         ];
         if let Some((option, _)) = sizes.into_iter().find(|(_, value)| *value == 0) {
@@ -46,6 +50,12 @@ impl SchedulerConfig {
         if self.max_num_batched_tokens < self.max_num_seqs {
             let (max_num_batched_tokens, max_num_seqs) = (self.max_num_batched_tokens, self.max_num_seqs);
             return Err(ConfigError::BatchTooSmall { max_num_batched_tokens, max_num_seqs });
+        }
+        // All but one decode, and the last one always finds a chunk that leaves none too small.
+        let needed = self.max_num_seqs - 1 + 2 * self.min_chunk - 1;
+        if self.max_num_batched_tokens < needed {
+            let (max_num_batched_tokens, min_chunk) = (self.max_num_batched_tokens, self.min_chunk);
+            return Err(ConfigError::ChunksTooSmall { max_num_batched_tokens, min_chunk, needed });
         }
         if self.max_model_len.div_ceil(self.block_size) > self.num_blocks {
             let (num_blocks, block_size, max_model_len) = (self.num_blocks, self.block_size, self.max_model_len);
@@ -66,6 +76,7 @@ mod tests {
             num_blocks: 3,
             max_num_seqs: 2,
             max_num_batched_tokens: 2,
+            min_chunk: 1,
             max_model_len: 12,
             prefix_caching: true,
             max_waiting: 1,
@@ -80,6 +91,11 @@ mod tests {
         check(
             SchedulerConfig { max_num_batched_tokens: 1, ..good },
             "max_num_batched_tokens is 1, expected at least max_num_seqs, which is 2",
+        );
+        assert_eq!(SchedulerConfig { max_num_batched_tokens: 4, min_chunk: 2, ..good }.validate(), Ok(()));
+        check(
+            SchedulerConfig { max_num_batched_tokens: 3, min_chunk: 2, ..good },
+            "max_num_batched_tokens is 3, expected at least 4 with chunks of at least 2 tokens",
         );
         check(
             SchedulerConfig { max_model_len: 13, ..good },

@@ -29,6 +29,15 @@ pub enum ConfigError {
         /// The bound below.
         max_num_seqs: usize,
     },
+    /// A step of decodes could leave no room for a chunk.
+    ChunksTooSmall {
+        /// The option's value.
+        max_num_batched_tokens: usize,
+        /// Fewest tokens of a chunk.
+        min_chunk: usize,
+        /// What it has to be.
+        needed: usize,
+    },
     /// The pool cannot hold one sequence of full length, which could then never finish.
     PoolTooSmall {
         /// Blocks of the pool.
@@ -51,6 +60,10 @@ impl fmt::Display for ConfigError {
             ConfigError::BatchTooSmall { max_num_batched_tokens, max_num_seqs } => {
                 write!(f, "max_num_batched_tokens is {max_num_batched_tokens}, expected at least max_num_seqs, which is {max_num_seqs}")
             }
+            ConfigError::ChunksTooSmall { max_num_batched_tokens, min_chunk, needed } => write!(
+                f,
+                "max_num_batched_tokens is {max_num_batched_tokens}, expected at least {needed} with chunks of at least {min_chunk} tokens"
+            ),
             ConfigError::PoolTooSmall { num_blocks, block_size, max_model_len } => write!(
                 f,
                 "a KV cache of {num_blocks} blocks of {block_size} tokens holds {} tokens, expected at least max_model_len, which is {max_model_len}",

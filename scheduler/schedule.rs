@@ -60,7 +60,7 @@ impl Scheduler {
                 builder.num_decodes_ahead -= 1;
                 1
             } else {
-                sequence.num_remaining().min(builder.budget - builder.num_decodes_ahead)
+                chunk_len(sequence.num_remaining(), builder.budget - builder.num_decodes_ahead, self.config.min_chunk)
             };
             if num_tokens > 0 && self.make_room(id, num_tokens, builder) {
                 self.advance(id, num_tokens, None, builder);
@@ -116,12 +116,17 @@ impl Scheduler {
             if !sequence.in_flight.is_empty() || num_running > self.config.max_num_seqs {
                 return;
             }
-            // At least one token is computed: there has to be something to sample from.
+            // At least one token is computed: there has to be something to sample from. At least a chunk of a prompt that is longer.
+            let num_findable = sequence.tokens.len() - self.config.min_chunk.min(sequence.tokens.len());
             let hits = if self.config.prefix_caching && sequence.use_prefix_cache {
-                self.allocator.find(sequence.salt, &sequence.tokens[..sequence.tokens.len() - 1])
+                self.allocator.find(sequence.salt, &sequence.tokens[..num_findable])
             } else {
                 Vec::new()
             };
+            let num_remaining = sequence.tokens.len() - hits.len() * self.config.block_size;
+            if chunk_len(num_remaining, builder.budget, self.config.min_chunk) == 0 {
+                return;
+            }
             let num_free_hits = hits.iter().filter(|block| self.allocator.ref_count(**block) == 0).count();
             num_promised += self.num_blocks_to_come(sequence) - hits.len();
             // The first to run always has room: the pool holds a sequence of any length.
@@ -154,7 +159,7 @@ impl Scheduler {
         sequence.was_admitted = true;
         sequence.num_computed = cached_tokens;
         sequence.table = BlockTable::from_hits(hits, &mut self.allocator);
-        let num_tokens = sequence.num_remaining().min(builder.budget);
+        let num_tokens = chunk_len(sequence.num_remaining(), builder.budget, self.config.min_chunk);
         self.advance(id, num_tokens, Some(admission), builder);
     }
 
@@ -205,6 +210,15 @@ impl Scheduler {
     }
 }
 
+/// Tokens of the next chunk: all, or as many as leave at least `min` for the one after it; none if that would be fewer than `min`.
+fn chunk_len(num_remaining: usize, budget: usize, min: usize) -> usize {
+    if num_remaining <= budget {
+        return num_remaining;
+    }
+    let len = budget.min(num_remaining - min.min(num_remaining));
+    if len < min { 0 } else { len }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,6 +245,25 @@ mod tests {
         assert_eq!(run_step(&mut scheduler), [(1, 4, 1), (2, 12, 7)]);
         assert_eq!(run_step(&mut scheduler), [(1, 5, 1), (2, 19, 1), (3, 0, 4)]);
         assert_eq!(run_step(&mut scheduler), [(1, 6, 1), (2, 20, 1), (3, 4, 1)]);
+    }
+
+    #[test]
+    fn chunks_are_never_too_small() {
+        for (num_remaining, budget, min, expected) in
+            [(1, 1, 2, 1), (5, 9, 2, 5), (5, 4, 2, 3), (5, 3, 2, 3), (3, 2, 2, 0), (9, 1, 2, 0), (9, 0, 1, 0), (9, 4, 1, 4), (9, 8, 1, 8)]
+        {
+            assert_eq!(chunk_len(num_remaining, budget, min), expected, "{num_remaining} {budget} {min}");
+        }
+        let mut scheduler = scheduler(SchedulerConfig { max_num_batched_tokens: 6, min_chunk: 2, max_num_seqs: 4, ..CONFIG });
+        scheduler.add(sequence(1, 0, 7)).expect("it can run");
+        scheduler.add(sequence(2, 100, 5)).expect("it can run");
+        // Six would leave one.
+        assert_eq!(run_step(&mut scheduler), [(1, 0, 5)]);
+        assert_eq!(run_step(&mut scheduler), [(1, 5, 2), (2, 0, 3)]);
+        // The cache holds four of the third prompt's five tokens, and a hit would leave one.
+        scheduler.add(sequence(3, 100, 5)).expect("it can run");
+        assert_eq!(run_step(&mut scheduler), [(1, 7, 1), (2, 3, 2), (3, 0, 3)]);
+        assert_eq!(run_step(&mut scheduler), [(1, 8, 1), (2, 5, 1), (3, 3, 2)]);
     }
 
     #[test]

@@ -162,6 +162,7 @@ pub(crate) mod tests {
         num_blocks: 16,
         max_num_seqs: 4,
         max_num_batched_tokens: 16,
+        min_chunk: 1,
         max_model_len: 64,
         prefix_caching: true,
         max_waiting: 4,

@@ -147,6 +147,7 @@ mod tests {
             num_blocks: 2048,
             max_num_seqs: 64,
             max_num_batched_tokens: 1 << 16,
+            min_chunk: 1,
             max_model_len: 512,
             max_waiting: 64,
             ..CONFIG

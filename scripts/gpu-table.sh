@@ -63,7 +63,7 @@ stage_table() {
 
 stage_deterministic() {
   local shape status=0
-  for shape in $shapes; do bench "$shape-deterministic" "$shape" --deterministic || status=1; done
+  for shape in $shapes; do repeat=${DETERMINISTIC_REPEAT:-1} bench "$shape-deterministic" "$shape" --deterministic || status=1; done
   return $status
 }
 
@@ -87,7 +87,7 @@ with_server() { # LOG COMMAND...
 }
 
 http_load() {
-  "$pagoda" bench --url "$url" --vocab 150000 --label "$big-http" --workloads c512 --repeat "$repeat" >"$results/http.jsonl" 2>"$results/http.txt" &&
+  "$pagoda" bench --url "$url" --vocab 150000 --label "$big-http" --workloads c512 --repeat "${HTTP_REPEAT:-2}" >"$results/http.jsonl" 2>"$results/http.txt" &&
     "$pagoda" bench --url "$url" --vocab 150000 --label "$big-poisson" --workloads c64 --requests 200 --rate 20 >>"$results/http.jsonl" \
       2>>"$results/http.txt"
 }

@@ -212,12 +212,16 @@ async fn measure_all(
     Ok(())
 }
 
-/// Short runs that touch every path before anything is measured: the batch sizes of the workloads, and one step of many prompt tokens.
+/// Prompt tokens of one warm-up at most.
+const WARM_UP_TOKENS: usize = 32 << 10;
+
+/// Short runs that touch every path before anything is measured: each workload's batch with short prompts, and its prompts in as many
+/// requests as are quickly done.
 fn warm_ups(workloads: &[Workload]) -> Vec<Workload> {
-    let mut requests: Vec<usize> = workloads.iter().map(|workload| workload.requests).collect();
-    requests.sort_unstable();
-    requests.dedup();
-    let longest = workloads.iter().map(|workload| workload.input_len).max().unwrap_or(1);
-    let prefill = Workload::plain("warm-up", 4, longest.min(2048), 1);
-    requests.into_iter().map(|num| Workload::plain("warm-up", num, longest.min(16), 8)).chain([prefill]).collect()
+    let runs = workloads.iter().flat_map(|workload| {
+        let (output, few) = (workload.output_len.min(8), (WARM_UP_TOKENS / workload.input_len).clamp(1, workload.requests));
+        let batch = Workload::plain("warm-up", workload.requests, workload.input_len.min(16), output);
+        [batch, Workload { requests: few, output_len: output, ..*workload }]
+    });
+    runs.collect()
 }

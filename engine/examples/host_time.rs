@@ -25,6 +25,7 @@ fn measure(num_seqs: usize) {
         num_blocks: num_seqs * 64,
         max_num_seqs: num_seqs,
         max_num_batched_tokens: 8192,
+        min_chunk: 1,
         max_model_len: 1024,
         prefix_caching: true,
         max_waiting: 1024,

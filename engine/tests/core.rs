@@ -73,6 +73,7 @@ fn config(num_blocks: usize, step_ahead: bool) -> EngineConfig {
             num_blocks,
             max_num_seqs: 8,
             max_num_batched_tokens: 16,
+            min_chunk: 1,
             max_model_len: 64,
             prefix_caching: true,
             max_waiting: 64,

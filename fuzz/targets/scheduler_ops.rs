@@ -65,6 +65,7 @@ fn config(bytes: &mut Bytes<'_>) -> SchedulerConfig {
         num_blocks,
         max_num_seqs,
         max_num_batched_tokens: max_num_seqs + bytes.number(0, 32),
+        min_chunk: 1,
         max_model_len,
         prefix_caching: bytes.number(0, 3) > 0,
         max_waiting: bytes.number(1, 16),

@@ -145,6 +145,9 @@ impl<'a> Simulation<'a> {
                 self.totals.num_resumed += u64::from(admission.resumed);
             }
             assert!(scheduled.num_tokens > 0);
+            let prompt_len = request.prompt.len();
+            let is_chunk = scheduled.start < prompt_len && prompt_len >= config.min_chunk;
+            assert!(!is_chunk || scheduled.num_tokens >= config.min_chunk, "a chunk of {} tokens", scheduled.num_tokens);
             assert_eq!(scheduled.start, progress.next_start, "start of {:?}", scheduled.id);
             progress.next_start += scheduled.num_tokens;
             let next_start = progress.next_start;

@@ -57,6 +57,7 @@ pub fn scripted(script: Vec<Vec<u32>>, with_template: bool) -> Scripted {
             num_blocks: 64,
             max_num_seqs: 4,
             max_num_batched_tokens: 32,
+            min_chunk: 1,
             max_model_len: MAX_MODEL_LEN,
             prefix_caching: true,
             max_waiting: 4,

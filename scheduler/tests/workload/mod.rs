@@ -44,7 +44,7 @@ pub struct Request {
     pub use_prefix_cache: bool,
     first_id: u64,
     num_choices: u64,
-    prompt: Vec<u32>,
+    pub prompt: Vec<u32>,
     max_tokens: u32,
     priority: i32,
     pub salt: u64,
@@ -174,11 +174,13 @@ fn random_config(rng: &mut Rng) -> SchedulerConfig {
     let min_blocks = max_model_len.div_ceil(block_size);
     let max_blocks = min_blocks * rng.pick(&[1, 2, 2, 6]).unwrap_or(1);
     let max_num_seqs = rng.between(1, 8);
+    let min_chunk = rng.between(1, 3);
     SchedulerConfig {
         block_size,
         num_blocks: rng.between(min_blocks, max_blocks),
         max_num_seqs,
-        max_num_batched_tokens: max_num_seqs + rng.pick(&[0, 1, 7, 100]).unwrap_or(0),
+        max_num_batched_tokens: max_num_seqs + 2 * (min_chunk - 1) + rng.pick(&[0, 1, 7, 100]).unwrap_or(0),
+        min_chunk,
         max_model_len,
         prefix_caching: !rng.one_in(5),
         max_waiting: 1000,
