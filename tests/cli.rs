@@ -1,47 +1,16 @@
 //! The binary as a user meets it: what goes wrong is one line on stderr that says what and what to do, and the exit code is not 0.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use pagoda_engine::testing::{tiny_config, write_tiny, write_tiny_gguf};
-use tempfile::TempDir;
 
-/// The binary in an environment of its own: an empty cache, no network, no variables of the caller.
-fn pagoda(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pagoda"));
-    command.args(arguments).env_clear().env("HOME", home).env("HF_ENDPOINT", "http://127.0.0.1:9").env("PATH", "/no/such/folder");
-    command.stdin(Stdio::null());
-    command
-}
+mod process;
 
-fn home() -> TempDir {
-    tempfile::tempdir().expect("folder")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Fails with `code` and one line that contains all `parts`.
-fn check_failure(output: &Output, code: i32, parts: &[&str]) {
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("pagoda: ")).collect();
-    assert_eq!(lines.len(), 1, "{stderr}");
-    for part in parts {
-        assert!(lines[0].contains(part), "`{part}` in `{}`", lines[0]);
-    }
-}
-
-fn fails(arguments: &[&str], code: i32, parts: &[&str]) {
-    let home = home();
-    let output = pagoda(home.path(), arguments).output().expect("runs");
-    check_failure(&output, code, parts);
-    assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
-}
+use process::{check_failure, fails, home, pagoda, serve, serve_with, text};
 
 #[test]
 fn wrong_command_lines() {
@@ -177,70 +146,6 @@ fn a_piped_conversation() {
 }
 
 #[test]
-fn bench_prints_its_lines() {
-    let folder = home();
-    let tiny = write_tiny(folder.path(), "llama", 1).display().to_string();
-    let arguments =
-        ["bench", "--workloads", "c8,prefix", "--scale", "0.02", "--requests", "8", "--label", "t", "--log-level", "error", &tiny];
-    let output = pagoda(folder.path(), &arguments).output().expect("runs");
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let stdout = text(&output.stdout);
-    let lines: Vec<serde_json::Value> = stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-    let labels: Vec<&str> = lines.iter().filter_map(|line| line["label"].as_str()).collect();
-    assert_eq!(labels, ["t-c8", "t-prefix", "t-start"]);
-    for field in ["wall_s", "out_tok_s", "total_tok_s", "tpot_p50", "tpot_p99", "ttft_p50", "ttft_p99", "host_us_per_step"] {
-        assert!(lines[0][field].as_f64().is_some_and(|value| value > 0.0), "{field}: {stdout}");
-    }
-    assert!(lines[0]["max_running"].as_u64() > Some(1), "batched: {stdout}");
-    assert!(lines[2]["s"].as_f64() > Some(0.0));
-    assert!(text(&output.stderr).contains("TPOT ms") && text(&output.stderr).contains("64 sequences, 512 tokens a step"));
-    let table = pagoda(folder.path(), &[&arguments[..], &["--format", "table", "--repeat", "3"]].concat()).output().expect("runs");
-    assert!(text(&table.stdout).contains("TPOT ms") && !text(&table.stdout).contains('{'), "{}", text(&table.stdout));
-}
-
-#[test]
-fn bench_kernels_times_every_operation() {
-    let folder = home();
-    let arguments = ["bench", "kernels", "--device", "cpu", "--models", "tiny", "--tokens", "1,33", "--contexts", "3x40", "--ms", "0.1"];
-    let output = pagoda(folder.path(), &arguments).output().expect("runs");
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let stdout = text(&output.stdout);
-    let lines: Vec<serde_json::Value> = stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-    let ops =
-        ["linear qkv", "linear lm_head", "add_rms_norm", "rope_kv_store", "gated_activation", "attention decode", "attention prefill"];
-    for op in ops.into_iter().chain(["greedy, to the host", "sample, to the host"]) {
-        let line = lines.iter().find(|line| line["op"] == op).unwrap_or_else(|| panic!("{op} in {stdout}"));
-        assert!(line["us"].as_f64() > Some(0.0) && line["gb_s"].as_f64() > Some(0.0) && line["share"].is_number(), "{line}");
-    }
-    assert!(text(&output.stderr).contains("shares of"), "{}", text(&output.stderr));
-    fails(&["bench", "kernels", "--models", "9b"], 1, &["--models: `9b`", "llama-8b"]);
-    fails(&["bench", "kernels", "--ops", "linear,gemm"], 1, &["--ops: `gemm`"]);
-    fails(&["bench", "kernels", "--contexts", "8"], 1, &["--contexts: `8`", "SEQUENCESxCONTEXT"]);
-}
-
-#[test]
-fn bench_measures_a_server() {
-    let served = serve(&["--api-key", "k1"]);
-    let url = format!("http://{}", served.address);
-    let folder = home();
-    let bench = |extra: &[&str]| {
-        let common = ["bench", "--url", &url, "--key", "k1", "--vocab", "700", "--scale", "0.02", "--label", "h"];
-        let output = pagoda(folder.path(), &[&common[..], extra].concat()).output().expect("runs");
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        serde_json::from_str::<serde_json::Value>(text(&output.stdout).lines().next().expect("a line")).expect("JSON")
-    };
-    let together = bench(&["--workloads", "c8"]);
-    assert_eq!((together["label"].as_str(), together["requests"].as_u64(), together["errors"].as_u64()), (Some("h-c8"), Some(8), Some(0)));
-    assert!(together["out_tok_s"].as_f64() > Some(0.0) && together["ttft_p99"].as_f64() > Some(0.0), "{together}");
-    let apart = bench(&["--workloads", "c8", "--rate", "200", "--requests", "20"]);
-    assert_eq!((apart["requests"].as_u64(), apart["errors"].as_u64()), (Some(20), Some(0)), "{apart}");
-    let soak = bench(&["--soak", "0.5", "--requests", "6"]);
-    assert!(soak["requests"].as_u64() >= Some(6) && soak["errors"] == 0 && soak["num_used_blocks"] == 0, "{soak}");
-    fails(&["bench", "--url", "https://x"], 1, &["--url: `https://x`: expected http://host:port"]);
-    fails(&["bench", "--soak", "1"], 2, &["--url"]);
-}
-
-#[test]
 fn doctor_shows_where_values_come_from() {
     let folder = home();
     let tiny = write_tiny(folder.path(), "llama", 1).display().to_string();
@@ -255,51 +160,6 @@ fn doctor_shows_where_values_come_from() {
     assert!(!stdout.contains("hidden"));
     let output = pagoda(folder.path(), &["doctor", "--device", "cpu", "--load", &tiny]).output().expect("runs");
     assert!(text(&output.stdout).contains("taken        not counted"), "{}", text(&output.stderr));
-}
-
-/// A served tiny model; killed when dropped.
-struct Served {
-    child: Child,
-    address: String,
-    lines: Vec<String>,
-    stderr: PathBuf,
-    _folder: TempDir,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serve(extra: &[&str]) -> Served {
-    serve_with(extra, |_| {})
-}
-
-/// Serves a tiny model whose folder `prepare` may change before.
-fn serve_with(extra: &[&str], prepare: impl Fn(&Path)) -> Served {
-    let folder = home();
-    let tiny: PathBuf = write_tiny(folder.path(), "llama", 1);
-    prepare(&tiny);
-    let stderr = folder.path().join("stderr");
-    let errors = fs::File::create(&stderr).expect("a file");
-    let path = tiny.display().to_string();
-    let mut arguments = vec!["serve", "--port", "0", "--served-model-name", "tiny,alias", &path];
-    arguments.extend(extra);
-    let mut child = pagoda(folder.path(), &arguments).stdout(Stdio::piped()).stderr(errors).spawn().expect("runs");
-    let mut reader = BufReader::new(child.stdout.take().expect("stdout"));
-    let mut lines = Vec::new();
-    let mut line = String::new();
-    while reader.read_line(&mut line).expect("stdout") > 0 {
-        lines.push(std::mem::take(&mut line).trim_end().to_string());
-        let is_last = if extra.contains(&"--try") { "serving; Ctrl-C ends" } else { "  curl " };
-        if lines.last().is_some_and(|line| line.starts_with(is_last)) {
-            break;
-        }
-    }
-    let address = lines[0].rsplit("http://").next().expect("address").to_string();
-    Served { child, address, lines, stderr, _folder: folder }
 }
 
 fn get(address: &str, path: &str, headers: &str) -> String {
