@@ -156,6 +156,10 @@ fn step(tokens: usize, context: usize) -> StepTensors<CpuDevice> {
         first_logit_row: 0,
         num_logit_rows: 1,
         logits_of_all_rows: false,
+        num_prefix_groups: 0,
+        prefix_groups: Vec::new(),
+        prefix_members: Vec::new(),
+        prefix_lens: Vec::new(),
     }
 }
 

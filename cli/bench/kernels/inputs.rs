@@ -84,7 +84,7 @@ pub fn paged_step<D: Device>(device: &D, seqs: usize, context: usize, query: usi
         cu_seqlens_q: (0..=seqs).map(|seq| (seq * query) as i32).collect(),
         context_lens: vec![context as i32; seqs],
         block_tables: (0..seqs).flat_map(|seq| (0..blocks_per_seq).map(move |idx| (seq, idx))).map(|(s, i)| block(s, i) as i32).collect(),
-        logit_rows: Vec::new(),
+        ..StepInts::default()
     };
     step.num_tokens = num_tokens;
     step.num_seqs = seqs;
