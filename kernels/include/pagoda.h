@@ -329,8 +329,8 @@ pagoda_status pagoda_moe_combine(const pagoda_moe_combine_params *params, pagoda
  *
  *   scan      every row          edits, the largest logit; greedy rows are done. Sums and best groups for pick and logprobs.
  *   pick      1 < top_k <= 64    top-k, top-p, min-p and the draw among the k best
- *   filter    other top_k, top_p which weights stay (two kernels)
- *   draw      what is left       a token at `uniform` of the mass of the weights that stay
+ *   filter    other top_k, top_p top-k, top-p, min-p over the whole row and the draw (two kernels)
+ *   draw      what is left       min-p and the draw: a token at `uniform` of the mass of the weights that stay
  *   logprobs  where wanted       of the logits before edits
  *
  * Edits are what engine/sampling does before it chooses: allowed tokens, logit_bias, masked tokens, penalties. All arithmetic is that of

@@ -65,7 +65,7 @@ pub enum RowKind {
     Greedy,
     /// `Pick`.
     FewBest,
-    /// `Filter` and `Draw`.
+    /// `Filter`.
     Filtered,
     /// `Draw`.
     Plain,
@@ -143,7 +143,7 @@ pub enum Pass {
     Pick,
     /// Records of `Filtered`.
     Filter,
-    /// Records of `Filtered` and `Plain`.
+    /// Records of `Plain`.
     Draw,
     /// Every record; those without `num_logprobs` are passed over.
     Logprobs,

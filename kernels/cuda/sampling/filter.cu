@@ -1,10 +1,11 @@
-// pagoda_sample_filter: top-k and top-p over whole rows, without sorting. Result: the row's threshold, the smallest key that stays.
+// pagoda_sample_filter: top-k, top-p, min-p over whole rows, without sorting, and the draw.
 //
 // 1. histogram: weights are counted and summed by their leading bits (sign, exponent, 5 bits of mantissa), as the CPU sampler does it.
 //    The last CTA of a row finds the buckets in which the boundaries lie.
-// 2. threshold: the weights of those buckets are gathered (a few hundred, as a rule); the last CTA of the row selects among them. If they
-//    are more than fit (equal logits), it reads the row again instead.
-#include "select.cuh"
+// 2. draw: the weights of those buckets are gathered (a few hundred, as a rule), those above them stay and are summed by units; the last CTA
+//    of the row selects among the gathered ones, which gives the smallest key that stays, and draws. If they are more than fit (equal
+//    logits), it reads the row again instead.
+#include "draw.cuh"
 #include <algorithm>
 
 namespace pagoda::sampling {
@@ -42,25 +43,31 @@ __device__ __forceinline__ void for_weights(const pagoda_sample_params &p, const
   }
 }
 
-// Sums of the row's buckets.
+// Sums of the row's buckets, those of this thread.
 struct Histogram {
-  const unsigned *counts_gmem;
-  const unsigned long long *masses_gmem;
-  __device__ __forceinline__ Tally operator()(int bucket) const { return {__ldcg(counts_gmem + bucket), __ldcg(masses_gmem + bucket)}; }
+  Tally bins[kBinsOfThread<kNumBuckets>];
+  int first;
+
+  __device__ __forceinline__ Histogram(const Workspace &w, int row_idx) : first(first_bin<kNumBuckets>()) {
+    const unsigned *counts_gmem = w.bucket_counts + static_cast<int64_t>(row_idx) * kNumBuckets;
+    const Mass *masses_gmem = w.bucket_masses + static_cast<int64_t>(row_idx) * kNumBuckets;
+#pragma unroll
+    for (int i = 0; i < kBinsOfThread<kNumBuckets>; ++i) {
+      bins[i] = {0, 0};
+      if (first - i >= 0) bins[i] = {__ldcg(counts_gmem + first - i), __ldcg(masses_gmem + first - i)};
+    }
+  }
+  __device__ __forceinline__ Cut cut(Want want, Tally *total) const { return cut_bins(bins, first, Tally{0, 0}, want, total); }
 };
 
-__device__ __forceinline__ Histogram histogram_of(const Workspace &w, int row_idx) {
-  return {w.bucket_counts + static_cast<int64_t>(row_idx) * kNumBuckets, w.bucket_masses + static_cast<int64_t>(row_idx) * kNumBuckets};
-}
-
-// Which buckets `threshold` must look into.
+// Which buckets the second kernel must look into.
 __device__ void publish_range(const pagoda_sample_params &p, const Workspace &w, const Row &row) {
-  const Histogram histogram = histogram_of(w, row.row_idx);
+  const Histogram histogram(w, row.row_idx);
   Tally total;
-  Cut cut = cut_bins<kNumBuckets>(histogram, Tally{0, 0}, Want{static_cast<unsigned>(row.record.top_k), INFINITY}, &total);
+  Cut cut = histogram.cut(Want{static_cast<unsigned>(row.record.top_k), INFINITY}, &total);
   const bool by_count = row.record.top_k > 0 && static_cast<unsigned>(row.record.top_k) < total.count;
   const bool by_mass = row.record.top_p < 1.0f;
-  int low = 1;
+  int low = 1; // nothing to look into: all weights stay
   int high = 0;
   unsigned num = 0;
   if (by_count) {
@@ -68,12 +75,13 @@ __device__ void publish_range(const pagoda_sample_params &p, const Workspace &w,
     high = by_mass ? kNumBuckets - 1 : cut.bin;
     num = by_mass ? cut.with.count : cut.with.count - cut.above.count;
   } else if (by_mass) {
-    cut = cut_bins<kNumBuckets>(histogram, Tally{0, 0}, Want{0, static_cast<double>(row.record.top_p) * static_cast<double>(total.mass)}, &total);
+    cut = histogram.cut(Want{0, static_cast<double>(row.record.top_p) * static_cast<double>(total.mass)}, &total);
     low = high = cut.bin;
     num = cut.with.count - cut.above.count;
   }
   if (threadIdx.x != 0) return;
   RowState *state_gmem = w.state + row.row_idx;
+  state_gmem->total = total;
   state_gmem->bucket_low = low;
   state_gmem->bucket_high = high;
   state_gmem->num_in_range = num;
@@ -106,7 +114,7 @@ template <bool kVec> __global__ void __launch_bounds__(kSelectThreads) histogram
   });
   __syncthreads();
   unsigned *counts_gmem = w.bucket_counts + static_cast<int64_t>(row.row_idx) * kNumBuckets;
-  unsigned long long *masses_gmem = w.bucket_masses + static_cast<int64_t>(row.row_idx) * kNumBuckets;
+  Mass *masses_gmem = w.bucket_masses + static_cast<int64_t>(row.row_idx) * kNumBuckets;
   for (int i = threadIdx.x; i < kNumBuckets; i += kSelectThreads) {
     if (counts_smem[i] == 0) continue;
     atomicAdd(counts_gmem + i, counts_smem[i]);
@@ -117,16 +125,12 @@ template <bool kVec> __global__ void __launch_bounds__(kSelectThreads) histogram
   publish_range(p, w, row);
 }
 
-// The last CTA's part of the second kernel.
-template <typename ForEach> __device__ __forceinline__ void set_threshold(const pagoda_sample_params &p, const Workspace &w, const Row &row, ForEach for_each, BinsSmem *bins_smem) {
-  const Histogram histogram = histogram_of(w, row.row_idx);
-  RowState *state_gmem = w.state + row.row_idx;
-  unsigned long long threshold = __ldcg(&state_gmem->threshold);
-  Tally all;
-  // Refines a cut of the histogram to a key.
-  const auto refine = [&](Want want, Tally *kept) {
+// The smallest key that stays. for_each(f) calls f(weight, token) for every weight of the range, and perhaps others. Clears the histogram.
+template <typename ForEach>
+__device__ __forceinline__ unsigned long long threshold_of(const Workspace &w, const Row &row, ForEach for_each, BinsSmem *bins_smem) {
+  const auto key_at = [&](Want want, Tally *kept) {
     Tally unused;
-    const Cut cut = cut_bins<kNumBuckets>(histogram, Tally{0, 0}, want, &unused);
+    const Cut cut = Histogram(w, row.row_idx).cut(want, &unused);
     const auto of_bucket = [&](auto f) {
       for_each([&](float weight, int token) {
         if (bucket_of(weight) == cut.bin && weight > kLeastWeight) f(low_key(weight, token), mass_of(weight));
@@ -134,26 +138,42 @@ template <typename ForEach> __device__ __forceinline__ void set_threshold(const 
     };
     const unsigned long long key = select_key<kKeyBits>(of_bucket, bins_smem, cut.above, want, kept);
     const float weight = __uint_as_float(static_cast<unsigned>(cut.bin) << kBucketShift | static_cast<unsigned>(key >> kTokenBits));
-    const int token = (1 << kTokenBits) - 1 - static_cast<int>(key & ((1u << kTokenBits) - 1));
-    const unsigned long long whole = key_of(weight, token);
-    threshold = whole > threshold ? whole : threshold;
-    __syncthreads();
+    return key_of(weight, (1 << kTokenBits) - 1 - static_cast<int>(key & ((1u << kTokenBits) - 1)));
   };
-  cut_bins<kNumBuckets>(histogram, Tally{0, 0}, Want{0, INFINITY}, &all);
-  __syncthreads();
-  if (row.record.top_k > 0 && static_cast<unsigned>(row.record.top_k) < all.count) refine(Want{static_cast<unsigned>(row.record.top_k), 0.0}, &all);
-  if (row.record.top_p < 1.0f) {
-    Tally kept;
-    refine(Want{0, static_cast<double>(row.record.top_p) * static_cast<double>(all.mass)}, &kept);
-  }
-  if (threadIdx.x == 0) state_gmem->threshold = threshold;
-  __syncthreads();
+  const RowState *state_gmem = w.state + row.row_idx;
+  Tally kept{__ldcg(&state_gmem->total.count), __ldcg(&state_gmem->total.mass)};
+  unsigned long long threshold = static_cast<unsigned long long>(__float_as_uint(row.record.min_p)) << 32;
+  const unsigned top_k = static_cast<unsigned>(row.record.top_k);
+  if (top_k > 0 && top_k < kept.count) threshold = max(threshold, key_at(Want{top_k, 0.0}, &kept));
+  if (row.record.top_p < 1.0f) threshold = max(threshold, key_at(Want{0, static_cast<double>(row.record.top_p) * static_cast<double>(kept.mass)}, &kept));
   unsigned *counts_gmem = w.bucket_counts + static_cast<int64_t>(row.row_idx) * kNumBuckets;
-  unsigned long long *masses_gmem = w.bucket_masses + static_cast<int64_t>(row.row_idx) * kNumBuckets;
+  Mass *masses_gmem = w.bucket_masses + static_cast<int64_t>(row.row_idx) * kNumBuckets;
   for (int i = threadIdx.x; i < kNumBuckets; i += kSelectThreads) counts_gmem[i] = 0, masses_gmem[i] = 0;
+  __syncthreads();
+  return threshold;
 }
 
-template <bool kVec> __global__ void __launch_bounds__(kSelectThreads, 2) threshold_kernel(const __grid_constant__ pagoda_sample_params p) {
+// What a warp does with a unit of the second kernel: the mass of what stays for sure; what has to be looked into is gathered.
+template <bool kVec>
+__device__ __forceinline__ Mass gather_unit(const pagoda_sample_params &p, const Row &row, RowState *state_gmem, Candidate *candidates_gmem, float max, int low, int high, int unit) {
+  float x[kNumRuns][kRunLane];
+  load_unit<kVec>(x, p, row, unit);
+  Mass sum = 0;
+#pragma unroll
+  for (int i = 0; i < kNumRuns * kRunLane; ++i) {
+    const float weight = weight_of(x[i / kRunLane][i % kRunLane], max, row.record.inv_temperature);
+    const int bucket = bucket_of(weight);
+    if (bucket > high) {
+      if (weight >= row.record.min_p) sum += mass_of(weight);
+    } else if (bucket >= low && weight > kLeastWeight) {
+      const unsigned at = atomicAdd(&state_gmem->num_candidates, 1u);
+      if (at < kMaxCandidates) candidates_gmem[at] = {weight, lane_token(unit * kUnit + i / kRunLane * kRun) + i % kRunLane};
+    }
+  }
+  return warp_total(sum);
+}
+
+template <bool kVec> __global__ void __launch_bounds__(kSelectThreads, 2) filtered_draw_kernel(const __grid_constant__ pagoda_sample_params p) {
   wait_then_allow_next();
   __shared__ BinsSmem bins_smem;
   const Row row(p, blockIdx.y);
@@ -163,31 +183,40 @@ template <bool kVec> __global__ void __launch_bounds__(kSelectThreads, 2) thresh
   const float max = __ldcg(&state_gmem->max);
   const int low = __ldcg(&state_gmem->bucket_low);
   const int high = __ldcg(&state_gmem->bucket_high);
-  const unsigned num_in_range = __ldcg(&state_gmem->num_in_range);
-  const int warp = threadIdx.x / kWarpSize;
-  Candidate *candidates_gmem = w.candidates + static_cast<int64_t>(row.row_idx) * kMaxCandidates;
   const float least = __uint_as_float(static_cast<unsigned>(low) << kBucketShift);
-  const bool fits = num_in_range <= kMaxCandidates;
-  if (fits && num_in_range > 0) {
-    for_weights<kVec>(p, w, row, max, least, blockIdx.x * kSelectWarps + warp, gridDim.x * kSelectWarps, [&](float weight, int token) {
-      const int bucket = bucket_of(weight);
-      if (bucket < low || bucket > high || !(weight > kLeastWeight)) return;
-      const unsigned at = atomicAdd(&state_gmem->num_candidates, 1u);
-      if (at < kMaxCandidates) candidates_gmem[at] = {weight, token};
-    });
+  const bool fits = __ldcg(&state_gmem->num_in_range) <= kMaxCandidates;
+  const int warp = threadIdx.x / kWarpSize;
+  const int lane = threadIdx.x % kWarpSize;
+  Candidate *candidates_gmem = w.candidates + static_cast<int64_t>(row.row_idx) * kMaxCandidates;
+  Mass *masses_gmem = w.unit_masses + static_cast<int64_t>(row.row_idx) * w.num_units;
+  for (int unit = blockIdx.x * kSelectWarps + warp; fits && unit < w.num_units; unit += gridDim.x * kSelectWarps) {
+    Mass sum = 0;
+    if (unit_reaches(w, row, max, least, unit)) sum = gather_unit<kVec>(p, row, state_gmem, candidates_gmem, max, low, high, unit);
+    if (lane == 0) masses_gmem[unit] = sum;
   }
   if (!last_of_row(&state_gmem->arrivals, gridDim.x)) return;
+  unsigned long long threshold;
   if (fits) {
+    const unsigned num_candidates = __ldcg(&state_gmem->num_candidates);
     const auto from_list = [&](auto f) {
-      for (unsigned i = threadIdx.x; i < num_in_range; i += kSelectThreads) {
+      for (unsigned i = threadIdx.x; i < num_candidates; i += kSelectThreads) {
         const float2 c = __ldcg(reinterpret_cast<const float2 *>(candidates_gmem + i));
         f(c.x, __float_as_int(c.y));
       }
     };
-    set_threshold(p, w, row, from_list, &bins_smem);
+    threshold = threshold_of(w, row, from_list, &bins_smem);
+    from_list([&](float weight, int token) {
+      if (key_of(weight, token) >= threshold) atomicAdd(masses_gmem + token / kUnit, mass_of(weight));
+    });
   } else {
-    set_threshold(p, w, row, [&](auto f) { for_weights<kVec>(p, w, row, max, least, warp, kSelectWarps, f); }, &bins_smem);
+    threshold = threshold_of(w, row, [&](auto f) { for_weights<kVec>(p, w, row, max, least, warp, kSelectWarps, f); }, &bins_smem);
+    for (int unit = warp; unit < w.num_units; unit += kSelectWarps) {
+      const Mass sum = unit_mass<kVec>(p, row, max, threshold, unit);
+      if (lane == 0) masses_gmem[unit] = sum;
+    }
   }
+  __syncthreads();
+  draw_token<kVec>(p, w, row, max, threshold);
 }
 
 } // namespace
@@ -200,5 +229,5 @@ extern "C" pagoda_status pagoda_sample_filter(const pagoda_sample_params *p, pag
   const int num_splits = std::max(p->num_splits, (num_units + kMaxUnitsOfCta - 1) / kMaxUnitsOfCta);
   const pagoda_status status = launch_rows(histogram_kernel<true>, histogram_kernel<false>, p, num_splits, kSelectThreads, stream);
   if (status != PAGODA_OK) return status;
-  return launch_rows(threshold_kernel<true>, threshold_kernel<false>, p, p->num_splits, kSelectThreads, stream);
+  return launch_rows(filtered_draw_kernel<true>, filtered_draw_kernel<false>, p, p->num_splits, kSelectThreads, stream);
 }

@@ -52,27 +52,28 @@ __device__ __forceinline__ Tally scan_before(Tally mine, Tally *total) {
   return before + Tally{sum.count - mine.count, sum.mass - mine.mass};
 }
 
-// Walks bins kCount - 1 .. 0; get(bin) is asked twice. `above` is added to everything.
-template <int kCount, typename Get> __device__ __forceinline__ Cut cut_bins(Get get, Tally above, Want want, Tally *total) {
-  constexpr int kPerThread = (kCount + kSelectThreads - 1) / kSelectThreads;
+// Bins are walked from the largest down. A thread holds a few: bins[i] is that of bin first_bin() - i.
+template <int kCount> constexpr int kBinsOfThread = (kCount + kSelectThreads - 1) / kSelectThreads;
+template <int kCount> __device__ __forceinline__ int first_bin() { return kCount - 1 - static_cast<int>(threadIdx.x) * kBinsOfThread<kCount>; }
+
+// `above` is added to everything; `total` gets the sum of all. Bins below 0 are empty.
+template <int kPerThread> __device__ __forceinline__ Cut cut_bins(const Tally (&bins)[kPerThread], int first_bin, Tally above, Want want, Tally *total) {
   __shared__ Cut cut_smem;
-  const int first = kCount - 1 - static_cast<int>(threadIdx.x) * kPerThread;
   Tally mine{0, 0};
 #pragma unroll
-  for (int i = 0; i < kPerThread; ++i) {
-    if (first - i >= 0) mine = mine + get(first - i);
-  }
+  for (int i = 0; i < kPerThread; ++i) mine = mine + bins[i];
   Tally sum = above + scan_before(mine, total);
   *total = above + *total;
   if (threadIdx.x == 0) cut_smem.bin = -1;
   __syncthreads();
   if (!want.reached(sum) && want.reached(sum + mine)) {
+    bool found = false;
+#pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
-      if (first - i < 0) break;
-      const Tally with = sum + get(first - i);
-      if (want.reached(with)) {
-        cut_smem = {first - i, sum, with};
-        break;
+      const Tally with = sum + bins[i];
+      if (!found && want.reached(with)) {
+        cut_smem = {first_bin - i, sum, with};
+        found = true;
       }
       sum = with;
     }
@@ -80,6 +81,8 @@ template <int kCount, typename Get> __device__ __forceinline__ Cut cut_bins(Get 
   __syncthreads();
   return cut_smem;
 }
+
+static_assert(kNumBins % kSelectThreads == 0, "every thread holds as many bins");
 
 struct BinsSmem {
   unsigned counts[kNumBins];
@@ -106,7 +109,11 @@ __device__ __forceinline__ unsigned long long select_key(ForEach for_each, BinsS
     });
     __syncthreads();
     Tally total;
-    const Cut cut = cut_bins<kNumBins>([&](int bin) { return Tally{bins_smem->counts[bin], bins_smem->masses[bin]}; }, above, want, &total);
+    const int first = first_bin<kNumBins>();
+    Tally bins[kBinsOfThread<kNumBins>];
+#pragma unroll
+    for (int i = 0; i < kBinsOfThread<kNumBins>; ++i) bins[i] = {bins_smem->counts[first - i], bins_smem->masses[first - i]};
+    const Cut cut = cut_bins(bins, first, above, want, &total);
     *kept = cut.bin < 0 ? total : cut.with;
     if (cut.bin < 0) return prefix << top;
     prefix = prefix << bits | static_cast<unsigned>(cut.bin);

@@ -15,11 +15,18 @@ constexpr int kMaxVocab = 1 << 20;
 constexpr int kBucketShift = 18;
 constexpr int kNumBuckets = (0x3f800000 >> kBucketShift) + 1; // of the leading bits of weights in [0, 1]
 
+// Sums of a bucket or of several.
+struct Tally {
+  unsigned count;
+  unsigned long long mass;
+};
+
 // What is known of a row so far.
 struct RowState {
   float max;                    // of the edited logits
   int token;                    // once it is chosen, else -1
   unsigned long long threshold; // weights stay whose key is at least this
+  Tally total;                  // of the histogram of `filter`
   int bucket_low;               // `filter` looks at weights of these buckets
   int bucket_high;
   unsigned num_in_range; // how many these are
@@ -31,12 +38,6 @@ struct RowState {
 struct Candidate {
   float weight;
   int token;
-};
-
-// Sums of a bucket or of several.
-struct Tally {
-  unsigned count;
-  unsigned long long mass;
 };
 
 struct Workspace {

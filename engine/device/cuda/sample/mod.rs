@@ -176,7 +176,7 @@ impl CudaDevice {
             (Pass::Scan, 0..records.len()),
             (Pass::Pick, few_best.clone()),
             (Pass::Filter, filtered.clone()),
-            (Pass::Draw, filtered.start..records.len()),
+            (Pass::Draw, filtered.end..records.len()),
             (Pass::Logprobs, 0..logprobs),
         ];
         let num_sms = self.gpu.info().num_sms as usize;
