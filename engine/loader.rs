@@ -247,6 +247,7 @@ fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptio
         options,
         kv_dtype: kv_dtype(device, options.kv_cache_dtype),
         activation_dtype: device.activation_dtype(),
+        residual_dtype: device.residual_dtype(),
         weight_bytes: device.weight_bytes(checkpoint.weight_bytes(), checkpoint.weight_values()),
         scratch_bytes: device.scratch_bytes(&checkpoint.config, step),
         free_bytes,

@@ -48,6 +48,8 @@ pub struct PlanRequest<'a> {
     pub kv_dtype: DType,
     /// Element type of activations.
     pub activation_dtype: DType,
+    /// Of the residual stream.
+    pub residual_dtype: DType,
     /// Bytes of the weights.
     pub weight_bytes: usize,
     /// Bytes that the device needs beside weights, workspace and KV pool.
@@ -106,7 +108,8 @@ impl MemoryPlan {
         let wanted_len = wanted_len(config, options)?;
         let StepSize { max_num_batched_tokens, max_logit_rows, .. } = request.step;
         let rope_bytes = 2 * wanted_len * config.rope.rotary_dim / 2 * 4 * if config.rope_local.is_some() { 2 } else { 1 };
-        let workspace_bytes = rope_bytes + workspace_bytes(config, max_num_batched_tokens, max_logit_rows, request.activation_dtype);
+        let (activations, residual) = (request.activation_dtype, request.residual_dtype);
+        let workspace_bytes = rope_bytes + workspace_bytes(config, max_num_batched_tokens, max_logit_rows, activations, residual);
         let budget = (request.free_bytes as f64 * f64::from(options.memory_utilization)) as usize;
         let fixed = request.weight_bytes.saturating_add(workspace_bytes).saturating_add(request.scratch_bytes);
         if fixed > budget {

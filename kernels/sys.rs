@@ -158,7 +158,7 @@ pub struct pagoda_rms_norm_params {
     pub hidden: i32,
     pub num_threads: i32,
     pub eps: f32,
-    pub dtype: pagoda_dtype,
+    pub stream_dtype: pagoda_dtype,
     pub kind: pagoda_norm_kind,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -173,7 +173,7 @@ const _: () = {
     ["Offset of field: pagoda_rms_norm_params::hidden"][::core::mem::offset_of!(pagoda_rms_norm_params, hidden) - 40usize];
     ["Offset of field: pagoda_rms_norm_params::num_threads"][::core::mem::offset_of!(pagoda_rms_norm_params, num_threads) - 44usize];
     ["Offset of field: pagoda_rms_norm_params::eps"][::core::mem::offset_of!(pagoda_rms_norm_params, eps) - 48usize];
-    ["Offset of field: pagoda_rms_norm_params::dtype"][::core::mem::offset_of!(pagoda_rms_norm_params, dtype) - 52usize];
+    ["Offset of field: pagoda_rms_norm_params::stream_dtype"][::core::mem::offset_of!(pagoda_rms_norm_params, stream_dtype) - 52usize];
     ["Offset of field: pagoda_rms_norm_params::kind"][::core::mem::offset_of!(pagoda_rms_norm_params, kind) - 56usize];
 };
 unsafe extern "C" {
@@ -232,10 +232,12 @@ pub struct pagoda_gather_rows_params {
     pub num_table_rows: i32,
     pub cols: i32,
     pub scale: f32,
+    pub out_dtype: pagoda_dtype,
+    pub table_dtype: pagoda_dtype,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_gather_rows_params"][::core::mem::size_of::<pagoda_gather_rows_params>() - 40usize];
+    ["Size of pagoda_gather_rows_params"][::core::mem::size_of::<pagoda_gather_rows_params>() - 48usize];
     ["Alignment of pagoda_gather_rows_params"][::core::mem::align_of::<pagoda_gather_rows_params>() - 8usize];
     ["Offset of field: pagoda_gather_rows_params::out"][::core::mem::offset_of!(pagoda_gather_rows_params, out) - 0usize];
     ["Offset of field: pagoda_gather_rows_params::table"][::core::mem::offset_of!(pagoda_gather_rows_params, table) - 8usize];
@@ -245,6 +247,8 @@ const _: () = {
         [::core::mem::offset_of!(pagoda_gather_rows_params, num_table_rows) - 28usize];
     ["Offset of field: pagoda_gather_rows_params::cols"][::core::mem::offset_of!(pagoda_gather_rows_params, cols) - 32usize];
     ["Offset of field: pagoda_gather_rows_params::scale"][::core::mem::offset_of!(pagoda_gather_rows_params, scale) - 36usize];
+    ["Offset of field: pagoda_gather_rows_params::out_dtype"][::core::mem::offset_of!(pagoda_gather_rows_params, out_dtype) - 40usize];
+    ["Offset of field: pagoda_gather_rows_params::table_dtype"][::core::mem::offset_of!(pagoda_gather_rows_params, table_dtype) - 44usize];
 };
 unsafe extern "C" {
     pub fn pagoda_gather_rows(params: *const pagoda_gather_rows_params, stream: pagoda_stream) -> pagoda_status;

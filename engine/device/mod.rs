@@ -150,6 +150,10 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn name(&self) -> String;
     /// Element type of activations on this device.
     fn activation_dtype(&self) -> DType;
+    /// Element type of the residual stream: sums of many layers may be kept more exactly than what products read.
+    fn residual_dtype(&self) -> DType {
+        self.activation_dtype()
+    }
     /// Element type of the KV cache when the configuration says "auto".
     fn default_kv_dtype(&self) -> DType;
     /// Bytes that could be taken right now.

@@ -39,14 +39,14 @@ impl<D: Device> Workspace<D> {
         let dtype = device.activation_dtype();
         let activations = |cols: usize| device.alloc(max_tokens, cols, dtype);
         Ok(Workspace {
-            residual: activations(config.hidden_size)?,
+            residual: device.alloc(max_tokens, config.hidden_size, device.residual_dtype())?,
             normed: activations(config.hidden_size)?,
             delta: activations(config.hidden_size)?,
             qkv: activations((config.num_heads + 2 * config.num_kv_heads) * config.head_dim)?,
             attention: activations(config.num_heads * config.head_dim)?,
             gate_up: activations(2 * config.intermediate_size)?,
             activated: activations(config.intermediate_size)?,
-            gathered: device.alloc(max_logit_rows, config.hidden_size, dtype)?,
+            gathered: device.alloc(max_logit_rows, config.hidden_size, device.residual_dtype())?,
             gathered_delta: device.alloc(max_logit_rows, config.hidden_size, dtype)?,
             logits: device.alloc(max_logit_rows, config.vocab_size, DType::F32)?,
             activation: config.activation,
@@ -62,9 +62,11 @@ impl<D: Device> Workspace<D> {
     }
 }
 
-/// Bytes that `Workspace::new` takes.
-pub fn workspace_bytes(config: &ModelConfig, max_tokens: usize, max_logit_rows: usize, dtype: DType) -> usize {
+/// Bytes that `Workspace::new` takes with activations of `dtype` and a residual stream of `residual`.
+pub fn workspace_bytes(config: &ModelConfig, max_tokens: usize, max_logit_rows: usize, dtype: DType, residual: DType) -> usize {
     let heads = 2 * config.num_heads + 2 * config.num_kv_heads;
-    let per_token = 3 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size;
-    max_tokens * per_token * dtype.size() + max_logit_rows * (2 * config.hidden_size * dtype.size() + config.vocab_size * 4)
+    let per_token = 2 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size;
+    let of_stream = config.hidden_size * residual.size();
+    max_tokens * (per_token * dtype.size() + of_stream)
+        + max_logit_rows * (config.hidden_size * dtype.size() + of_stream + config.vocab_size * 4)
 }

@@ -22,15 +22,16 @@ impl Case for Rowwise {
         let weight = device.load_vector(&noise(7, cols).iter().map(|v| 1.0 + 0.2 * v).collect::<Vec<f32>>()).unwrap();
         let x = inputs.tensor(1, rows, cols);
         let new = |cols| device.alloc(rows, cols, device.activation_dtype()).unwrap();
-        let mut plain = new(cols);
+        let (mut plain, mut of_stream) = (new(cols), new(cols));
         device.rms_norm(&mut plain, &x, &weight, 1e-5).unwrap();
-        let (mut residual, mut added) = (inputs.tensor(2, rows, cols), new(cols));
+        device.rms_norm(&mut of_stream, &inputs.residual(1, rows, cols), &weight, 1e-5).unwrap();
+        let (mut residual, mut added) = (inputs.residual(2, rows, cols), new(cols));
         device.add_rms_norm(&mut added, &mut residual, &x, &weight, 1e-5).unwrap();
-        let mut post = inputs.tensor(3, rows, cols);
+        let mut post = inputs.residual(3, rows, cols);
         device.norm_add(&mut post, &x, &weight, 1e-5).unwrap();
         let mut gated = new(cols);
         device.gated_activation(&mut gated, &inputs.tensor(4, rows, 2 * cols), self.activation).unwrap();
-        vec![plain, residual, added, post, gated]
+        vec![plain, of_stream, residual, added, post, gated]
     }
 }
 
@@ -139,13 +140,17 @@ impl Case for Gather {
         device.resolve_tokens(&mut step, &last_tokens).unwrap();
         let mut out = device.alloc(8, cols, device.activation_dtype()).unwrap();
         device.embedding(&mut out, &inputs.weight(1, vocab, cols), &step, 11.5).unwrap();
+        let mut stream = device.alloc(8, cols, device.residual_dtype()).unwrap();
+        device.embedding(&mut stream, &inputs.weight(1, vocab, cols), &step, 11.5).unwrap();
         step.num_logit_rows = 3;
         device.write_ints(&mut step.logit_rows, &[4, 0, 1]).unwrap();
         let mut gathered = device.alloc(4, cols, device.activation_dtype()).unwrap();
         device.gather_rows(&mut gathered, &out, &step).unwrap();
+        let mut of_stream = device.alloc(4, cols, device.residual_dtype()).unwrap();
+        device.gather_rows(&mut of_stream, &stream, &step).unwrap();
         let mut logits = inputs.logits(5, 3, 264);
         device.soft_cap(&mut logits, 0.5).unwrap();
-        vec![out, gathered, logits]
+        vec![out, stream, gathered, of_stream, logits]
     }
 }
 

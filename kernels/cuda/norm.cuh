@@ -1,13 +1,15 @@
 // RMS norm: y[i] = v[i] / sqrt(mean(v^2) + eps) * w[i], the three forms of pagoda_norm_kind.
 //
-// One CTA a row. Thread t holds the 16-byte vectors t, t + blockDim, t + 2 blockDim, ... of its row in registers (at most
-// kMaxVecs), so x and residual are read once and written once; the sum of squares crosses the CTA through shared memory. The weights are
-// read before the wait for the previous kernel: they never change, and one row is all latency.
+// The residual stream is T; what is added to it, and what a product reads next, is bf16.
 //
-//   row:   | vec 0 | vec 1 | ... | vec B-1 | vec B | ...      B = blockDim.x
-//   owner:    t0      t1            t(B-1)     t0
+// One CTA a row. Thread t holds the octets t, t + blockDim, t + 2 blockDim, ... of its row in registers (at most kMaxVecs), so x and
+// residual are read once and written once; the sum of squares crosses the CTA through shared memory. The weights of the first kEarly
+// octets are read before the wait for the previous kernel: they never change, and one row is all latency.
 //
-// Bound by memory: (2 or 4) * hidden * sizeof(T) bytes a row against one multiply-add an element.
+//   row:   | octet 0 | octet 1 | ... | octet B-1 | octet B | ...      B = blockDim.x
+//   owner:     t0        t1             t(B-1)       t0
+//
+// Bound by memory: with an f32 stream 6 bytes an element for a norm, 12 with the addition.
 #pragma once
 #include "common/launch.cuh"
 #include "common/reduce.cuh"
@@ -16,59 +18,60 @@
 namespace pagoda {
 
 constexpr int kMaxVecs = 4;
+constexpr int kEarly = 2; // all weights in registers would leave too few of them for 1024 threads
 
-template <typename T, pagoda_norm_kind kKind> __global__ void rms_norm_kernel(const __grid_constant__ pagoda_rms_norm_params p) {
-  using V = Vec<T>;
-  constexpr int kFloatVecs = V::kSize / Vec<float>::kSize; // of weights, for one vector of x
-  const int num_vecs = p.hidden / V::kSize;
+template <typename T, pagoda_norm_kind kKind> __global__ void __launch_bounds__(kMaxWarps *kWarpSize) rms_norm_kernel(const __grid_constant__ pagoda_rms_norm_params p) {
+  const int num_octets = p.hidden / kOctet;
   const int64_t row_offset = static_cast<int64_t>(blockIdx.x) * p.hidden;
-  const T *x_gmem = static_cast<const T *>(p.x) + row_offset;
   T *residual_gmem = static_cast<T *>(p.residual) + row_offset;
-  T *out_gmem = static_cast<T *>(p.out) + row_offset;
+  bf16 *out_gmem = static_cast<bf16 *>(p.out) + row_offset;
 
-  V v_frag[kMaxVecs];
-  Vec<float> w_frag[kMaxVecs][kFloatVecs];
+  float w_frag[kEarly][kOctet];
 #pragma unroll
-  for (int i = 0; i < kMaxVecs; ++i) {
-    const int vec_idx = threadIdx.x + i * blockDim.x;
-    if (vec_idx >= num_vecs) break;
-#pragma unroll
-    for (int f = 0; f < kFloatVecs; ++f) w_frag[i][f] = Vec<float>::load(p.weight, static_cast<int64_t>(vec_idx) * kFloatVecs + f);
+  for (int i = 0; i < kEarly; ++i) {
+    const int octet_idx = threadIdx.x + i * blockDim.x;
+    if (octet_idx < num_octets) load_octet(w_frag[i], p.weight, octet_idx);
   }
   wait_then_allow_next();
+  float v_frag[kMaxVecs][kOctet];
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kMaxVecs; ++i) {
-    const int vec_idx = threadIdx.x + i * blockDim.x;
-    if (vec_idx >= num_vecs) break;
-    v_frag[i] = V::load(x_gmem, vec_idx);
+    const int octet_idx = threadIdx.x + i * blockDim.x;
+    if (octet_idx >= num_octets) break;
+    float(&v)[kOctet] = v_frag[i];
+    if constexpr (kKind == PAGODA_NORM) {
+      load_octet(v, static_cast<const T *>(p.x) + row_offset, octet_idx);
+    } else {
+      load_octet(v, static_cast<const bf16 *>(p.x) + row_offset, octet_idx);
+    }
     if constexpr (kKind == PAGODA_ADD_NORM) {
-      const V r = V::load(residual_gmem, vec_idx);
+      float r[kOctet];
+      load_octet(r, residual_gmem, octet_idx);
 #pragma unroll
-      for (int e = 0; e < V::kSize; ++e) v_frag[i].elems[e] = from_f32<T>(to_f32(v_frag[i].elems[e]) + to_f32(r.elems[e]));
-      v_frag[i].store(residual_gmem, vec_idx);
+      for (int e = 0; e < kOctet; ++e) v[e] = to_f32(from_f32<T>(v[e] + r[e]));
+      store_octet(residual_gmem, octet_idx, v);
     }
 #pragma unroll
-    for (int e = 0; e < V::kSize; ++e) {
-      const float f = to_f32(v_frag[i].elems[e]);
-      sum = fmaf(f, f, sum);
-    }
+    for (int e = 0; e < kOctet; ++e) sum = fmaf(v[e], v[e], sum);
   }
   const float scale = rsqrtf(block_sum(sum) / static_cast<float>(p.hidden) + p.eps);
 
 #pragma unroll
   for (int i = 0; i < kMaxVecs; ++i) {
-    const int vec_idx = threadIdx.x + i * blockDim.x;
-    if (vec_idx >= num_vecs) break;
-    V y;
-    if constexpr (kKind == PAGODA_NORM_ADD) y = V::load(residual_gmem, vec_idx);
+    const int octet_idx = threadIdx.x + i * blockDim.x;
+    if (octet_idx >= num_octets) break;
+    float w[kOctet], y[kOctet] = {};
+    if (i >= kEarly) load_octet(w, p.weight, octet_idx);
+    if constexpr (kKind == PAGODA_NORM_ADD) load_octet(y, residual_gmem, octet_idx);
+    // Added before the rounding: the norm may cancel most of the residual.
 #pragma unroll
-    for (int e = 0; e < V::kSize; ++e) {
-      const float normed = to_f32(v_frag[i].elems[e]) * scale * w_frag[i][e / Vec<float>::kSize].elems[e % Vec<float>::kSize];
-      // Added before the rounding: the norm may cancel most of the residual.
-      y.elems[e] = from_f32<T>(kKind == PAGODA_NORM_ADD ? to_f32(y.elems[e]) + normed : normed);
+    for (int e = 0; e < kOctet; ++e) y[e] += v_frag[i][e] * scale * (i < kEarly ? w_frag[i % kEarly][e] : w[e]);
+    if constexpr (kKind == PAGODA_NORM_ADD) {
+      store_octet(residual_gmem, octet_idx, y);
+    } else {
+      store_octet(out_gmem, octet_idx, y);
     }
-    y.store(kKind == PAGODA_NORM_ADD ? residual_gmem : out_gmem, vec_idx);
   }
 }
 

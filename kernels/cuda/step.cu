@@ -29,21 +29,18 @@ __global__ void scatter_ints_kernel(const __grid_constant__ pagoda_scatter_ints_
 }
 
 // One CTA a row.
-__global__ void gather_rows_kernel(const __grid_constant__ pagoda_gather_rows_params p) {
+template <typename Out, typename In> __global__ void gather_rows_kernel(const __grid_constant__ pagoda_gather_rows_params p) {
   wait_then_allow_next();
-  using V = Vec<bf16>;
   const int64_t row = __ldcg(p.index + blockIdx.x);
   const bool inside = row >= 0 && row < p.num_table_rows;
-  const bf16 *src_gmem = static_cast<const bf16 *>(p.table) + (inside ? row : 0) * p.cols;
-  bf16 *dst_gmem = static_cast<bf16 *>(p.out) + static_cast<int64_t>(blockIdx.x) * p.cols;
-  for (int vec_idx = threadIdx.x; vec_idx < p.cols / V::kSize; vec_idx += blockDim.x) {
-    V v = V::load(src_gmem, vec_idx);
-    const float scale = inside ? p.scale : 0.0f;
-    if (scale != 1.0f) {
+  const In *src_gmem = static_cast<const In *>(p.table) + (inside ? row : 0) * p.cols;
+  Out *dst_gmem = static_cast<Out *>(p.out) + static_cast<int64_t>(blockIdx.x) * p.cols;
+  for (int octet_idx = threadIdx.x; octet_idx < p.cols / kOctet; octet_idx += blockDim.x) {
+    float v[kOctet];
+    load_octet(v, src_gmem, octet_idx);
 #pragma unroll
-      for (int e = 0; e < V::kSize; ++e) v.elems[e] = from_f32<bf16>(inside ? to_f32(v.elems[e]) * scale : 0.0f);
-    }
-    v.store(dst_gmem, vec_idx);
+    for (int e = 0; e < kOctet; ++e) v[e] = inside ? v[e] * p.scale : 0.0f;
+    store_octet(dst_gmem, octet_idx, v);
   }
 }
 
@@ -89,9 +86,12 @@ extern "C" pagoda_status pagoda_scatter_ints(const pagoda_scatter_ints_params *p
 
 extern "C" pagoda_status pagoda_gather_rows(const pagoda_gather_rows_params *p, pagoda_stream stream) {
   if (!p || !p->out || !p->table || !p->index || p->num_rows < 0 || p->num_table_rows <= 0 || p->cols <= 0) return PAGODA_INVALID_ARGUMENT;
-  if (p->cols % Vec<bf16>::kSize != 0) return PAGODA_UNSUPPORTED;
+  const bool from_bf16 = p->table_dtype == PAGODA_BF16, to_bf16 = p->out_dtype == PAGODA_BF16;
+  const bool from_f32 = p->table_dtype == PAGODA_F32, to_f32 = p->out_dtype == PAGODA_F32;
+  if (p->cols % kOctet != 0 || !((from_bf16 && (to_bf16 || to_f32)) || (from_f32 && to_f32))) return PAGODA_UNSUPPORTED;
   if (p->num_rows == 0) return PAGODA_OK;
-  return launch(gather_rows_kernel, {static_cast<unsigned>(p->num_rows), kRowThreads}, *p, stream);
+  const auto kernel = from_f32 ? gather_rows_kernel<float, float> : to_f32 ? gather_rows_kernel<float, bf16> : gather_rows_kernel<bf16, bf16>;
+  return launch(kernel, {static_cast<unsigned>(p->num_rows), kRowThreads}, *p, stream);
 }
 
 extern "C" pagoda_status pagoda_soft_cap(const pagoda_soft_cap_params *p, pagoda_stream stream) {

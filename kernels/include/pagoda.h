@@ -106,17 +106,18 @@ typedef enum pagoda_norm_kind {
   PAGODA_NORM_ADD = 2  /* residual += norm(x); out is not used */
 } pagoda_norm_kind;
 
-/* Row-major, rows without gaps. All pointers are aligned to 16 bytes. Sums and products in f32. */
+/* Row-major, rows without gaps. All pointers are aligned to 16 bytes. Sums and products in f32.
+ * The residual stream has a type of its own: it is x of PAGODA_NORM and residual of the others. */
 typedef struct pagoda_rms_norm_params {
-  void *out;           /* [num_tokens, hidden] dtype; may be x; NULL for PAGODA_NORM_ADD */
-  void *residual;      /* [num_tokens, hidden] dtype; NULL for PAGODA_NORM */
-  const void *x;       /* [num_tokens, hidden] dtype */
-  const float *weight; /* [hidden] f32 */
-  int64_t num_tokens;  /* rows, >= 0 */
-  int32_t hidden;      /* columns, a multiple of 16 bytes' worth, at most 4 vectors of 16 bytes a thread */
-  int32_t num_threads; /* of one CTA (one row), a multiple of 32, at most 1024; heuristics.rs */
-  float eps;           /* inside the root */
-  pagoda_dtype dtype;  /* of out, residual and x */
+  void *out;                 /* [num_tokens, hidden] bf16; may be x of this type; NULL for PAGODA_NORM_ADD */
+  void *residual;            /* [num_tokens, hidden] stream_dtype; NULL for PAGODA_NORM */
+  const void *x;             /* [num_tokens, hidden] stream_dtype for PAGODA_NORM, else bf16 */
+  const float *weight;       /* [hidden] f32 */
+  int64_t num_tokens;        /* rows, >= 0 */
+  int32_t hidden;            /* columns, a multiple of 8, at most 32 a thread */
+  int32_t num_threads;       /* of one CTA (one row), a multiple of 32, at most 1024; heuristics.rs */
+  float eps;                 /* inside the root */
+  pagoda_dtype stream_dtype; /* f32 or bf16 */
   pagoda_norm_kind kind;
 } pagoda_rms_norm_params;
 
@@ -143,15 +144,18 @@ typedef struct pagoda_scatter_ints_params {
 } pagoda_scatter_ints_params;
 pagoda_status pagoda_scatter_ints(const pagoda_scatter_ints_params *params, pagoda_stream stream);
 
-/* out[i, :] = table[index[i], :] * scale: embeddings, and the rows that get logits. An index outside the table gives zeros. */
+/* out[i, :] = table[index[i], :] * scale: embeddings, and the rows that get logits. An index outside the table gives zeros.
+ * Types: bf16 to bf16, bf16 to f32, f32 to f32. */
 typedef struct pagoda_gather_rows_params {
-  void *out;            /* [num_rows, cols] bf16 */
-  const void *table;    /* [num_table_rows, cols] bf16 */
+  void *out;            /* [num_rows, cols] out_dtype */
+  const void *table;    /* [num_table_rows, cols] table_dtype */
   const int32_t *index; /* [num_rows] */
   int32_t num_rows;
   int32_t num_table_rows;
   int32_t cols; /* a multiple of 8 */
   float scale;
+  pagoda_dtype out_dtype;
+  pagoda_dtype table_dtype;
 } pagoda_gather_rows_params;
 pagoda_status pagoda_gather_rows(const pagoda_gather_rows_params *params, pagoda_stream stream);
 

@@ -8,6 +8,7 @@ use crate::sys;
 const OP: &str = "rms_norm";
 
 /// Which norm, with what it reads and writes beside `x`. `norm(v)[i] = v[i] / sqrt(mean(v^2) + eps) * weight[i]`.
+/// The residual stream has a type of its own: it is `x` of a plain norm and `residual` of the others; everything else is bf16.
 #[derive(Clone, Copy, Debug)]
 pub enum RmsNorm {
     /// out = norm(x). `out` may be `x`.
@@ -34,7 +35,7 @@ pub enum RmsNorm {
 pub struct RmsNormParams {
     /// Form of the norm, its output and residual.
     pub norm: RmsNorm,
-    /// `[num_tokens, hidden]` dtype.
+    /// `[num_tokens, hidden]`.
     pub x: DeviceBytes,
     /// `[hidden]` f32.
     pub weight: DeviceBytes,
@@ -44,8 +45,8 @@ pub struct RmsNormParams {
     pub hidden: usize,
     /// Inside the root.
     pub eps: f32,
-    /// Of `x`, output and residual.
-    pub dtype: DType,
+    /// Of the residual stream: f32 or bf16.
+    pub stream_dtype: DType,
 }
 
 /// RMS norm of every row, in f32 (HF `LlamaRMSNorm`). Asynchronous on `stream`.
@@ -59,24 +60,26 @@ pub fn rms_norm(params: &RmsNormParams, stream: Stream) -> Result<()> {
 
 /// Checks everything that pagoda.h asks for and fills its struct.
 fn lower(p: &RmsNormParams) -> Result<sys::pagoda_rms_norm_params> {
-    let row_bytes = p.hidden.saturating_mul(p.dtype.size());
+    let row_bytes = p.hidden.saturating_mul(2);
     let num_threads = heuristics::rms_norm_threads(row_bytes).and_then(|threads| i32::try_from(threads).ok());
     let (Some(num_threads), Ok(hidden), Ok(num_tokens)) = (num_threads, i32::try_from(p.hidden), i32::try_from(p.num_tokens)) else {
-        return Err(KernelError::Unsupported { op: OP, reason: format!("{} x {} {:?}", p.num_tokens, p.hidden, p.dtype) });
+        return Err(KernelError::Unsupported { op: OP, reason: format!("{} x {} {:?}", p.num_tokens, p.hidden, p.stream_dtype) });
     };
     if !(p.eps.is_finite() && p.eps >= 0.0) {
         return Err(invalid(format!("eps {}, expected >= 0", p.eps)));
     }
     let matrix_bytes = p.num_tokens.saturating_mul(row_bytes);
-    check_range(OP, "x", p.x, matrix_bytes, ALIGNMENT)?;
+    let stream_bytes = matrix_bytes / 2 * p.stream_dtype.size();
+    let x_bytes = if matches!(p.norm, RmsNorm::Plain { .. }) { stream_bytes } else { matrix_bytes };
+    check_range(OP, "x", p.x, x_bytes, ALIGNMENT)?;
     check_range(OP, "weight", p.weight, p.hidden * 4, ALIGNMENT)?;
     let (kind, out, residual) = match p.norm {
         RmsNorm::Plain { out } => (sys::PAGODA_NORM, Some(out), None),
         RmsNorm::AddThenNorm { out, residual } => (sys::PAGODA_ADD_NORM, Some(out), Some(residual)),
         RmsNorm::NormThenAdd { residual } => (sys::PAGODA_NORM_ADD, None, Some(residual)),
     };
-    for (name, range) in [("out", out), ("residual", residual)] {
-        range.map_or(Ok(()), |range| check_range(OP, name, range, matrix_bytes, ALIGNMENT))?;
+    for (name, range, bytes) in [("out", out, matrix_bytes), ("residual", residual, stream_bytes)] {
+        range.map_or(Ok(()), |range| check_range(OP, name, range, bytes, ALIGNMENT))?;
     }
     let pointer = |range: Option<DeviceBytes>| range.map_or(std::ptr::null_mut(), |r| r.as_ptr());
     Ok(sys::pagoda_rms_norm_params {
@@ -88,7 +91,7 @@ fn lower(p: &RmsNormParams) -> Result<sys::pagoda_rms_norm_params> {
         hidden,
         num_threads,
         eps: p.eps,
-        dtype: p.dtype.code(),
+        stream_dtype: p.stream_dtype.code(),
         kind,
     })
 }
@@ -109,13 +112,13 @@ mod tests {
     fn params() -> RmsNormParams {
         let matrix = range(0x1000, 3 * 64 * 2);
         RmsNormParams {
-            norm: RmsNorm::AddThenNorm { out: matrix, residual: range(0x2000, 3 * 64 * 2) },
+            norm: RmsNorm::AddThenNorm { out: matrix, residual: range(0x2000, 3 * 64 * 4) },
             x: matrix,
             weight: range(0x3000, 64 * 4),
             num_tokens: 3,
             hidden: 64,
             eps: 1e-5,
-            dtype: DType::BF16,
+            stream_dtype: DType::F32,
         }
     }
 
@@ -123,19 +126,20 @@ mod tests {
     fn a_valid_call_is_lowered() {
         let raw = lower(&params()).expect("valid");
         assert_eq!((raw.num_tokens, raw.hidden, raw.num_threads, raw.kind), (3, 64, 32, sys::PAGODA_ADD_NORM));
-        assert_eq!((raw.x as usize, raw.residual as usize, raw.dtype), (0x1000, 0x2000, sys::PAGODA_BF16));
+        assert_eq!((raw.x as usize, raw.residual as usize, raw.stream_dtype), (0x1000, 0x2000, sys::PAGODA_F32));
     }
 
     #[test]
     fn wrong_arguments_are_named() {
         type Change = fn(&mut RmsNormParams);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 8] = [
             (|p| p.hidden = 63, "unsupported: 3 x 63"),
             (|p| p.hidden = 1 << 20, "unsupported: 3 x 1048576"),
             (|p| p.num_tokens = 4, "x holds 384 bytes, needs 512"),
             (|p| p.weight = range(0x3000, 255), "weight holds 255 bytes, needs 256"),
             (|p| p.norm = RmsNorm::Plain { out: range(0x1008, 384) }, "out is at 0x1008"),
-            (|p| p.norm = RmsNorm::NormThenAdd { residual: range(0, 384) }, "residual is at 0x0"),
+            (|p| p.norm = RmsNorm::NormThenAdd { residual: range(0, 768) }, "residual is at 0x0"),
+            (|p| p.norm = RmsNorm::NormThenAdd { residual: range(0x2000, 384) }, "residual holds 384 bytes, needs 768"),
             (|p| p.eps = f32::NAN, "eps NaN"),
         ];
         for (change, expected) in cases {

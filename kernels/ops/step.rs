@@ -49,10 +49,14 @@ pub fn scatter_ints(dst: DeviceBytes, index: DeviceBytes, values: DeviceBytes, c
 /// Operands of `gather_rows`.
 #[derive(Clone, Copy, Debug)]
 pub struct GatherRows {
-    /// `[num_rows, cols]` bf16.
+    /// `[num_rows, cols]`.
     pub out: DeviceBytes,
-    /// `[num_table_rows, cols]` bf16.
+    /// bf16 or f32, at least as wide as the table's.
+    pub out_dtype: DType,
+    /// `[num_table_rows, cols]`.
     pub table: DeviceBytes,
+    /// bf16 or f32.
+    pub table_dtype: DType,
     /// `[num_rows]` i32.
     pub index: DeviceBytes,
     /// Rows to fetch.
@@ -71,8 +75,8 @@ pub struct GatherRows {
 /// See `resolve_tokens`; `Unsupported` for a row that is no whole number of vectors.
 pub fn gather_rows(p: &GatherRows, stream: Stream) -> Result<()> {
     const OP: &str = "gather_rows";
-    check_range(OP, "out", p.out, p.num_rows * p.cols * 2, ALIGNMENT)?;
-    check_range(OP, "table", p.table, p.num_table_rows * p.cols * 2, ALIGNMENT)?;
+    check_range(OP, "out", p.out, p.num_rows * p.cols * p.out_dtype.size(), ALIGNMENT)?;
+    check_range(OP, "table", p.table, p.num_table_rows * p.cols * p.table_dtype.size(), ALIGNMENT)?;
     check_range(OP, "index", p.index, p.num_rows * 4, 4)?;
     let raw = sys::pagoda_gather_rows_params {
         out: p.out.as_ptr(),
@@ -82,6 +86,8 @@ pub fn gather_rows(p: &GatherRows, stream: Stream) -> Result<()> {
         num_table_rows: int(OP, "num_table_rows", p.num_table_rows)?,
         cols: int(OP, "cols", p.cols)?,
         scale: p.scale,
+        out_dtype: p.out_dtype.code(),
+        table_dtype: p.table_dtype.code(),
     };
     launch!(pagoda_gather_rows, raw, stream)
 }

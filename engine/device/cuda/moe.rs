@@ -146,7 +146,17 @@ impl CudaDevice {
         let num_rows = num_tokens * top_k;
         let (rows, activated) = (scratch.rows.bytes(), scratch.activated.bytes());
         let (table, num_table_rows) = (x.bytes, num_tokens);
-        let gather = GatherRows { out: rows, table, index: routing.tokens, num_rows, num_table_rows, cols: hidden, scale: 1.0 };
+        let gather = GatherRows {
+            out: rows,
+            table,
+            index: routing.tokens,
+            num_rows,
+            num_table_rows,
+            cols: hidden,
+            scale: 1.0,
+            out_dtype: DType::BF16,
+            table_dtype: DType::BF16,
+        };
         gather_rows(&gather, stream).map_err(engine_error)?;
         let product = |out, x, experts, epilogue| {
             self.expert_product(&ExpertProduct { out, x, num_rows, experts, offsets: routing.offsets, epilogue })

@@ -54,11 +54,27 @@ impl CudaDevice {
         self.gpu.stream().and_then(op).map_err(engine_error)
     }
 
-    fn norm(&self, norm: RmsNorm, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
+    fn norm(&self, norm: RmsNorm, x: &CudaTensor, weight: &CudaVector, eps: f32, stream_dtype: DType) -> Result<()> {
         assert_eq!(weight.len, x.cols, "columns of a norm");
-        let (num_tokens, hidden, dtype) = (x.rows, x.cols, x.dtype);
-        let params = RmsNormParams { norm, x: x.bytes(), weight: weight.bytes, num_tokens, hidden, eps, dtype };
+        let params = RmsNormParams { norm, x: x.bytes(), weight: weight.bytes, num_tokens: x.rows, hidden: x.cols, eps, stream_dtype };
         self.launch(|stream| rms_norm(&params, stream))
+    }
+
+    /// out = rows of a table (address, type, rows), by index.
+    fn gather(&self, out: &CudaTensor, table: (DeviceBytes, DType, usize), index: DeviceBytes, scale: f32) -> Result<()> {
+        let (table, table_dtype, num_table_rows) = table;
+        let params = rows::GatherRows {
+            out: out.bytes(),
+            out_dtype: out.dtype,
+            table,
+            table_dtype,
+            index,
+            num_rows: out.rows,
+            num_table_rows,
+            cols: out.cols,
+            scale,
+        };
+        self.launch(|stream| rows::gather_rows(&params, stream))
     }
 }
 
@@ -77,6 +93,10 @@ impl Device for CudaDevice {
 
     fn activation_dtype(&self) -> DType {
         DType::BF16
+    }
+
+    fn residual_dtype(&self) -> DType {
+        DType::F32
     }
 
     fn default_kv_dtype(&self) -> DType {
@@ -155,33 +175,24 @@ impl Device for CudaDevice {
     fn embedding(&self, out: &mut CudaTensor, table: &CudaWeight, step: &StepTensors<Self>, scale: f32) -> Result<()> {
         assert_eq!(out.cols, table.k, "columns of the embedding");
         out.set_rows(step.num_tokens);
-        let params = rows::GatherRows {
-            out: out.bf16(),
-            table: table.bytes,
-            index: step.token_ids.bytes(),
-            num_rows: step.num_tokens,
-            num_table_rows: table.n,
-            cols: out.cols,
-            scale,
-        };
-        self.launch(|stream| rows::gather_rows(&params, stream))
+        self.gather(out, (table.bytes, DType::BF16, table.n), step.token_ids.bytes(), scale)
     }
 
     fn rms_norm(&self, out: &mut CudaTensor, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
         assert_eq!(out.cols, x.cols, "columns of a norm");
         out.set_rows(x.rows);
-        self.norm(RmsNorm::Plain { out: out.bytes() }, x, weight, eps)
+        self.norm(RmsNorm::Plain { out: out.bf16() }, x, weight, eps, x.dtype)
     }
 
     fn add_rms_norm(&self, out: &mut CudaTensor, residual: &mut CudaTensor, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
-        assert_eq!((out.cols, residual.cols, residual.rows), (x.cols, x.cols, x.rows), "shape of a norm");
+        assert_eq!((out.cols, residual.cols, residual.rows, x.dtype), (x.cols, x.cols, x.rows, DType::BF16), "shape of a norm");
         out.set_rows(x.rows);
-        self.norm(RmsNorm::AddThenNorm { out: out.bytes(), residual: residual.bytes() }, x, weight, eps)
+        self.norm(RmsNorm::AddThenNorm { out: out.bf16(), residual: residual.bytes() }, x, weight, eps, residual.dtype)
     }
 
     fn norm_add(&self, residual: &mut CudaTensor, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {
-        assert_eq!((residual.cols, residual.rows), (x.cols, x.rows), "shape of a norm");
-        self.norm(RmsNorm::NormThenAdd { residual: residual.bytes() }, x, weight, eps)
+        assert_eq!((residual.cols, residual.rows, x.dtype), (x.cols, x.rows, DType::BF16), "shape of a norm");
+        self.norm(RmsNorm::NormThenAdd { residual: residual.bytes() }, x, weight, eps, residual.dtype)
     }
 
     fn linear(&self, out: &mut CudaTensor, x: &CudaTensor, linear: &Linear<Self>) -> Result<()> {
@@ -246,16 +257,8 @@ impl Device for CudaDevice {
     fn gather_rows(&self, out: &mut CudaTensor, x: &CudaTensor, step: &StepTensors<Self>) -> Result<()> {
         assert_eq!(out.cols, x.cols, "columns of gathered rows");
         out.set_rows(step.num_logit_rows);
-        let params = rows::GatherRows {
-            out: out.bf16(),
-            table: x.bf16(),
-            index: step.logit_rows.bytes().from(4 * step.first_logit_row),
-            num_rows: step.num_logit_rows,
-            num_table_rows: x.rows,
-            cols: x.cols,
-            scale: 1.0,
-        };
-        self.launch(|stream| rows::gather_rows(&params, stream))
+        let index = step.logit_rows.bytes().from(4 * step.first_logit_row);
+        self.gather(out, (x.bytes(), x.dtype, x.rows), index, 1.0)
     }
 
     fn soft_cap(&self, x: &mut CudaTensor, cap: f32) -> Result<()> {

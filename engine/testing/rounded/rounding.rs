@@ -64,9 +64,9 @@ impl Rounding {
     /// Exact but for f32.
     pub const NONE: Rounding = Rounding(0);
 
-    /// Where the CUDA device rounds.
+    /// Where the CUDA device rounds: everywhere but in the residual stream.
     pub fn cuda() -> Rounding {
-        Point::ALL.into_iter().fold(Rounding::NONE, Rounding::with)
+        Point::ALL.into_iter().fold(Rounding::NONE, Rounding::with).without(Point::Residual).without(Point::Embedding)
     }
 
     /// This and `point`.

@@ -49,20 +49,25 @@ impl<D: Device> Inputs<'_, D> {
 
     /// `[rows, cols]` noise as activations.
     pub fn tensor(&self, seed: u64, rows: usize, cols: usize) -> Tensor<D> {
-        self.activations(&noise(seed, rows * cols), rows, cols)
+        self.rows_of(&noise(seed, rows * cols), rows, cols, self.0.activation_dtype())
+    }
+
+    /// `[rows, cols]` noise as a residual stream.
+    pub fn residual(&self, seed: u64, rows: usize, cols: usize) -> Tensor<D> {
+        self.rows_of(&noise(seed, rows * cols), rows, cols, self.0.residual_dtype())
     }
 
     /// `[rows, cols]` of one value.
     pub fn filled(&self, value: f32, rows: usize, cols: usize) -> Tensor<D> {
-        self.activations(&vec![value; rows * cols], rows, cols)
+        self.rows_of(&vec![value; rows * cols], rows, cols, self.0.activation_dtype())
     }
 
-    fn activations(&self, values: &[f32], rows: usize, cols: usize) -> Tensor<D> {
+    fn rows_of(&self, values: &[f32], rows: usize, cols: usize, dtype: DType) -> Tensor<D> {
         let table = self.matrix(values, rows, cols);
         let mut step = self.step(&vec![0; rows]);
         let ids: Vec<i32> = (0..rows as i32).collect();
         self.0.write_ints(&mut step.token_ids, &ids).unwrap();
-        let mut out = self.0.alloc(rows, cols, self.0.activation_dtype()).unwrap();
+        let mut out = self.0.alloc(rows, cols, dtype).unwrap();
         self.0.embedding(&mut out, &table, &step, 1.0).unwrap();
         out
     }
@@ -73,7 +78,7 @@ impl<D: Device> Inputs<'_, D> {
         let k = rows.next_multiple_of(8);
         let mut basis = vec![0.0; rows * k];
         (0..rows).for_each(|row| basis[row * k + row] = 1.0);
-        let x = self.activations(&basis, rows, k);
+        let x = self.rows_of(&basis, rows, k, self.0.activation_dtype());
         let linear = Linear { parts: vec![self.weight(seed, cols, k)], bias: None, n: cols, k };
         let mut logits = self.0.alloc(rows, cols, DType::F32).unwrap();
         self.0.linear(&mut logits, &x, &linear).unwrap();

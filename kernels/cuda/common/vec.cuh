@@ -26,4 +26,28 @@ template <typename T> struct Vec {
 __device__ __forceinline__ float load_fresh(const float *gmem) { return __uint_as_float(ptx::load_4b(gmem)); }
 __device__ __forceinline__ bf16 load_fresh(const bf16 *gmem) { return __ushort_as_bfloat16(ptx::load_2b(gmem)); }
 
+// Eight elements, 16 bytes of a 16-bit type, as f32: what kernels hold that read and write different types.
+constexpr int kOctet = 8;
+
+template <typename T> __device__ __forceinline__ void load_octet(float (&v)[kOctet], const T *base_gmem, int64_t octet_idx) {
+  using V = Vec<T>;
+#pragma unroll
+  for (int i = 0; i < kOctet / V::kSize; ++i) {
+    const V part = V::load(base_gmem, octet_idx * (kOctet / V::kSize) + i);
+#pragma unroll
+    for (int e = 0; e < V::kSize; ++e) v[i * V::kSize + e] = to_f32(part.elems[e]);
+  }
+}
+
+template <typename T> __device__ __forceinline__ void store_octet(T *base_gmem, int64_t octet_idx, const float (&v)[kOctet]) {
+  using V = Vec<T>;
+#pragma unroll
+  for (int i = 0; i < kOctet / V::kSize; ++i) {
+    V part;
+#pragma unroll
+    for (int e = 0; e < V::kSize; ++e) part.elems[e] = from_f32<T>(v[i * V::kSize + e]);
+    part.store(base_gmem, octet_idx * (kOctet / V::kSize) + i);
+  }
+}
+
 } // namespace pagoda
