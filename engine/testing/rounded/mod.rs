@@ -229,10 +229,7 @@ impl Device for RoundedDevice {
     fn gated_activation(&self, out: &mut Rows, gate_up: &Rows, activation: Activation) -> Result<()> {
         let cols = out.cols;
         for (out, row) in out.values_mut(gate_up.rows).chunks_exact_mut(cols).zip(gate_up.values().chunks_exact(2 * cols)) {
-            let mut row = row.to_vec();
-            self.rounding.apply(Point::GateUp, &mut row);
-            out.iter_mut().zip(moe::gated(&row, activation)).for_each(|(out, value)| *out = value);
-            self.rounding.apply(Point::Activated, out);
+            moe::gated(self.rounding, out, row, activation);
         }
         Ok(())
     }

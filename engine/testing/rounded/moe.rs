@@ -36,18 +36,23 @@ impl Route {
     }
 }
 
-/// act(gate) * up of one row.
-pub fn gated(gate_up: &[f32], activation: Activation) -> impl Iterator<Item = f32> + '_ {
-    let (gate, up) = gate_up.split_at(gate_up.len() / 2);
-    gate.iter().zip(up).map(move |(g, u)| {
-        let g64 = f64::from(*g);
+/// out = act(gate) * up, one row.
+pub fn gated(rounding: Rounding, out: &mut [f32], gate_up: &[f32], activation: Activation) {
+    let mut gate_up = gate_up.to_vec();
+    if activation != Activation::Silu {
+        rounding.apply(Point::GateUp, &mut gate_up);
+    }
+    let (gate, up) = gate_up.split_at(out.len());
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        let x = f64::from(*gate);
         let activated = match activation {
-            Activation::Silu => g64 / (1.0 + (-g64).exp()),
-            Activation::GeluTanh => 0.5 * g64 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g64 + 0.044_715 * g64.powi(3))).tanh()),
-            Activation::Gelu => 0.5 * g64 * (1.0 + erf(g64 * std::f64::consts::FRAC_1_SQRT_2)),
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh()),
+            Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         };
-        activated as f32 * u
-    })
+        *out = activated as f32 * up;
+    }
+    rounding.apply(Point::Activated, out);
 }
 
 /// The error function by its Taylor series; 1 to f64 beyond 6.
@@ -81,10 +86,9 @@ pub fn mixture(
         let chosen: f32 = route.experts.iter().map(|e| probability(*e)).sum();
         out.fill(0.0);
         for &expert in &route.experts {
-            let mut gate_up = product(rounding, x, &weights.gate_up[expert]);
-            rounding.apply(Point::GateUp, &mut gate_up);
-            let mut activated: Vec<f32> = gated(&gate_up, weights.activation).collect();
-            rounding.apply(Point::Activated, &mut activated);
+            let gate_up = product(rounding, x, &weights.gate_up[expert]);
+            let mut activated = vec![0.0; gate_up.len() / 2];
+            gated(rounding, &mut activated, &gate_up, weights.activation);
             let mut y = product(rounding, &activated, &weights.down[expert]);
             rounding.apply(Point::Expert, &mut y);
             let weight = if weights.renormalise { probability(expert) / chosen } else { probability(expert) };

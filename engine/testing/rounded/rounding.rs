@@ -14,7 +14,7 @@ pub enum Point {
     Norm,
     /// q, k and v as the product leaves them.
     Qkv,
-    /// Products before their bias is added, in steps of many tokens.
+    /// Products before their bias is added (on GPUs and for biases where that is a kernel of its own).
     BeforeBias,
     /// q and k after norm and rotation: what the cache holds.
     Rope,
@@ -26,7 +26,7 @@ pub enum Point {
     Delta,
     /// The residual stream after each addition.
     Residual,
-    /// gate and up.
+    /// gate and up of a GELU; SiLU is part of the product.
     GateUp,
     /// act(gate) * up.
     Activated,
@@ -64,9 +64,10 @@ impl Rounding {
     /// Exact but for f32.
     pub const NONE: Rounding = Rounding(0);
 
-    /// Where the CUDA device rounds: everywhere but in the residual stream.
+    /// Where the CUDA device rounds on an H100: the residual stream is f32, biases and SiLU are part of their products.
     pub fn cuda() -> Rounding {
-        Point::ALL.into_iter().fold(Rounding::NONE, Rounding::with).without(Point::Residual).without(Point::Embedding)
+        let all = Point::ALL.into_iter().fold(Rounding::NONE, Rounding::with);
+        [Point::Residual, Point::Embedding, Point::BeforeBias].into_iter().fold(all, Rounding::without)
     }
 
     /// This and `point`.
