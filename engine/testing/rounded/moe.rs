@@ -39,9 +39,7 @@ impl Route {
 /// out = act(gate) * up, one row.
 pub fn gated(rounding: Rounding, out: &mut [f32], gate_up: &[f32], activation: Activation) {
     let mut gate_up = gate_up.to_vec();
-    if activation != Activation::Silu {
-        rounding.apply(Point::GateUp, &mut gate_up);
-    }
+    rounding.apply(if activation == Activation::Silu { Point::SiluGateUp } else { Point::GateUp }, &mut gate_up);
     let (gate, up) = gate_up.split_at(out.len());
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         let x = f64::from(*gate);

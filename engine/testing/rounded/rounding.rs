@@ -26,8 +26,10 @@ pub enum Point {
     Delta,
     /// The residual stream after each addition.
     Residual,
-    /// gate and up of a GELU; SiLU is part of the product.
+    /// gate and up of a GELU.
     GateUp,
+    /// gate and up of a SiLU, where that is not part of the product.
+    SiluGateUp,
     /// act(gate) * up.
     Activated,
     /// What the router reads, where that is the output of a norm.
@@ -38,7 +40,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 14] = [
+    pub const ALL: [Point; 15] = [
         Point::Weights,
         Point::Embedding,
         Point::Norm,
@@ -50,6 +52,7 @@ impl Point {
         Point::Delta,
         Point::Residual,
         Point::GateUp,
+        Point::SiluGateUp,
         Point::Activated,
         Point::Router,
         Point::Expert,
@@ -64,10 +67,11 @@ impl Rounding {
     /// Exact but for f32.
     pub const NONE: Rounding = Rounding(0);
 
-    /// Where the CUDA device rounds on an H100: the residual stream is f32, biases and SiLU are part of their products.
+    /// Where the CUDA device rounds on an H100: the residual stream is f32, biases and SiLU are part of their products. With
+    /// `Point::SiluGateUp` it is what steps of some sizes do, for which a product and a SiLU apart are faster.
     pub fn cuda() -> Rounding {
         let all = Point::ALL.into_iter().fold(Rounding::NONE, Rounding::with);
-        [Point::Residual, Point::Embedding, Point::BeforeBias].into_iter().fold(all, Rounding::without)
+        [Point::Residual, Point::Embedding, Point::BeforeBias, Point::SiluGateUp].into_iter().fold(all, Rounding::without)
     }
 
     /// This and `point`.
