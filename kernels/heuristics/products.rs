@@ -49,7 +49,7 @@ pub struct SkinnyPlan {
     pub block_n: u32,
     /// CTAs that share one tile of Sm90, 1..=8.
     pub split_k: u32,
-    /// Depth of the ring of Sm90, 2..=8.
+    /// Depth of the ring of Sm90, 2..=8; loads under way in a lane of Gemv, where they are more than 8.
     pub num_stages: u32,
     /// CTAs that walk over all tiles or rows.
     pub max_ctas: u32,
@@ -68,6 +68,10 @@ const MAX_SPLIT: usize = 8;
 const MIN_RANGE_BOXES: usize = 4;
 const MAX_STAGES: usize = 8;
 const GEMV_WARPS: usize = 8;
+/// k that a warp of Gemv loads before it waits for the kernel before it, with 8 loads a lane.
+const GEMV_LOADS_K: usize = 8 * 32 * 8;
+/// Loads a lane where its CTA has a multiprocessor to itself (`kDeepLoads` in cuda/gemm/skinny_gemv.cuh).
+const DEEP_GEMV_LOADS: usize = 20;
 /// Tokens of a tile of the kernel for many.
 const WIDE_TILE_TOKENS: usize = 128;
 /// Rings of about 100 KB each; so many 2-row warps of Gemv that every one walks over several rows.
@@ -88,7 +92,12 @@ pub fn skinny_plan(shape: SkinnyShape, gpu: GpuClass, order: SumOrder) -> Option
     if num_tokens == 1 && order == SumOrder::Fastest && k * 2 <= MAX_GEMV_X_BYTES && (!has_ring || gemv_is_faster(n, num_sms)) {
         // One row a warp wins by its eight loads along k, where k is long enough for them.
         let few = n <= MAX_GEMV_ROWS && k >= 1024;
-        return plan(SkinnyKernel::Gemv, if few { 1 } else { 2 }, 1, 2, if few { n.div_ceil(GEMV_WARPS) } else { num_sms * CTAS_PER_SM });
+        if !few {
+            return plan(SkinnyKernel::Gemv, 2, 1, 2, num_sms * CTAS_PER_SM);
+        }
+        let num_ctas = n.div_ceil(GEMV_WARPS);
+        let deep = num_ctas <= num_sms && (GEMV_LOADS_K..=DEEP_GEMV_LOADS * GEMV_LOADS_K / 8).contains(&k);
+        return plan(SkinnyKernel::Gemv, 1, 1, if deep { DEEP_GEMV_LOADS } else { 2 }, num_ctas);
     }
     if !has_ring {
         return plan(SkinnyKernel::Sm80, 16, 1, 2, num_sms);

@@ -65,7 +65,7 @@ typedef struct pagoda_skinny_gemm_params {
   pagoda_skinny_kernel kernel;
   int32_t block_n;    /* rows of w at a time: SM90 64 or 128 a CTA; GEMV 1 or 2 a warp (2 when gated); heuristics.rs, like the next three */
   int32_t split_k;    /* SM90: CTAs (one cluster) that share a tile, 1..8 */
-  int32_t num_stages; /* SM90: depth of the ring, 2..8 */
+  int32_t num_stages; /* SM90: depth of the ring, 2..8; GEMV of 1 row a warp: 20 where a CTA has a multiprocessor to itself, else any other */
   int32_t max_ctas;   /* SM90 (when split_k is 1), GEMV: CTAs that walk over all tiles */
   int32_t programmatic; /* 1: may start while the previous kernel of the stream ends (programmatic dependent launch) */
   int32_t num_groups;   /* with offsets, at most 512 */

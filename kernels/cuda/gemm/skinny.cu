@@ -41,6 +41,7 @@ const void *const kSm80Kernels[] = {
 
 // Rows a warp times loads a row: 8 loads under way in all.
 const void *const kGemvKernels[] = {reinterpret_cast<const void *>(skinny_gemv_kernel<1, 8>), reinterpret_cast<const void *>(skinny_gemv_kernel<2, 4>)};
+const void *const kDeepGemvKernel = reinterpret_cast<const void *>(skinny_gemv_kernel<1, SkinnyGemv::kDeepLoads>);
 
 // 0..3 for up to 8, 16, 32, 64 tokens.
 int token_class(int num_tokens) { return num_tokens <= 8 ? 0 : num_tokens <= 16 ? 1 : num_tokens <= 32 ? 2 : 3; }
@@ -81,7 +82,7 @@ pagoda_status launch_gemv(Params p, cudaStream_t stream) {
   const int num_groups = ceil_div(skinny_out_cols(p), p.gated ? rows / 2 : rows);
   const int num_ctas = ceil_div(num_groups, SkinnyGemv::kWarps);
   void *args[] = {&p};
-  const void *kernel = kGemvKernels[rows - 1];
+  const void *kernel = rows == 1 && p.num_stages == SkinnyGemv::kDeepLoads ? kDeepGemvKernel : kGemvKernels[rows - 1];
   return launch({kernel, num_ctas < p.max_ctas ? num_ctas : p.max_ctas, SkinnyGemv::kThreads, p.k * 2, 1}, args, p.programmatic, stream);
 }
 

@@ -8,6 +8,8 @@
 //
 // Bound by memory. Its CTAs start at once and need no pipeline, so it wins where a matrix lasts a few microseconds: on an H100, chained
 // launches, 2048 x 2048 takes 4.0 us against 5.4 of the ring; 4096 x 4096 11.8 against 13.6 (2841 GB/s of the 3150 that reads reach).
+// What a lane loads before the wait for the previous kernel costs nothing: where the rows are few, 20 loads a lane take all of a long row
+// (896 x 4864 in a decode step: 5.6 us behind its predecessor with 8 loads, 3.9 with 20).
 #pragma once
 #include "../common/reduce.cuh"
 #include "../ptx/memory.cuh"
@@ -20,6 +22,8 @@ struct SkinnyGemv {
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpSize;
   static constexpr int kLaneK = 8;
+  static constexpr int kLoads = 8;      // under way in a lane
+  static constexpr int kDeepLoads = 20; // where a CTA has a multiprocessor to itself
 };
 
 // sum += 8 products of bf16 in f32, in order of k.
@@ -33,7 +37,7 @@ __device__ __forceinline__ float dot8(uint4 a, uint4 b, float sum) {
   return sum;
 }
 
-template <int kRows, int kUnroll> __global__ void __launch_bounds__(SkinnyGemv::kThreads, 2) skinny_gemv_kernel(const __grid_constant__ pagoda_skinny_gemm_params p) {
+template <int kRows, int kUnroll> __global__ void __launch_bounds__(SkinnyGemv::kThreads, kUnroll <= SkinnyGemv::kLoads ? 2 : 1) skinny_gemv_kernel(const __grid_constant__ pagoda_skinny_gemm_params p) {
   using S = SkinnyGemv;
   constexpr int kBlockK = kUnroll * kWarpSize * S::kLaneK;
   extern __shared__ __align__(16) unsigned char x_smem[];
