@@ -208,10 +208,15 @@ pub enum ProductPlan {
     Portable,
 }
 
-/// Where one launch that also joins gate and up beats the library with a launch for the gate (37888 x 3584, us): 192 tokens 153 against
-/// 128, 256: 136, 155; 512: 198, 208; 1024: 347, 394; 2048: 675, 796; 8192: 2626, 2886. Tokens come in pairs of tiles.
-fn fills_wide_tiles(num_tokens: usize) -> bool {
-    num_tokens * 100 >= num_tokens.next_multiple_of(2 * WIDE_TILE_TOKENS) * 85
+/// Where one launch that also joins gate and up beats the library with a launch for the gate: where its tiles are full, and so are their
+/// waves (37888 x 3584, us: 256 tokens 134 against 128, 512: 193, 200; 1024: 332, 375; 8192: 2711, 2907; 9728 x 896: 512: 24, 22; 2048: 56, 71).
+fn fills_wide_waves(num_tokens: usize, n: usize, num_sms: usize) -> bool {
+    const MIN_PERCENT: usize = 80;
+    const UNIT_TOKENS: usize = 2 * WIDE_TILE_TOKENS; // of a cluster, which makes half as many columns
+    const UNIT_COLS: usize = WIDE_TILE_TOKENS;
+    let units = num_tokens.div_ceil(UNIT_TOKENS) * (n / 2).div_ceil(UNIT_COLS);
+    let slots = wave_slots(units, (num_sms / 2).max(1)) * UNIT_TOKENS * UNIT_COLS;
+    num_tokens * (n / 2) * 100 >= slots * MIN_PERCENT
 }
 
 /// The kernel for a product.
@@ -229,7 +234,7 @@ pub fn product_plan(shape: &ProductShape, gpu: GpuClass, order: SumOrder) -> Pro
     if num_tokens <= MAX_SKINNY_TOKENS || (num_tokens <= MOST_SKINNY_TOKENS && is_long(n, k) && gpu.compute_capability.0 >= 9) {
         return ProductPlan::Skinny(MOST_SKINNY_TOKENS);
     }
-    if wide && ((gated && fills_wide_tiles(num_tokens)) || !library) {
+    if wide && ((gated && fills_wide_waves(num_tokens, n, gpu.num_sms as usize)) || !library) {
         return ProductPlan::Wide(wide_plan(num_tokens, 1, gpu));
     }
     if library { ProductPlan::Library } else { ProductPlan::Portable }
@@ -361,8 +366,10 @@ mod tests {
             (shape(65, true), h100, SumOrder::Fastest, "library"),
             (down, h100, SumOrder::Fastest, "skinny"),
             (down, a100, SumOrder::Fastest, "library"),
-            (shape(192, true), h100, SumOrder::Fastest, "library"),
-            (shape(256, true), h100, SumOrder::Fastest, "wide"),
+            (shape(256, true), h100, SumOrder::Fastest, "library"),
+            (shape(300, true), h100, SumOrder::Fastest, "library"),
+            (shape(512, true), h100, SumOrder::Fastest, "wide"),
+            (ProductShape { n: 9728, k: 896, ..shape(512, true) }, h100, SumOrder::Fastest, "library"),
             (shape(2048, true), h100, SumOrder::Fastest, "wide"),
             (shape(2048, false), h100, SumOrder::Fastest, "library"),
             (shape(2048, true), a100, SumOrder::Fastest, "library"),
