@@ -36,8 +36,16 @@ fn bench_kernels_times_every_operation() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
     let lines: Vec<serde_json::Value> = stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-    let ops =
-        ["linear qkv", "linear lm_head", "add_rms_norm", "rope_kv_store", "gated_activation", "attention decode", "attention prefill"];
+    let ops = [
+        "linear qkv",
+        "linear gate_up, act",
+        "linear lm_head",
+        "add_rms_norm",
+        "rope_kv_store",
+        "gated_activation",
+        "rope, attention decode",
+        "rope, attention prefill",
+    ];
     for op in ops.into_iter().chain(["greedy, to the host", "sample, to the host"]) {
         let line = lines.iter().find(|line| line["op"] == op).unwrap_or_else(|| panic!("{op} in {stdout}"));
         assert!(line["us"].as_f64() > Some(0.0) && line["gb_s"].as_f64() > Some(0.0) && line["share"].is_number(), "{line}");

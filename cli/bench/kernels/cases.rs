@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pagoda_engine::Result;
-use pagoda_engine::device::{AttentionParams, DType, Device, RopeKvParams};
+use pagoda_engine::device::{AttentionParams, DType, Device, Linear, RopeKvParams, Tensor};
 use pagoda_engine::models::config::Activation;
 use pagoda_engine::sampling::{SampleRow, SamplingParams, TokenHistory};
 
@@ -82,6 +82,10 @@ impl<D: Device> Bench<'_, D> {
                     continue;
                 }
                 let x = inputs::activations(self.device, tokens, k)?;
+                if name == "gate_up" {
+                    self.gated(tokens, &x, &linears, each)?;
+                    continue;
+                }
                 let out_dtype = if name == "lm_head" { DType::F32 } else { self.device.activation_dtype() };
                 let mut out = self.device.alloc(tokens, n, out_dtype)?;
                 each(&mut Case {
@@ -96,6 +100,22 @@ impl<D: Device> Bench<'_, D> {
             }
         }
         Ok(())
+    }
+
+    /// gate and up with the activation between them, as a layer runs them.
+    fn gated(&self, tokens: usize, x: &Tensor<D>, linears: &[Linear<D>], each: Each<'_>) -> anyhow::Result<()> {
+        let (n, k) = (linears[0].n, linears[0].k);
+        let mut out = self.device.alloc(tokens, n / 2, self.device.activation_dtype())?;
+        let mut scratch = self.device.alloc(tokens, n, self.device.activation_dtype())?;
+        each(&mut Case {
+            op: "linear gate_up, act".into(),
+            shape: format!("{tokens}x{n}x{k}"),
+            bytes: (n * k * 2 + tokens * (k + n / 2) * self.element()) as f64,
+            flops: 2.0 * (tokens * n * k) as f64,
+            num_copies: linears.len(),
+            can_record: true,
+            run: Box::new(|i| self.device.linear_gated(&mut out, &mut scratch, x, &linears[i], Activation::Silu)),
+        })
     }
 
     fn rms_norm(&self, tokens: usize, each: Each<'_>) -> anyhow::Result<()> {
@@ -167,8 +187,9 @@ impl<D: Device> Bench<'_, D> {
         let rope = inputs::rope(self.device, context, m.head_dim)?;
         let mut kv = self.kv(seqs, context)?;
         let mut qkv = inputs::activations(self.device, step.num_tokens, m.qkv())?;
-        // So that what is read of the cache in the end is not all zero.
-        self.device.rope_kv_store(&mut qkv, &mut kv, &step, &self.rope_params(&rope))?;
+        let rotation = self.rope_params(&rope);
+        let num_slots = seqs * context.next_multiple_of(inputs::BLOCK_SIZE);
+        inputs::fill_cache(self.device, &mut kv, num_slots, context.min(4096), (m.qkv(), &rotation))?;
         let mut out = self.device.alloc(step.num_tokens, m.heads * m.head_dim, self.device.activation_dtype())?;
         let scale = 1.0 / (m.head_dim as f32).sqrt();
         let params =
@@ -177,13 +198,13 @@ impl<D: Device> Bench<'_, D> {
         let pairs = (seqs * query) as f64 * ((context - query) as f64 + (query + 1) as f64 / 2.0);
         let cache = 2 * seqs * context * m.kv_heads * m.head_dim * self.device.default_kv_dtype().size();
         each(&mut Case {
-            op: format!("attention {name}"),
+            op: format!("rope, attention {name}"),
             shape: format!("{seqs}x{query} of {context}"),
             bytes: (cache + step.num_tokens * 2 * m.heads * m.head_dim * self.element()) as f64,
             flops: 4.0 * pairs * (m.heads * m.head_dim) as f64,
             num_copies: 1,
             can_record: true,
-            run: Box::new(|_| self.device.attention(&mut out, &qkv, &kv, &step, &params)),
+            run: Box::new(|_| self.device.rope_attention(&mut out, &mut qkv, &mut kv, &step, &rotation, &params)),
         })
     }
 

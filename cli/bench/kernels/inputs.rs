@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use pagoda_engine::Result;
-use pagoda_engine::device::{DType, Device, HostWeight, KvShape, Linear, RopeStyle, RopeTable, StepInts, StepRoom, StepTensors, Tensor};
+use pagoda_engine::device::{
+    DType, Device, HostWeight, KvShape, Linear, RopeKvParams, RopeStyle, RopeTable, StepInts, StepRoom, StepTensors, Tensor,
+};
 use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
 
@@ -93,6 +95,36 @@ pub fn paged_step<D: Device>(device: &D, seqs: usize, context: usize, query: usi
     step.max_blocks_per_seq = blocks_per_seq;
     device.write_step(&mut step, &ints)?;
     Ok(step)
+}
+
+/// Fills a cache with random keys and values, `chunk` slots at a time: power and clocks depend on the bits that are read.
+pub fn fill_cache<D: Device>(
+    device: &D,
+    kv: &mut D::KvLayer,
+    num_slots: usize,
+    chunk: usize,
+    (columns, rotation): (usize, &RopeKvParams<'_, D>),
+) -> Result<()> {
+    let mut step = device.alloc_step(&StepRoom { max_tokens: chunk, max_seqs: 1, max_blocks_per_seq: 1 })?;
+    for first in (0..num_slots).step_by(chunk) {
+        let len = chunk.min(num_slots - first);
+        let mut qkv = activations(device, len, columns)?;
+        let ints = StepInts {
+            token_ids: vec![0; len],
+            token_source: vec![-1; len],
+            positions: (0..len as i32).collect(),
+            slot_mapping: (first as i32..(first + len) as i32).collect(),
+            cu_seqlens_q: vec![0, len as i32],
+            context_lens: vec![len as i32],
+            block_tables: vec![0],
+            ..StepInts::default()
+        };
+        (step.num_tokens, step.num_seqs, step.max_query_len, step.max_context_len, step.max_blocks_per_seq) = (len, 1, len, len, 1);
+        device.write_step(&mut step, &ints)?;
+        device.rope_kv_store(&mut qkv, kv, &step, rotation)?;
+        device.wait()?;
+    }
+    Ok(())
 }
 
 /// A permutation of `0..num`: steps of a prime that does not divide it.
