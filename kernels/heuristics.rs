@@ -1,11 +1,10 @@
 //! Shape to launch configuration. Pure, so that it is tested without a GPU.
 
 mod products;
+mod skinny;
 
-pub use products::{
-    GpuClass, GroupedPlan, GroupedShape, MAX_SKINNY_TOKENS, ProductPlan, ProductShape, SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder,
-    WidePlan, grouped_plan, product_plan, skinny_plan, wide_plan,
-};
+pub use products::{GroupedPlan, GroupedShape, ProductPlan, ProductShape, WidePlan, grouped_plan, product_plan, wide_plan};
+pub use skinny::{GpuClass, MAX_SKINNY_TOKENS, SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder, skinny_plan};
 
 /// 16-byte vectors a thread of a row kernel holds at most (`kMaxVecs` in cuda/norm.cuh).
 const MAX_VECS_PER_THREAD: usize = 4;

@@ -21,14 +21,22 @@ template <int kRows, int kCols, WideShare kShare, bool kGated, bool kRanges> con
 
 constexpr WideShare kAlone = WideShare::kNothing, kWeights = WideShare::kWeights, kTokens = WideShare::kTokens;
 
-// 256 rows of w: most products a byte; 128: small matrices and few tokens. Pairs of CTAs need two tiles of tokens. Ranges hold the sums twice.
+// Pairs of CTAs need two tiles of tokens. Ranges hold the sums twice, so their tiles are half as large.
 const WideKernel kKernels[] = {
-    wide_kernel<256, 128, kTokens, false, false>(), wide_kernel<256, 128, kTokens, true, false>(),
-    wide_kernel<128, 256, kWeights, false, false>(), wide_kernel<128, 256, kWeights, true, false>(), wide_kernel<128, 256, kAlone, false, false>(), wide_kernel<128, 256, kAlone, true, false>(),
-    wide_kernel<128, 128, kAlone, false, false>(), wide_kernel<128, 128, kAlone, true, false>(),
-    wide_kernel<128, 128, kWeights, false, true>(),  wide_kernel<128, 128, kWeights, true, true>(),  wide_kernel<128, 128, kAlone, false, true>(),  wide_kernel<128, 128, kAlone, true, true>(),
-    wide_kernel<128, 128, kWeights, false, false>(),  wide_kernel<128, 128, kWeights, true, false>(),
+    wide_kernel<128, 256, kWeights, false, false>(), wide_kernel<128, 256, kWeights, true, false>(),
+    wide_kernel<128, 256, kAlone, false, false>(),   wide_kernel<128, 256, kAlone, true, false>(),
+    wide_kernel<256, 128, kTokens, false, false>(),  wide_kernel<256, 128, kTokens, true, false>(),
+    wide_kernel<128, 128, kWeights, false, true>(),  wide_kernel<128, 128, kWeights, true, true>(),
+    wide_kernel<128, 128, kAlone, false, true>(),    wide_kernel<128, 128, kAlone, true, true>(),
 };
+
+const WideKernel *find_kernel(const Params &p) {
+  for (const WideKernel &row : kKernels) {
+    const bool tile = row.rows == p.block_rows && row.cols == p.block_cols && row.cluster == p.cluster;
+    if (tile && row.gated == p.gated && row.ranges == (p.num_ranges > 1)) return &row;
+  }
+  return nullptr;
+}
 
 pagoda_status check(const Params &p) {
   const bool flags_ok = (p.gated == 0 || p.gated == 1) && p.num_ranges >= 1 && p.raster >= 1 && p.max_ctas >= p.cluster && p.cluster >= 1;
@@ -49,16 +57,14 @@ extern "C" pagoda_status pagoda_wide_gemm(const pagoda_wide_gemm_params *params,
   Params p = *params;
   const pagoda_status status = check(p);
   if (status != PAGODA_OK || p.num_rows == 0) return status;
-  const WideKernel *kernel = nullptr;
-  for (const WideKernel &row : kKernels) {
-    if (row.rows == p.block_rows && row.cols == p.block_cols && row.cluster == p.cluster && row.gated == p.gated && row.ranges == (p.num_ranges > 1)) kernel = &row;
-  }
+  const WideKernel *kernel = find_kernel(p);
   if (!kernel) return PAGODA_UNSUPPORTED;
   CUtensorMap w_map, x_map;
   const int64_t w_rows = static_cast<int64_t>(p.n) * p.num_groups;
   if (!encode(&w_map, p.w, w_rows, p.k, p.block_cols / 2) || !encode(&x_map, p.x, p.num_rows, p.k, kernel->x_box_rows)) return PAGODA_UNSUPPORTED;
   // At most: every group, but no more than there are rows, has one tile that is not full.
-  const int units = p.offsets ? p.num_rows / kernel->unit_rows + (p.num_rows < p.num_groups ? p.num_rows : p.num_groups) : ceil_div(p.num_rows, kernel->unit_rows);
+  const int partial_units = p.num_rows < p.num_groups ? p.num_rows : p.num_groups;
+  const int units = p.offsets ? p.num_rows / kernel->unit_rows + partial_units : ceil_div(p.num_rows, kernel->unit_rows);
   if (p.offsets && units > 65535) return PAGODA_UNSUPPORTED;
   const int64_t num_tiles = static_cast<int64_t>(units) * ceil_div(wide_out_cols(p), kernel->unit_cols);
   const int64_t max_clusters = p.max_ctas / p.cluster;
