@@ -50,7 +50,7 @@ enum Command {
     /// Fetch a model into the cache
     Pull(pull::Arguments),
     /// Measure the embedded engine
-    Bench(bench::Arguments),
+    Bench(Box<bench::Arguments>),
     /// Show this machine, the configuration and what would run
     Doctor(doctor::Arguments),
     /// Show what a model would take, before anything is loaded
