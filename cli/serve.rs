@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::models::{self, Running, Target};
-use super::{context, flags::Flags, progress::Progress, terminal, try_out};
+use super::{context, flags::Flags, machine, progress::Progress, terminal, try_out};
 
 /// How often a served engine is asked whether it lives.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,11 +46,16 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
     );
     let server = server_config(&config.server)?;
     let listener = bind(&config.server)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(http_threads()).enable_all().build()?;
     let outcome = runtime.block_on(serve(listener, server, targets, config, arguments.question.clone()));
     // A load cannot be interrupted; a signal does not wait for it.
     runtime.shutdown_background();
     outcome
+}
+
+/// Threads for connections: few, since a CPU device computes on all cores; some more where there are many.
+fn http_threads() -> usize {
+    (machine::cores() / 4).clamp(2, 8)
 }
 
 async fn serve(listener: TcpListener, server: ServerConfig, targets: Vec<Target>, config: Config, question: Option<String>) -> Result<()> {
