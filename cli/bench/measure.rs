@@ -1,6 +1,6 @@
 //! One run of one workload, against the embedded engine or a server over HTTP.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use futures_util::future::join_all;
@@ -87,6 +87,3 @@ async fn over_http(client: &HttpClient, prompt: Vec<u32>, output_len: usize) -> 
     let completion = Completion { prompt, max_tokens: output_len, temperature: 0.0, give_up_after: None };
     client.complete(&completion).await
 }
-
-/// The time until all requests of a soak have ended, at most.
-pub const IDLE_TIME: Duration = Duration::from_secs(20);

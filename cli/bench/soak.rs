@@ -8,9 +8,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::http::{Completion, HttpClient};
-use super::measure::IDLE_TIME;
 use super::workload::{Prompts, Workload};
 
+/// Longest time until nothing runs any more after the last client is gone.
+const IDLE_TIME: Duration = Duration::from_secs(20);
 /// Pause between two looks at `/health`.
 const POLL: Duration = Duration::from_millis(100);
 
