@@ -55,7 +55,7 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
     let executor = Executor::start(runner)?;
     let shared = Arc::new(Shared::new(config.vocab_size, config.scheduler.max_model_len, config.scheduler.max_num_seqs));
     let (sender, commands) = bounded(config.scheduler.max_waiting.max(1));
-    let requests = Requests::new(config.scheduler.max_num_seqs, config.eos_token_ids.clone());
+    let requests = Requests::new(config.scheduler.max_num_seqs, config.eos_token_ids.clone())?;
     let stats = EngineStats { num_blocks: config.scheduler.num_blocks, ..EngineStats::default() };
     let engine = Engine {
         config,
@@ -120,7 +120,9 @@ impl Engine {
             {
                 return fault.to_string();
             }
+            let started = Instant::now();
             self.publish();
+            self.add_host_time(started.elapsed());
         }
         info!("engine ended");
         "the engine was shut down".into()
@@ -177,6 +179,7 @@ impl Engine {
         self.stats.host_us = self.host_time.as_micros() as u64;
     }
 
+    /// Makes numbers and events known.
     fn publish(&mut self) {
         let scheduled = self.scheduler.stats();
         self.stats.num_running = scheduled.num_running;
@@ -186,6 +189,7 @@ impl Engine {
         self.stats.prefix_queries = scheduled.num_prefix_query_tokens;
         self.stats.prefix_hits = scheduled.num_prefix_hit_tokens;
         self.shared.stats.store(&self.stats);
+        self.requests.flush();
     }
 
     /// Takes what was said; waits when there is nothing to do. False: time to end.

@@ -1,6 +1,7 @@
 //! The engine thread: drains commands, schedules, executes, commits, emits. The world talks to it through `EngineHandle`.
 
 pub mod command;
+mod deliveries;
 pub mod engine;
 pub mod handle;
 mod requests;

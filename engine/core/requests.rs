@@ -6,6 +6,8 @@ use async_channel::Sender;
 use pagoda_scheduler::{IdMap, SequenceId};
 
 use super::command::RequestId;
+use super::deliveries::Deliveries;
+use crate::error::Result;
 use crate::request::{Event, FinishReason, Request, Usage};
 use crate::runner::{PromptRows, SlotState};
 use crate::sampling::{SamplingParams, TokenHistory, TokenLogprobs};
@@ -56,12 +58,21 @@ pub(super) struct Requests {
     free_slots: Vec<usize>,
     next_sequence: u64,
     eos_ids: Vec<u32>,
+    deliveries: Deliveries,
 }
 
 impl Requests {
-    pub(super) fn new(max_seqs: usize, eos_ids: Vec<u32>) -> Requests {
+    /// # Errors
+    /// The system has no thread to give.
+    pub(super) fn new(max_seqs: usize, eos_ids: Vec<u32>) -> Result<Requests> {
         let free_slots = (0..max_seqs).rev().collect();
-        Requests { active: IdMap::default(), members: IdMap::default(), free_slots, next_sequence: 0, eos_ids }
+        let deliveries = Deliveries::start()?;
+        Ok(Requests { active: IdMap::default(), members: IdMap::default(), free_slots, next_sequence: 0, eos_ids, deliveries })
+    }
+
+    /// Sends off the events of the calls before.
+    pub(super) fn flush(&mut self) {
+        self.deliveries.flush();
     }
 
     /// Registers a request; returns the ids of its sequences, one per output.
@@ -131,20 +142,22 @@ impl Requests {
 
     /// The request runs for the first time.
     pub(super) fn start(&mut self, id: SequenceId, cached_tokens: usize) {
-        let Some(active) = self.active_of(id) else { return };
+        let Some(member) = self.member(id) else { return };
+        let Some(active) = self.active.get_mut(&member.request) else { return };
         if !active.started {
             active.started = true;
             active.usage.cached_tokens = cached_tokens;
-            let _ = active.events.try_send(Event::Started { cached_tokens });
+            self.deliveries.send(&active.events, Event::Started { cached_tokens });
         }
     }
 
     /// Collects prompt logprobs and sends them when the prompt is complete.
     pub(super) fn prompt_logprobs(&mut self, id: SequenceId, entries: Vec<TokenLogprobs>) {
-        let Some(active) = self.active_of(id) else { return };
+        let Some(member) = self.member(id) else { return };
+        let Some(active) = self.active.get_mut(&member.request) else { return };
         active.prompt_logprobs.extend(entries);
         if active.prompt_logprobs.len() + 1 == active.prompt_len {
-            let _ = active.events.try_send(Event::PromptLogprobs(std::mem::take(&mut active.prompt_logprobs)));
+            self.deliveries.send(&active.events, Event::PromptLogprobs(std::mem::take(&mut active.prompt_logprobs)));
         }
     }
 
@@ -170,7 +183,7 @@ impl Requests {
         let Some(member) = self.member(id) else { return };
         let Some(active) = self.active.get_mut(&member.request) else { return };
         active.usage.completion_tokens += 1;
-        let _ = active.events.try_send(Event::Token { choice: member.choice, token, logprobs });
+        self.deliveries.send(&active.events, Event::Token { choice: member.choice, token, logprobs });
     }
 
     /// One output ended; the last one ends the request.
@@ -178,10 +191,10 @@ impl Requests {
         self.suspend(id);
         let Some(member) = self.members.remove(&id) else { return };
         let Some(active) = self.active.get_mut(&member.request) else { return };
-        let _ = active.events.try_send(Event::Finished { choice: member.choice, reason });
+        self.deliveries.send(&active.events, Event::Finished { choice: member.choice, reason });
         active.open_choices -= 1;
         if active.open_choices == 0 {
-            let _ = active.events.try_send(Event::Done(active.usage));
+            self.deliveries.send(&active.events, Event::Done(active.usage));
             self.active.remove(&member.request);
         }
     }
@@ -204,15 +217,10 @@ impl Requests {
     /// Fails every request with the same message.
     pub(super) fn fail_all(&mut self, message: &str) {
         for (_, active) in self.active.drain() {
-            let _ = active.events.try_send(Event::Failed { message: message.into(), caller_fault: false });
+            self.deliveries.send(&active.events, Event::Failed { message: message.into(), caller_fault: false });
         }
         for (_, member) in self.members.drain() {
             self.free_slots.extend(member.slot);
         }
-    }
-
-    fn active_of(&mut self, id: SequenceId) -> Option<&mut Active> {
-        let member = self.members.get(&id)?;
-        self.active.get_mut(&member.request)
     }
 }
