@@ -71,8 +71,10 @@ pub(super) fn is_on_host(params: &SamplingParams) -> bool {
 fn record_of(row: &SampleRow<'_>, out: usize, mask_row: Option<u32>, slots: &Slots) -> SampleRecord {
     let (p, slot) = (row.params, slots.slot(row.slot));
     let num_edits = if row.output_index < p.min_tokens { slot.num_edits_early } else { slot.num_edits };
+    let inv_temperature = if p.temperature < MIN_TEMPERATURE { 0.0 } else { 1.0 / p.temperature };
     SampleRecord {
-        uniform: uniform(row.seed, row.choice, row.output_index),
+        // Greedy rows ask for nothing that changes from step to step.
+        uniform: if inv_temperature == 0.0 { 0.0 } else { uniform(row.seed, row.choice, row.output_index) },
         logits_row: row.logits_row as u32,
         slot: row.slot as u32,
         out: out as u32,
@@ -81,7 +83,7 @@ fn record_of(row: &SampleRow<'_>, out: usize, mask_row: Option<u32>, slots: &Slo
         penalized: slot.penalized,
         num_logprobs: p.logprobs,
         given: None,
-        inv_temperature: if p.temperature < MIN_TEMPERATURE { 0.0 } else { 1.0 / p.temperature },
+        inv_temperature,
         top_k: p.top_k,
         top_p: p.top_p,
         min_p: p.min_p,
@@ -152,8 +154,7 @@ impl CudaDevice {
         let slots = scratch.slots();
         assert!(records.len() <= slots.max_rows, "{} rows to sample in {} slots", records.len(), slots.max_rows);
         assert_eq!(logits.cols, slots.vocab, "columns of logits");
-        let bytes: Vec<u8> = records.iter().flat_map(SampleRecord::to_bytes).collect();
-        self.staging.lock().upload(slots.records.bytes(), &bytes)?;
+        slots.upload_records(records, &mut self.staging.lock())?;
         let buffers = SampleBuffers {
             tokens: entry.tokens(),
             logprobs: entry.logprobs(),

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pagoda_kernels::ops::sampling::{EDIT_BYTES, IN_PROMPT, RECORD_BYTES, count_stride, mask_words, set_counts, workspace_bytes};
+use pagoda_kernels::ops::sampling::{
+    EDIT_BYTES, IN_PROMPT, RECORD_BYTES, SampleRecord, count_stride, mask_words, set_counts, workspace_bytes,
+};
 use pagoda_kernels::{DeviceMemory, Gpu};
 
 use super::super::staging::Staging;
@@ -41,6 +43,8 @@ pub struct Slots {
     pub masks: DeviceMemory,
     /// `[slots]` records of a call.
     pub records: DeviceMemory,
+    /// What they are now.
+    uploaded: Vec<u8>,
     /// What the kernels of a call hand on.
     pub workspace: DeviceMemory,
     /// Tokens and counts on their way to `counts`: `[2, vocab]` i32.
@@ -95,6 +99,7 @@ impl Slots {
             counts: zeroed(parts.counts)?,
             masks: zeroed(parts.masks)?,
             records: zeroed(parts.records)?,
+            uploaded: Vec::new(),
             workspace: zeroed(parts.workspace)?,
             admitted: zeroed(parts.admitted)?,
             slots: vec![SlotInfo::default(); max_slots],
@@ -138,6 +143,21 @@ impl Slots {
         let slot = self.counts.bytes().from(row.slot * count_stride(self.vocab) * 2);
         let set = |stream| set_counts(slot, on_device, values_on_device, tokens.len(), self.vocab, stream);
         gpu.stream().and_then(set).map_err(engine_error)
+    }
+
+    /// Queues the records of a call, unless they are those of the last one: a batch of greedy rows that nothing joined or left.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn upload_records(&mut self, records: &[SampleRecord], staging: &mut Staging) -> Result<()> {
+        let mut bytes = Vec::with_capacity(records.len() * RECORD_BYTES);
+        records.iter().for_each(|record| bytes.extend_from_slice(&record.to_bytes()));
+        if bytes != self.uploaded {
+            self.uploaded.clear();
+            staging.upload(self.records.bytes(), &bytes)?;
+            self.uploaded = bytes;
+        }
+        Ok(())
     }
 
     /// Queues row `index` of the masks of a call.
