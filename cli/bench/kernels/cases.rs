@@ -212,6 +212,7 @@ impl<D: Device> Bench<'_, D> {
         let vocab = self.model.vocab;
         let mut logits = inputs::logits(self.device, rows, vocab)?;
         let mut last_tokens = self.device.alloc_ints(rows)?;
+        self.device.prepare_sampling(rows, vocab)?;
         let sampled = SamplingParams { temperature: 0.8, top_p: 0.95, top_k: 50, seed: Some(1), ..SamplingParams::default() };
         let params = if name == "greedy" { SamplingParams::default() } else { sampled };
         let history = TokenHistory::new(&params, &[1], &[]);
@@ -228,6 +229,7 @@ impl<D: Device> Bench<'_, D> {
             allowed: None,
         };
         let sample_rows: Vec<SampleRow<'_>> = (0..rows).map(row).collect();
+        self.device.admit(&sample_rows)?;
         each(&mut Case {
             op: format!("{name}, to the host"),
             shape: format!("{rows}x{vocab}"),
