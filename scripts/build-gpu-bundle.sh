@@ -10,12 +10,7 @@ export PAGODA_CUDA_HOME=${PAGODA_CUDA_HOME:-$(scripts/setup-cuda.sh "${XDG_CACHE
 rm -rf "$out"
 mkdir -p "$out/tests" "$out/scripts"
 
-# Tests that use a GPU where there is one, as "package name"; each says so where it skips.
-gpu_tests=("pagoda deterministic")
-for path in kernels/tests/gpu*.rs; do gpu_tests+=("pagoda-kernels $(basename "$path" .rs)"); done
-for path in engine/tests/cuda*.rs; do gpu_tests+=("pagoda-engine $(basename "$path" .rs)"); done
-
-# Prints the executables that a Cargo command made.
+# Prints name and path of the executables that a Cargo command made.
 executables() {
   "$@" --message-format=json-render-diagnostics | python3 -c '
 import json, sys
@@ -25,12 +20,14 @@ for line in sys.stdin:
         print(message["target"]["name"], message["executable"])'
 }
 
-executables cargo build --locked --profile "$profile" -p pagoda --bin pagoda | while read -r _ path; do cp "$path" "$out/pagoda"; done
-for test in "${gpu_tests[@]}"; do
-  read -r package name <<<"$test"
-  executables cargo test --locked --profile "$profile" --no-run -p "$package" --test "$name" | while read -r target path; do
-    if [ "$target" = "$name" ]; then cp "$path" "$out/tests/$name"; fi
-  done
+cargo=(--locked --profile "$profile")
+executables cargo build "${cargo[@]}" -p pagoda --bin pagoda | while read -r _ path; do cp "$path" "$out/pagoda"; done
+# Tests that use a GPU where there is one; each says so where it skips.
+tests=(--test deterministic)
+for path in kernels/tests/gpu*.rs engine/tests/cuda*.rs; do tests+=(--test "$(basename "$path" .rs)"); done
+executables cargo test "${cargo[@]}" --no-run -p pagoda -p pagoda-kernels -p pagoda-engine "${tests[@]}" | while read -r name path; do
+  # The binary is built along, for tests that run it; this one is only for them.
+  if [ "$name" != pagoda ]; then cp "$path" "$out/tests/$name"; fi
 done
 strip "$out/pagoda" "$out"/tests/*
 cp scripts/gpu-table.sh scripts/make_checkpoint.py scripts/read_table.py "$out/scripts/"
