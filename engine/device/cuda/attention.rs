@@ -47,7 +47,8 @@ impl CudaDevice {
         self.decode(&params, None, step)
     }
 
-    /// See `Device::rope_attention`. Steps of single tokens rotate and store inside of attention.
+    /// See `Device::rope_attention`. Steps of single tokens rotate and store inside of attention, which rounds less: not where a token must
+    /// give the same bits beside a chunk of a prompt.
     pub(super) fn rotate_and_attend(
         &self,
         out: &mut CudaTensor,
@@ -58,7 +59,7 @@ impl CudaDevice {
         p: &AttentionParams,
     ) -> Result<()> {
         let inside = decode_rope(rope);
-        if step.max_query_len > 1 || !inside.is_supported(rope.head_dim) {
+        if step.max_query_len > 1 || self.deterministic || !inside.is_supported(rope.head_dim) {
             self.rotate_and_store(qkv, kv, step, rope)?;
             return self.attend(out, qkv, kv, step, p);
         }
