@@ -46,13 +46,20 @@ pub fn padded_tokens(num_tokens: usize, max_tokens: usize) -> usize {
     num_tokens.next_multiple_of(step).min(max_tokens).max(num_tokens)
 }
 
-/// Keys of the pieces into which decode attention cuts contexts: fixed, so that a sequence's sums do not depend on its batch.
-pub const DECODE_SPLIT_LEN: usize = 256;
-
-/// CTAs of decode attention that find room on a multiprocessor (registers and the rings of cuda/attention/decode.cuh).
-const DECODE_CTAS_PER_SM: usize = 2;
+/// Keys of the pieces into which decode attention cuts contexts, where a sequence's sums must not depend on its batch.
+const DECODE_SPLIT_LEN: usize = 256;
+/// Keys of the shortest pieces that it cuts where they may (`kMinSplit` in cuda/attention/decode_work.cuh).
+const MIN_DECODE_SPLIT: usize = 128;
 /// Query heads of one kv head that a CTA takes at once (`kDecodeHeads` there).
 const DECODE_HEADS: usize = 8;
+
+/// Keys of the pieces into which decode attention cuts contexts; 0: as is best for the batch.
+pub fn decode_split_len(order: SumOrder) -> usize {
+    match order {
+        SumOrder::Fastest => 0,
+        SumOrder::BatchInvariant => DECODE_SPLIT_LEN,
+    }
+}
 
 /// Sequences of a step of decode attention with prefixes (`kMaxPlanSeqs` there).
 const MAX_PREFIX_SEQS: usize = 512;
@@ -67,12 +74,18 @@ pub fn takes_prefixes(head_dim: usize, block_size: usize, num_seqs: usize) -> bo
     matches!(head_dim, 64 | 128 | 256) && block_size.is_multiple_of(16) && num_seqs <= MAX_PREFIX_SEQS
 }
 
-/// CTAs that share the pieces of `num_seqs` contexts of at most `max_context` keys: one a piece, or as many as run at once.
-pub fn decode_ctas(num_seqs: usize, num_heads: usize, num_kv_heads: usize, max_context: usize, num_sms: u32) -> usize {
+/// CTAs that share the pieces of `num_seqs` contexts of at most `max_context` keys: one a piece, or as many as run at once (registers and
+/// rings of cuda/attention/decode.cuh).
+pub fn decode_ctas(num_seqs: usize, num_heads: usize, num_kv_heads: usize, head_dim: usize, max_context: usize, num_sms: u32) -> usize {
+    let ctas_per_sm = match head_dim {
+        0..=64 => 3,
+        65..=128 => 2,
+        _ => 1,
+    };
     let chunks = num_kv_heads * (num_heads / num_kv_heads).div_ceil(DECODE_HEADS);
     // A window may begin inside of a piece.
-    let pieces = num_seqs * (max_context.div_ceil(DECODE_SPLIT_LEN) + 1);
-    (pieces * chunks).clamp(1, num_sms as usize * DECODE_CTAS_PER_SM)
+    let pieces = num_seqs * (max_context.div_ceil(MIN_DECODE_SPLIT) + 1);
+    (pieces * chunks).clamp(1, num_sms as usize * ctas_per_sm)
 }
 
 #[cfg(test)]
@@ -98,10 +111,18 @@ mod tests {
 
     #[test]
     fn decode_ctas_follow_the_pieces_up_to_what_runs_at_once() {
-        for (seqs, heads, kv_heads, context, expected) in
-            [(1, 28, 4, 256, 8), (1, 28, 4, 1024, 20), (3, 24, 2, 1, 24), (1, 16, 1, 16384, 130), (64, 28, 4, 640, 264), (0, 4, 4, 0, 1)]
-        {
-            assert_eq!(decode_ctas(seqs, heads, kv_heads, context, 132), expected, "{seqs} x {context}, {heads} / {kv_heads}");
+        for (seqs, heads, kv_heads, head_dim, context, expected) in [
+            (1, 28, 4, 128, 256, 12),
+            (1, 28, 4, 128, 1024, 36),
+            (3, 24, 2, 64, 1, 24),
+            (1, 16, 1, 128, 16384, 258),
+            (64, 28, 4, 128, 640, 264),
+            (64, 14, 2, 64, 640, 396),
+            (64, 8, 4, 256, 640, 132),
+            (0, 4, 4, 128, 0, 1),
+        ] {
+            let ctas = decode_ctas(seqs, heads, kv_heads, head_dim, context, 132);
+            assert_eq!(ctas, expected, "{seqs} x {context}, {heads} / {kv_heads} x {head_dim}");
         }
     }
 

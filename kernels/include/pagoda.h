@@ -261,7 +261,7 @@ typedef struct pagoda_attention_decode_params {
   int32_t rotary_dim;  /* head_dim; with interleaved: even, at most head_dim */
   int32_t interleaved; /* 0: i pairs with i + rotary_dim / 2; 1: 2i pairs with 2i + 1 */
   float eps;           /* of the norms, inside the root */
-  int32_t split_len;   /* keys of a piece, a multiple of 64; doubled while max_partials is less than pieces * num_heads */
+  int32_t split_len;   /* keys of a piece, a multiple of 16, or 0: chosen for the batch; doubled while max_partials is too small */
   int32_t max_partials;
   int32_t num_ctas; /* that share the pieces */
 } pagoda_attention_decode_params;

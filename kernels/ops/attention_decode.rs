@@ -2,7 +2,6 @@
 
 use super::attention::{Attention, lower};
 use super::{DeviceBytes, Stream, check_range, int, launch};
-use crate::heuristics::DECODE_SPLIT_LEN;
 use crate::status::Result;
 use crate::sys;
 
@@ -77,6 +76,8 @@ pub struct Decode<'a> {
     pub prefixes: Option<&'a SharedPrefixes>,
     /// Where split contexts meet.
     pub scratch: DecodeScratch,
+    /// Keys of a piece of a context, or 0: `heuristics::decode_split_len`.
+    pub split_len: usize,
     /// CTAs that share the work: `heuristics::decode_ctas`.
     pub num_ctas: usize,
 }
@@ -130,7 +131,7 @@ fn lower_prefixes(op: &'static str, p: &Attention, prefixes: Option<&SharedPrefi
 }
 
 fn lower_decode(op: &'static str, p: &Attention, decode: &Decode<'_>) -> Result<sys::pagoda_attention_decode_params> {
-    let Decode { rope, prefixes, scratch, num_ctas } = *decode;
+    let Decode { rope, prefixes, scratch, split_len, num_ctas } = *decode;
     let head_dim = p.shape.head_dim;
     check_range(op, "counters", scratch.counters, DecodeScratch::counters_bytes(p.num_seqs, p.shape.num_heads), 4)?;
     if let Some(rope) = rope {
@@ -156,7 +157,7 @@ fn lower_decode(op: &'static str, p: &Attention, decode: &Decode<'_>) -> Result<
         rotary_dim: int(op, "rotary_dim", rope.map_or(0, |r| r.rotary_dim))?,
         interleaved: i32::from(rope.is_some_and(|r| r.interleaved)),
         eps: rope.map_or(0.0, |r| r.eps),
-        split_len: int(op, "split_len", DECODE_SPLIT_LEN)?,
+        split_len: int(op, "split_len", split_len)?,
         max_partials: partial_rows(op, p, scratch.partials)?,
         num_ctas: int(op, "num_ctas", num_ctas)?,
     })

@@ -1,6 +1,6 @@
 //! Rotation, KV cache and attention: which kernels a step needs.
 
-use pagoda_kernels::heuristics::{decode_ctas, takes_prefixes};
+use pagoda_kernels::heuristics::{decode_ctas, decode_split_len, takes_prefixes};
 use pagoda_kernels::ops::attention::{Attention, HeadShape, RopeKv, attention_prefill, rope_kv};
 use pagoda_kernels::ops::attention_decode::{Decode, DecodeRope, DecodeScratch, SharedPrefixes, attention_decode, attention_prefix};
 
@@ -70,7 +70,7 @@ impl CudaDevice {
         let scratch = DecodeScratch { partials: self.partials.bytes(), counters: self.counters.bytes() };
         let HeadShape { num_heads, num_kv_heads, head_dim, block_size } = params.shape;
         let num_sms = self.gpu.info().num_sms;
-        let num_ctas = decode_ctas(step.num_seqs, num_heads, num_kv_heads, step.max_context_len, num_sms);
+        let num_ctas = decode_ctas(step.num_seqs, num_heads, num_kv_heads, head_dim, step.max_context_len, num_sms);
         let shares = step.num_prefix_groups > 0 && params.window.is_none() && takes_prefixes(head_dim, block_size, step.num_seqs);
         let prefixes = shares.then(|| SharedPrefixes {
             groups: step.prefix_groups.bytes(),
@@ -78,7 +78,7 @@ impl CudaDevice {
             lens: step.prefix_lens.bytes(),
             partials: self.prefix_partials.bytes(),
         });
-        let decode = Decode { rope, prefixes: prefixes.as_ref(), scratch, num_ctas };
+        let decode = Decode { rope, prefixes: prefixes.as_ref(), scratch, split_len: decode_split_len(self.sum_order()), num_ctas };
         if shares {
             let prefix = Decode { num_ctas: num_sms as usize, ..decode };
             self.launch(|stream| attention_prefix(params, &prefix, stream))?;

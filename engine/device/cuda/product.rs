@@ -131,7 +131,7 @@ impl CudaDevice {
         GpuClass { num_sms: info.num_sms, compute_capability: info.compute_capability }
     }
 
-    fn sum_order(&self) -> SumOrder {
+    pub(super) fn sum_order(&self) -> SumOrder {
         if self.deterministic { SumOrder::BatchInvariant } else { SumOrder::Fastest }
     }
 

@@ -66,7 +66,7 @@ bool is_valid(const pagoda_attention_decode_params &d) {
   const pagoda_attention_params &p = d.attention;
   if (!p.out || !p.qkv || !p.kv || !p.cu_seqlens_q || !p.context_lens || !p.block_tables || !d.partials || !d.counters) return false;
   if (p.num_heads <= 0 || p.num_kv_heads <= 0 || p.num_heads % p.num_kv_heads != 0 || p.num_seqs < 0 || p.block_size <= 0) return false;
-  if (d.split_len <= 0 || d.split_len % kTileKeys != 0 || d.num_ctas <= 0) return false;
+  if (d.split_len < 0 || d.split_len % kTileKeys != 0 || d.num_ctas <= 0) return false;
   if (d.prefixes.lens && (!d.prefixes.groups || !d.prefixes.members || !d.prefixes.partials)) return false;
   return d.max_partials >= static_cast<int64_t>(p.num_seqs) * p.num_heads && (!d.cos || d.sin);
 }

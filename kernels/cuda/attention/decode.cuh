@@ -5,11 +5,13 @@
 //
 // A fixed number of CTAs shares the items of decode_work.cuh: one each by number, the rest as they come free. In a CTA
 //
-//   warp 4      | item j: keys, q rotated, fresh k and v -> smem | its tiles -> ring, as slots come free | item j + 1 ...
-//   warps 0..3  |            | item j: every fourth tile of the ring | merge -> out or partials | item j + 1 ...
+//   warp 5      | item j -> works | its tiles -> ring, as slots come free | item j + 1 ...
+//   warp 4      |      | item j: q rotated, fresh k and v -> items | count pieces of item j - 2 | item j + 1 ...
+//   warps 0..3  |      |        | item j: every fourth tile of the ring | merge -> out or partials | item j + 1 ...
 //
-// so that no warp that computes waits for global memory. Where a context has several pieces, each leaves (o, m, l) in `partials`; warp 4
-// counts them, and the CTA of the last one merges all in order, with the item after next: the result does not depend on which CTA it is.
+// so that no warp that computes waits for global memory, and copies for nothing but slots. Where a context has several pieces, each
+// leaves (o, m, l) in `partials`; warp 4 counts them, and the CTA of the last one merges all in order, beside a later item: the result
+// does not depend on which CTA it is.
 //
 // With `cos`, contexts, block tables and older keys are read before the wait for the previous kernel. That is safe although kernels wrote
 // them: every kernel of a step waits before it lets its successor start, so all but the direct predecessor, which makes qkv or partial
@@ -34,7 +36,7 @@ template <int kHeadDim> struct FreshRow {
 
 // What warp 4 hands over with an item.
 template <int kHeadDim> struct DecodeItem {
-  DecodeWork work;
+  DecodeWork work;  // num_tiles == 0: nothing to compute
   DecodeWork merge; // num_pieces > 0: all pieces of its sequence and heads are there
   bool is_end;      // no item follows
   int fresh_row;    // of the cache; -1: no fresh k and v
@@ -46,23 +48,30 @@ template <int kHeadDim, int kSlots> struct DecodeSmem {
   char tiles[kSlots][KvTile<kHeadDim>::kBytes];
   WarpState<kHeadDim> states[kDecodeWarps];
   DecodeItem<kHeadDim> items[2];
+  DecodeWork works[2];
   DecodePlan plan;
   uint64_t full[kSlots], empty[kSlots]; // a slot
-  uint64_t ready[2], done[2];           // an item
+  uint64_t taken[2], copied[2];         // of `works`
+  uint64_t ready[2], done[2];           // of `items`
 };
 constexpr int kDecodeAlign = 1024; // the swizzle follows the address
 
-// Warp 4. Hands out items and their tiles.
-template <int kHeadDim, int kSlots, bool kTensor> struct DecodeFeeder {
-  using Smem = DecodeSmem<kHeadDim, kSlots>;
+// Waits until phase n of a barrier is over. All lanes pass before one goes on: else a later phase could be over before a lane has looked.
+__device__ __forceinline__ void wait_for_phase(uint64_t *barrier, int n) {
+  ptx::wait_for_arrivals(ptx::smem_address(barrier), n % 2);
+  __syncwarp();
+}
+
+// Warp 5. Takes items and starts the copies of their tiles.
+template <int kHeadDim, int kSlots, bool kTensor> struct TileFeeder {
   const pagoda_attention_decode_params &d;
   const CUtensorMap &map;
-  Smem &smem;
+  DecodeSmem<kHeadDim, kSlots> &smem;
   const CacheRows cache;
   const int lane;
   int num_tiles = 0; // filled since the start
 
-  // Starts the way of tiles begin .. end of an item.
+  // Tiles begin .. end of an item.
   __device__ __forceinline__ void fill(const KeyRange &keys, int begin, int end) {
     int row = 0;
 #pragma unroll 1
@@ -71,8 +80,7 @@ template <int kHeadDim, int kSlots, bool kTensor> struct DecodeFeeder {
       const int tile_row = __shfl_sync(0xffffffffu, row, (i - begin) % kWarpSize);
       const int slot = num_tiles % kSlots;
       const uint32_t full = ptx::smem_address(smem.full + slot), tile = ptx::smem_address(smem.tiles[slot]);
-      if (num_tiles >= kSlots) ptx::wait_for_arrivals(ptx::smem_address(smem.empty + slot), (num_tiles / kSlots - 1) % 2);
-      __syncwarp(); // or the slot's next phase could be over before a lane has seen this one
+      if (num_tiles >= kSlots) wait_for_phase(smem.empty + slot, num_tiles / kSlots - 1);
       if (kTensor) {
 #if __CUDA_ARCH__ >= 900
         if (lane == 0) {
@@ -87,81 +95,101 @@ template <int kHeadDim, int kSlots, bool kTensor> struct DecodeFeeder {
     }
   }
 
+  __device__ __forceinline__ void run(const DecodeShape &shape) {
+    const PrefixSplits prefixes(d);
+    DecodeWork w = decode_work(d, shape, prefixes, smem.plan, blockIdx.x);
+    bool has_waited = d.cos == nullptr;
+#pragma unroll 1
+    for (int j = 0;; ++j) {
+      if (j >= 2) wait_for_phase(smem.copied + j % 2, j / 2 - 1);
+      if (lane == 0) smem.works[j % 2] = w;
+      ptx::arrive_at(ptx::smem_address(smem.taken + j % 2));
+      const int early = has_waited ? 0 : min(w.keys.num_tiles, kSlots);
+      if (!has_waited) {
+        fill(w.keys, 0, early);
+        wait_then_allow_next();
+        has_waited = true;
+      }
+      if (w.keys.num_tiles == 0) break;
+      int fetched = 0;
+      if (lane == 0) fetched = gridDim.x + atomicAdd(d.counters, 1);
+      fill(w.keys, early, w.keys.num_tiles);
+      w = decode_work(d, shape, prefixes, smem.plan, __shfl_sync(0xffffffffu, fetched, 0));
+    }
+    // The last CTA leaves the counters as it found them.
+    if (lane == 0 && atomicAdd(d.counters + 1, 1) == static_cast<int>(gridDim.x) - 1) d.counters[0] = d.counters[1] = 0;
+  }
+};
+
+// Warp 4. Gives every item what it needs beside its tiles.
+template <int kHeadDim, int kSlots> struct RowFeeder {
+  const pagoda_attention_decode_params &d;
+  DecodeSmem<kHeadDim, kSlots> &smem;
+  const CacheRows cache;
+  const int lane;
+
   // q, rotated, and the step's own k and v.
   __device__ __forceinline__ void load_rows(const DecodeWork &w, DecodeItem<kHeadDim> &item) {
     const pagoda_attention_params &p = d.attention;
     const bf16 *row_gmem = static_cast<const bf16 *>(p.qkv) + static_cast<int64_t>(w.row) * (p.num_heads + 2 * p.num_kv_heads) * kHeadDim;
     const bf16 *k_gmem = row_gmem + (p.num_heads + w.keys.kv_head) * kHeadDim;
-    const bool rotate = d.cos != nullptr, has_head = lane / 4 < w.num_heads;
-    const bool is_fresh = rotate && w.is_last && w.keys.num_tiles > 0;
-    RowFrag<kHeadDim> q;
+    const bool rotate = d.cos != nullptr, has_head = lane / 4 < w.num_heads, is_fresh = rotate && w.is_last;
+    RowFrag<kHeadDim> q, k;
     load_row<kHeadDim>(q, row_gmem + (w.first_head + (has_head ? lane / 4 : 0)) * kHeadDim, has_head, lane);
-    if (is_fresh) {
-      // The last head's place is k's where a kv head has fewer than 8 query heads, else k takes a turn of its own.
-      RowFrag<kHeadDim> k;
-      load_row<kHeadDim>(k, k_gmem, true, lane);
-      if (lane < kHeadDim / 8) item.fresh.v[lane] = ptx::load_16b(k_gmem + p.num_kv_heads * kHeadDim + lane * 8);
-      norm_and_rotate<kHeadDim>(k, d, d.k_norm, w.context - 1, lane);
-      uint32_t *k_smem = reinterpret_cast<uint32_t *>(item.fresh.k);
-#pragma unroll
-      for (int j = 0; j < kHeadDim / 8; ++j) {
-        if (j % 8 == lane / 4) k_smem[j * 4 + lane % 4] = k[j / 2][j % 2]; // every group of 4 lanes has all of k
-      }
-    }
+    load_row<kHeadDim>(k, k_gmem, is_fresh, lane);
+    if (is_fresh && lane < kHeadDim / 8) item.fresh.v[lane] = ptx::load_16b(k_gmem + p.num_kv_heads * kHeadDim + lane * 8);
     if (rotate) norm_and_rotate<kHeadDim>(q, d, d.q_norm, w.context - 1, lane);
 #pragma unroll
     for (int i = 0; i < kHeadDim / 16; ++i) item.q[i][lane] = make_uint2(q[i][0], q[i][1]);
-    item.fresh_row = is_fresh ? cache.row(w.keys, w.context - 1) : -1;
+    if (lane == 0) item.fresh_row = is_fresh ? cache.row(w.keys, w.context - 1) : -1;
+    if (!is_fresh) return;
+    norm_and_rotate<kHeadDim>(k, d, d.k_norm, w.context - 1, lane);
+    uint32_t *k_smem = reinterpret_cast<uint32_t *>(item.fresh.k);
+#pragma unroll
+    for (int j = 0; j < kHeadDim / 8; ++j) {
+      if (j % 8 == lane / 4) k_smem[j * 4 + lane % 4] = k[j / 2][j % 2]; // every group of 4 lanes has all of k
+    }
   }
 
-  // Whether all pieces of an item's sequence are in `partials`, this one the last of them. One lane asks.
+  // Whether all pieces of an item's sequence are in `partials`, this one the last of them.
   __device__ __forceinline__ bool count_piece(const DecodeWork &w, const DecodeShape &shape) {
     const int heads = d.attention.num_kv_heads * shape.chunks;
     int32_t *counter = d.counters + 2 + static_cast<int64_t>(w.seq) * heads + w.keys.kv_head * shape.chunks + w.chunk;
-    __threadfence(); // what the other warps wrote before they said that they were done
-    const bool is_last = atomicAdd(counter, 1) == w.num_pieces - 1;
+    const bool is_last = ptx::add_in_order(counter, 1) == w.num_pieces - 1;
     if (is_last) *counter = 0;
-    __threadfence();
     return is_last;
   }
 
   __device__ __forceinline__ void run(const DecodeShape &shape) {
-    const PrefixSplits prefixes(d);
-    const bool rotate = d.cos != nullptr;
-    DecodeWork w = decode_work(d, shape, prefixes, smem.plan, blockIdx.x);
-    int early = 0; // tiles of the first item that are on their way
-    if (rotate) {
-      early = min(w.keys.num_tiles, kSlots);
-      fill(w.keys, 0, early);
-      wait_then_allow_next();
-    }
+    if (d.cos != nullptr) wait_then_allow_next();
+    DecodeWork merge = {}; // lane 0 knows
     int num_empty = 0;
+    // Three more rounds than items: the pieces of the last item are counted two rounds later, and merged in the next.
 #pragma unroll 1
-    for (int j = 0; num_empty < 2; ++j) {
-      int fetched = 0;
-      if (lane == 0 && w.keys.num_tiles > 0) fetched = gridDim.x + atomicAdd(d.counters, 1);
-      DecodeItem<kHeadDim> &item = smem.items[j % 2];
-      bool merges = false;
-      if (j >= 2) {
-        ptx::wait_for_arrivals(ptx::smem_address(smem.done + j % 2), (j / 2 - 1) % 2);
-        __syncwarp();
-        if (lane == 0 && item.work.keys.num_tiles > 0 && item.work.num_pieces > 1) merges = count_piece(item.work, shape);
+    for (int j = 0; num_empty < 3; ++j) {
+      DecodeWork w = {};
+      if (num_empty == 0) {
+        wait_for_phase(smem.taken + j % 2, j / 2);
+        w = smem.works[j % 2];
+        ptx::arrive_at(ptx::smem_address(smem.copied + j % 2));
       }
       num_empty = w.keys.num_tiles > 0 ? 0 : num_empty + 1;
-      if (lane == 0) {
-        item.merge = item.work;
-        if (!merges) item.merge.num_pieces = 0;
-        item.work = w;
-        item.is_end = num_empty == 2;
-      }
+      DecodeItem<kHeadDim> &item = smem.items[j % 2];
+      if (j >= 2) wait_for_phase(smem.done + j % 2, j / 2 - 1);
       if (w.keys.num_tiles > 0) load_rows(w, item);
+      if (lane == 0) {
+        const DecodeWork before = item.work;
+        item.work = w;
+        item.merge = merge;
+        item.is_end = num_empty == 3;
+        merge = before;
+      }
       ptx::arrive_at(ptx::smem_address(smem.ready + j % 2));
-      fill(w.keys, early, w.keys.num_tiles);
-      early = 0;
-      if (w.keys.num_tiles > 0) w = decode_work(d, shape, prefixes, smem.plan, __shfl_sync(0xffffffffu, fetched, 0));
+      if (lane == 0) {
+        const bool is_split = j >= 2 && merge.keys.num_tiles > 0 && merge.num_pieces > 1;
+        if (!is_split || !count_piece(merge, shape)) merge.num_pieces = 0;
+      }
     }
-    // The last CTA leaves the counters as it found them.
-    if (lane == 0 && atomicAdd(d.counters + 1, 1) == static_cast<int>(gridDim.x) - 1) d.counters[0] = d.counters[1] = 0;
   }
 };
 
@@ -199,8 +227,7 @@ __device__ __forceinline__ void compute_item(const pagoda_attention_decode_param
   for (int i = first_tile; i < num_tiles; i += kDecodeWarps) {
     const int slot = (num_before + i) % kSlots, key = first + i * kTileKeys;
     const uint32_t tile = ptx::smem_address(smem.tiles[slot]);
-    ptx::wait_for_arrivals(ptx::smem_address(smem.full + slot), (num_before + i) / kSlots % 2);
-    __syncwarp();
+    wait_for_phase(smem.full + slot, (num_before + i) / kSlots);
     const bool adds = item.fresh_row >= 0 && i == num_tiles - 1;
     const bool is_edge = key < lo || key + kTileKeys > hi;
     if (is_edge || adds) {
@@ -225,7 +252,7 @@ __device__ __forceinline__ void compute_item(const pagoda_attention_decode_param
 }
 
 template <int kHeadDim, int kSlots, bool kTensor>
-__global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 128 ? 2 : 1) attention_decode_kernel(const __grid_constant__ pagoda_attention_decode_params d, const __grid_constant__ CUtensorMap map) {
+__global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 64 ? 3 : kHeadDim <= 128 ? 2 : 1) attention_decode_kernel(const __grid_constant__ pagoda_attention_decode_params d, const __grid_constant__ CUtensorMap map) {
   extern __shared__ char smem_bytes[];
   auto &smem = *reinterpret_cast<DecodeSmem<kHeadDim, kSlots> *>(smem_bytes + (-ptx::smem_address(smem_bytes) & (kDecodeAlign - 1)));
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -234,6 +261,8 @@ __global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 128 ? 2 : 1) atten
     ptx::init_arrivals(ptx::smem_address(smem.empty + threadIdx.x), 1);
   }
   if (threadIdx.x < 2) {
+    ptx::init_arrivals(ptx::smem_address(smem.taken + threadIdx.x), kWarpSize);
+    ptx::init_arrivals(ptx::smem_address(smem.copied + threadIdx.x), kWarpSize);
     ptx::init_arrivals(ptx::smem_address(smem.ready + threadIdx.x), kWarpSize);
     ptx::init_arrivals(ptx::smem_address(smem.done + threadIdx.x), kDecodeWarps * kWarpSize);
   }
@@ -242,17 +271,15 @@ __global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 128 ? 2 : 1) atten
 #endif
   if (d.cos == nullptr) wait_then_allow_next();
   const DecodeShape shape = plan_decode(d, smem.plan); // a barrier of all threads
-  if (warp == kDecodeWarps) {
-    DecodeFeeder<kHeadDim, kSlots, kTensor>{d, map, smem, CacheRows(d.attention.num_kv_heads, d.attention.block_size), lane}.run(shape);
-    return;
-  }
+  const CacheRows cache(d.attention.num_kv_heads, d.attention.block_size);
+  if (warp == kDecodeWarps + 1) return TileFeeder<kHeadDim, kSlots, kTensor>{d, map, smem, cache, lane}.run(shape);
+  if (warp == kDecodeWarps) return RowFeeder<kHeadDim, kSlots>{d, smem, cache, lane}.run(shape);
   if (d.cos != nullptr) wait_then_allow_next();
   int num_before = 0;
 #pragma unroll 1
   for (int j = 0;; ++j) {
     const DecodeItem<kHeadDim> &item = smem.items[j % 2];
-    ptx::wait_for_arrivals(ptx::smem_address(smem.ready + j % 2), j / 2 % 2);
-    __syncwarp();
+    wait_for_phase(smem.ready + j % 2, j / 2);
     if (item.merge.num_pieces > 0) merge_pieces<kHeadDim>(d, item.merge);
     if (item.work.keys.num_tiles > 0) compute_item<kHeadDim, kSlots, kTensor>(d, smem, item, num_before, warp, lane);
     num_before += item.work.keys.num_tiles;

@@ -1,7 +1,7 @@
 // What the CTAs of decode attention work on.
 //
-// The context of every sequence with one query row is cut into pieces of split_len keys, counted from position 0, so that a sequence's
-// sums do not depend on its batch. The pieces of all sequences in order are the plan; a piece and a chunk of at most 8 query heads of one
+// The context of every sequence with one query row is cut into pieces of split_len keys, counted from position 0. With a fixed split_len a
+// sequence's sums do not depend on its batch; without, it is chosen for the batch. The pieces of all sequences in order are the plan; a piece and a chunk of at most 8 query heads of one
 // kv head are an item. Every CTA makes the same plan from the context lengths, in shared memory. Keys that a window hides or that the
 // sequence's group computes (prefix.cuh) are in no piece.
 #pragma once
@@ -10,16 +10,26 @@
 
 namespace pagoda {
 
-constexpr int kDecodeWarps = 4;                          // that compute
-constexpr int kDecodeThreads = (kDecodeWarps + 1) * kWarpSize; // and one that hands out the work
-constexpr int kDecodeHeads = 8;                          // columns of the product
-constexpr int kMaxPlanSeqs = 512;                        // of one launch
+constexpr int kDecodeWarps = 4;                        // that compute
+constexpr int kAllWarps = kDecodeWarps + 2;            // and two that feed them
+constexpr int kDecodeThreads = kAllWarps * kWarpSize;
+constexpr int kDecodeHeads = 8;                        // columns of the product
+constexpr int kMaxPlanSeqs = 512;                      // of one launch
+
+// Lengths of pieces to choose from: kMinSplit << 0 .. kNumSplits - 1. In time, an item costs kItemKeys keys more than it has, the merge of
+// pieces kMergeKeys and kPieceKeys for each (H100).
+constexpr int kMinSplit = 128;
+constexpr int kNumSplits = 6;
+constexpr int kItemKeys = 64;
+constexpr int kMergeKeys = 160;
+constexpr int kPieceKeys = 8;
 
 struct DecodePlan {
   int ends[kMaxPlanSeqs];     // pieces up to and with this sequence
   int contexts[kMaxPlanSeqs]; // keys
   int begins[kMaxPlanSeqs];   // the first one of them in a piece
-  int warp_sums[kDecodeWarps + 1];
+  int warp_sums[kAllWarps];
+  int totals[kAllWarps][kNumSplits + 2];
 };
 
 // What does not depend on the item.
@@ -60,7 +70,7 @@ __device__ __forceinline__ int make_plan(int num_seqs, int split_len, DecodePlan
   before -= sum;
   int total = 0;
 #pragma unroll
-  for (int v = 0; v <= kDecodeWarps; ++v) {
+  for (int v = 0; v < kAllWarps; ++v) {
     if (v < warp) before += plan.warp_sums[v];
     total += plan.warp_sums[v];
   }
@@ -68,6 +78,51 @@ __device__ __forceinline__ int make_plan(int num_seqs, int split_len, DecodePlan
   for (int seq = begin; seq < end; ++seq) plan.ends[seq] += before;
   __syncthreads();
   return total;
+}
+
+// The length of pieces with which the CTAs end soonest: after the longest item when each has one, else after an equal share of the keys
+// and, on average, half of the longest item.
+__device__ __forceinline__ int choose_split(int num_seqs, int heads, DecodePlan &plan) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  int totals[kNumSplits + 1] = {}, longest = 0; // pieces for each length, keys
+#pragma unroll 1
+  for (int seq = threadIdx.x; seq < num_seqs; seq += kDecodeThreads) {
+    const int begin = plan.begins[seq], context = plan.contexts[seq];
+    longest = max(longest, context - begin);
+    totals[kNumSplits] += max(0, context - begin);
+#pragma unroll
+    for (int i = 0; i < kNumSplits; ++i) totals[i] += count_pieces(begin, context, kMinSplit << i);
+  }
+#pragma unroll
+  for (int i = 0; i <= kNumSplits; ++i) totals[i] = __reduce_add_sync(0xffffffffu, totals[i]);
+  longest = __reduce_max_sync(0xffffffffu, longest);
+  if (lane == 0) {
+#pragma unroll
+    for (int i = 0; i <= kNumSplits; ++i) plan.totals[warp][i] = totals[i];
+    plan.totals[warp][kNumSplits + 1] = longest;
+  }
+  __syncthreads();
+  longest = 0;
+  float keys = 0.0f; // past 2^31 with heads
+#pragma unroll
+  for (int v = 0; v < kAllWarps; ++v) {
+    keys += static_cast<float>(plan.totals[v][kNumSplits]);
+    longest = max(longest, plan.totals[v][kNumSplits + 1]);
+  }
+  int best = kMinSplit;
+  float least = INFINITY;
+#pragma unroll
+  for (int i = 0; i < kNumSplits; ++i) {
+    int items = 0;
+#pragma unroll
+    for (int v = 0; v < kAllWarps; ++v) items += plan.totals[v][i] * heads;
+    const int split = kMinSplit << i, item = min(split, longest);
+    const float share = (keys * static_cast<float>(heads) + static_cast<float>(items) * kItemKeys) / static_cast<float>(gridDim.x);
+    float cost = items <= static_cast<int>(gridDim.x) ? static_cast<float>(item + kItemKeys) : share + 0.5f * static_cast<float>(item);
+    if (split < longest) cost += static_cast<float>(kMergeKeys + kPieceKeys * (longest / split));
+    if (cost <= least) least = cost, best = split;
+  }
+  return best;
 }
 
 // Reads the contexts and plans. Pieces grow while there is no room for the partial results of all.
@@ -85,7 +140,7 @@ __device__ __forceinline__ DecodeShape plan_decode(const pagoda_attention_decode
   DecodeShape shape;
   shape.group = p.num_heads / p.num_kv_heads;
   shape.chunks = (shape.group + kDecodeHeads - 1) / kDecodeHeads;
-  shape.split_len = d.split_len;
+  shape.split_len = d.split_len > 0 ? d.split_len : choose_split(p.num_seqs, p.num_kv_heads * shape.chunks, plan);
   int total = make_plan(p.num_seqs, shape.split_len, plan);
 #pragma unroll 1
   while (total > p.num_seqs && static_cast<int64_t>(total) * p.num_heads > d.max_partials) {

@@ -12,6 +12,7 @@
 #pragma once
 #include "../common/launch.cuh"
 #include "../common/reduce.cuh"
+#include "../ptx/math.cuh"
 #include "../ptx/mma.cuh"
 #include "decode_rows.cuh"
 #include "decode_tile.cuh"
@@ -120,34 +121,49 @@ __device__ __forceinline__ void prefix_tile(const pagoda_attention_params &p, co
     }
   }
 #pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) s[n][e] *= p.soft_cap > 0.0f ? p.scale : p.scale * kLog2e;
+  }
+  if (p.soft_cap > 0.0f) {
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[n][e] = p.soft_cap * ptx::tanh_approx(s[n][e] / p.soft_cap) * kLog2e;
+    }
+  }
+  if (num_keys < kPrefixKeys) {
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+      if (n / 2 * kTileKeys < num_keys) continue;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[n][e] = -INFINITY;
+    }
+  }
+#pragma unroll
   for (int r = 0; r < 2; ++r) {
     float m = state.m[r];
 #pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float &v = s[n][2 * r + e];
-        v = n / 2 * kTileKeys < num_keys ? score(v, p.scale, p.soft_cap) : -INFINITY;
-        m = fmaxf(m, v);
-      }
-    }
+    for (int n = 0; n < kColumns; ++n) m = fmaxf(m, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
     m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
     m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
-    const float rescale = exp2f(state.m[r] - m);
-    state.m[r] = m;
-    state.l[r] *= rescale;
+    if (__any_sync(0xffffffffu, m > state.m[r])) {
+      const float rescale = ptx::exp2_approx(state.m[r] - m);
+      state.m[r] = m;
+      state.l[r] *= rescale;
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 8; ++i) {
+        state.o[i][2 * r] *= rescale;
+        state.o[i][2 * r + 1] *= rescale;
+      }
+    }
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        s[n][2 * r + e] = exp2f(s[n][2 * r + e] - m);
+        s[n][2 * r + e] = ptx::exp2_approx(s[n][2 * r + e] - m);
         state.l[r] += s[n][2 * r + e];
       }
-    }
-#pragma unroll
-    for (int i = 0; i < kHeadDim / 8; ++i) {
-      state.o[i][2 * r] *= rescale;
-      state.o[i][2 * r + 1] *= rescale;
     }
   }
 #pragma unroll

@@ -27,6 +27,13 @@ __device__ __forceinline__ void store_16b(void *gmem, uint4 v) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(gmem), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
+// What this thread knows of was written before the addition, and what it reads afterwards was written before the additions that it saw.
+__device__ __forceinline__ int32_t add_in_order(int32_t *gmem, int32_t v) {
+  int32_t r;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(r) : "l"(gmem), "r"(v) : "memory");
+  return r;
+}
+
 __device__ __forceinline__ void store_shared_4b(uint32_t smem, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(smem), "r"(v) : "memory"); }
 
 __device__ __forceinline__ void store_shared_16b(uint32_t smem, uint4 v) {
