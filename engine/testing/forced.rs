@@ -16,6 +16,9 @@ const BLOCK_SIZE: usize = 16;
 /// Rows of logits at a time.
 const LOGIT_ROWS: usize = 64;
 
+/// Logprobs at a time.
+const LOGPROB_ROWS: usize = 8;
+
 /// A decoder that reads given tokens.
 pub struct Forced<D: Device> {
     /// What computes.
@@ -44,6 +47,7 @@ impl<D: Device> Forced<D> {
             dtype: device.default_kv_dtype(),
         };
         let kv = config.layers.iter().map(|_| device.alloc_kv(shape)).collect::<Result<_>>()?;
+        device.prepare_sampling(LOGPROB_ROWS, config.vocab_size)?;
         let workspace = Workspace::new(&*device, config, max_tokens, LOGIT_ROWS)?;
         let step = device.alloc_step(&StepRoom { max_tokens, max_seqs: 1, max_blocks_per_seq: num_blocks })?;
         Ok(Forced { device, decoder, workspace, kv, step })
