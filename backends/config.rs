@@ -70,6 +70,8 @@ pub struct NativeOptions {
     pub tensor_parallel_size: usize,
     /// Format of weights.
     pub quantization: Option<String>,
+    /// Bits of embedding and head: 4, 8 or 16.
+    pub head_bits: usize,
     /// File with a chat template.
     pub chat_template: Option<PathBuf>,
 }
@@ -254,6 +256,7 @@ impl Values<'_> {
             memory_utilization: self.number("gpu_memory_utilization") as f32,
             tensor_parallel_size: count("tensor_parallel_size"),
             quantization: self.text("quantization"),
+            head_bits: count("head_bits"),
             chat_template: self.text("chat_template").map(PathBuf::from),
         }
     }

@@ -8,7 +8,7 @@ use pagoda_engine::memory_plan::MemoryPlan;
 use pagoda_engine::models::config::ModelConfig as ModelShape;
 use pagoda_engine::text::ChatTemplate;
 use pagoda_engine::weights::checkpoint::Checkpoint;
-use pagoda_engine::weights::quant::Quantization;
+use pagoda_engine::weights::quant::{LoadFormat, Quantization};
 use pagoda_engine::{EngineError, Result as EngineResult};
 
 use crate::config::{Config, NativeOptions};
@@ -146,6 +146,11 @@ fn engine_options(native: &NativeOptions) -> EngineOptions {
             _ => KvDtype::Auto,
         },
         quantization: native.quantization.as_deref().and_then(Quantization::parse),
+        head_format: match native.head_bits {
+            4 => Some(LoadFormat::Nf4),
+            8 => Some(LoadFormat::Int8),
+            _ => None,
+        },
         max_model_len: native.max_model_len,
         block_size: native.block_size,
         kv_cache_bytes: native.kv_cache_bytes,

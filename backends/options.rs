@@ -201,6 +201,7 @@ pub const OPTIONS: &[OptionSpec] = &{
             None,
             "Quantise at load (bitsandbytes, fp8, fp4) or say what is stored; unset: as stored",
         ),
+        row(Engine, "head_bits", None, Choice(&["16", "8", "4"]), Some("16"), "Bits of embedding and lm_head; 16: as stored"),
         row(Engine, "chat_template", None, Text, None, "File with a chat template, instead of the model's own"),
         row(HuggingFace, "hf_device", Some("HF_DEVICE"), Text, Some("auto"), "Device of the huggingface backend"),
         row(HuggingFace, "hf_quantization", Some("HF_QUANTIZATION"), Text, None, "Quantization of the huggingface backend"),

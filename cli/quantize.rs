@@ -22,11 +22,14 @@ pub struct Arguments {
     /// Columns of a group, for awq and gptq
     #[arg(long, value_name = "N", default_value_t = 128)]
     group_size: usize,
+    /// Quantise the factors of nf4's blocks as well
+    #[arg(long)]
+    double_quant: bool,
 }
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
-    let format = format_of(&arguments.format, arguments.group_size)?;
+    let format = format_of(arguments)?;
     let config = context::quiet_config(&BTreeMap::new(), file)?;
     let target = models::target_for(&config, Some(&arguments.model))?;
     let mut progress = Progress::new();
@@ -50,12 +53,13 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-fn format_of(name: &str, group: usize) -> Result<ExportFormat> {
+fn format_of(arguments: &Arguments) -> Result<ExportFormat> {
+    let group = arguments.group_size;
     if ![32, 64, 128].contains(&group) {
         bail!("--group-size: `{group}`: expected 32, 64 or 128");
     }
-    match name {
-        "nf4" => Ok(ExportFormat::Nf4),
+    match arguments.format.as_str() {
+        "nf4" => Ok(ExportFormat::Nf4 { double: arguments.double_quant }),
         "awq" => Ok(ExportFormat::Awq { group }),
         "gptq" => Ok(ExportFormat::Gptq { group }),
         other => bail!("--format: `{other}`: expected nf4, awq or gptq"),

@@ -20,7 +20,7 @@ use crate::runner::{Runner, StepBounds};
 use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
 use crate::weights::checkpoint::{Checkpoint, GenerationDefaults};
-use crate::weights::quant::Quantization;
+use crate::weights::quant::{LoadFormat, Quantization};
 
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub struct EngineOptions {
     pub kv_cache_dtype: KvDtype,
     /// What weights must be, or are made at load; None: as stored.
     pub quantization: Option<Quantization>,
+    /// What embedding and head are made at load; None: as stored.
+    pub head_format: Option<LoadFormat>,
     /// Longest prompt plus output; None: what the checkpoint allows, at most 32768 and what the memory holds.
     pub max_model_len: Option<usize>,
     /// Tokens of a KV block.
@@ -105,6 +107,7 @@ impl Default for EngineOptions {
             threads: None,
             kv_cache_dtype: KvDtype::Auto,
             quantization: None,
+            head_format: None,
             max_model_len: None,
             block_size: 16,
             kv_cache_bytes: None,
@@ -225,8 +228,8 @@ pub fn plan(path: &Path, options: &EngineOptions) -> Result<(ModelConfig, Memory
 
 fn open(path: &Path, options: &EngineOptions) -> Result<Checkpoint> {
     let mut checkpoint = Checkpoint::open(path)?;
-    if let Some(wanted) = options.quantization {
-        checkpoint.quantize_at_load(wanted)?;
+    if options.quantization.is_some() || options.head_format.is_some() {
+        checkpoint.quantize_at_load(options.quantization, options.head_format)?;
     }
     Ok(checkpoint)
 }

@@ -8,11 +8,12 @@ use std::time::Instant;
 use pagoda_engine::device::cpu::simd::SimdLevel;
 use pagoda_engine::device::cpu::{CpuDevice, CpuKv};
 use pagoda_engine::device::{
-    AttentionParams, DType, Device, HostWeight, KvShape, Linear, RopeKvParams, RopeStyle, RopeTable, StepTensors, Tensor,
+    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, RopeKvParams, RopeStyle, RopeTable, StepTensors, Tensor,
 };
 use pagoda_engine::models::config::Activation;
 use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
+use pagoda_engine::weights::quant::LoadFormat;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -26,7 +27,7 @@ fn main() {
     let wanted = |section: &str| args.len() < 3 || args[2..].iter().any(|a| a == section);
     let device = CpuDevice::with_level(Some(threads), level).unwrap();
     println!("{} with {threads} threads", device.name());
-    let bandwidth = if wanted("matvec") { read_bandwidth(threads) } else { f64::NAN };
+    let bandwidth = if wanted("matvec") || wanted("codes") { read_bandwidth(threads) } else { f64::NAN };
     if wanted("matvec") {
         println!("memory read: {bandwidth:.1} GB/s");
         for (n, k) in [(1536, 512), (576, 1536), (32768, 1024)] {
@@ -38,6 +39,13 @@ fn main() {
             [WeightFormat::F32, WeightFormat::BF16, WeightFormat::Q4_1, WeightFormat::Q6K]
                 .iter()
                 .for_each(|format| linear(&device, *format, 1536, 512, tokens, bandwidth));
+        }
+    }
+    if wanted("codes") {
+        for (n, k) in [(1536, 512), (576, 1536), (32768, 1024)] {
+            for format in [LoadFormat::Nf4, LoadFormat::Fp4, LoadFormat::Fp8, LoadFormat::Int8] {
+                [1, 16].iter().for_each(|tokens| codes(&device, format, n, k, *tokens, bandwidth));
+            }
         }
     }
     if wanted("attention") {
@@ -111,6 +119,19 @@ fn weight(format: WeightFormat, n: usize, k: usize) -> HostWeight {
 fn layer(device: &CpuDevice, format: WeightFormat, ns: &[usize], k: usize) -> Linear<CpuDevice> {
     let parts = ns.iter().map(|n| device.load_weight(weight(format, *n, k)).unwrap()).collect();
     Linear { parts, bias: None, n: ns.iter().sum(), k }
+}
+
+/// A layer whose dense weights were quantised as at load.
+fn codes(device: &CpuDevice, format: LoadFormat, n: usize, k: usize, tokens: usize, bandwidth: f64) {
+    let HostMatrix::Coded(matrix) = format.convert(HostMatrix::Rows(weight(WeightFormat::BF16, n, k))) else { panic!("{format:?}") };
+    let bytes = matrix.bytes() as f64;
+    let layer = Linear { parts: vec![device.load_matrix(HostMatrix::Coded(matrix)).unwrap()], bias: None, n, k };
+    let (x, mut out) = (tensor(device, tokens, k), tensor(device, tokens, n));
+    let runs = (1usize << 31).div_ceil(n * k * tokens).clamp(3, 400);
+    let seconds = best(runs, || device.linear(&mut out, &x, &layer).unwrap());
+    let (gb, gflop) = (bytes / seconds / 1e9, 2.0 * (n * k * tokens) as f64 / seconds / 1e9);
+    let share = if tokens == 1 { format!("{:4.0} % of memory", 100.0 * gb / bandwidth) } else { String::new() };
+    println!("codes {format:?} [{n}, {k}] x {tokens}: {:.1} us {gb:.1} GB/s {gflop:.1} GFLOP/s {share}", seconds * 1e6);
 }
 
 fn tensor(device: &CpuDevice, rows: usize, cols: usize) -> Tensor<CpuDevice> {

@@ -31,6 +31,61 @@ fn safetensors(tensors: &[(&str, &str, &[usize], usize)]) -> Vec<u8> {
     file
 }
 
+/// (name, quantization_config, tensors) of a matrix of 8 rows and 32 columns.
+type Quantised = (&'static str, serde_json::Value, Vec<(&'static str, &'static str, &'static [usize], usize)>);
+
+fn quantised() -> Vec<Quantised> {
+    let gptq = |bits: u32| json!({"quant_method": "gptq", "bits": bits, "group_size": 16});
+    vec![
+        (
+            "awq",
+            json!({"quant_method": "awq", "bits": 4, "version": "gemm"}),
+            vec![("x.qweight", "I32", &[32, 1], 128), ("x.qzeros", "I32", &[2, 1], 8), ("x.scales", "F16", &[2, 8], 32)],
+        ),
+        ("gptq", gptq(4), vec![("x.qweight", "I32", &[4, 8], 128), ("x.qzeros", "I32", &[2, 1], 8), ("x.scales", "F16", &[2, 8], 32)]),
+        ("gptq8", gptq(8), vec![("x.qweight", "I32", &[8, 8], 256), ("x.qzeros", "I32", &[2, 2], 16), ("x.scales", "F16", &[2, 8], 32)]),
+        (
+            "packed",
+            json!({"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 4}}}}),
+            vec![
+                ("x.weight_packed", "I32", &[8, 4], 128),
+                ("x.weight_scale", "BF16", &[8, 2], 32),
+                ("x.weight_zero_point", "I32", &[1, 2], 8),
+            ],
+        ),
+        (
+            "fp8",
+            json!({"quant_method": "fp8", "weight_block_size": [4, 16]}),
+            vec![("x.weight", "F8_E4M3", &[8, 32], 256), ("x.weight_scale_inv", "F32", &[2, 2], 16)],
+        ),
+        (
+            "nvfp4",
+            json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}),
+            vec![("x.weight", "U8", &[8, 16], 128), ("x.weight_scale", "F8_E4M3", &[8, 2], 16), ("x.weight_scale_2", "F32", &[], 4)],
+        ),
+        ("mxfp4", json!(null), vec![("x.weight_packed", "U8", &[8, 16], 128), ("x.weight_scale", "U8", &[8, 1], 8)]),
+        ("int8", json!({"quant_method": "bitsandbytes"}), vec![("x.weight", "I8", &[8, 32], 256), ("x.SCB", "F32", &[8], 32)]),
+    ]
+}
+
+/// bitsandbytes NF4 with double quantisation, whose quant_state is text inside the data.
+fn nested() -> Vec<u8> {
+    let state = r#"{"quant_type": "nf4", "blocksize": 32, "shape": [8, 32], "nested_blocksize": 16, "nested_offset": 0.5}"#;
+    let len = state.len();
+    let shape: &[usize] = &[len];
+    let mut file = safetensors(&[
+        ("x.weight", "U8", &[128, 1], 128),
+        ("x.weight.absmax", "U8", &[8], 8),
+        ("x.weight.nested_absmax", "F32", &[1], 4),
+        ("x.weight.nested_quant_map", "F32", &[256], 1024),
+        ("x.weight.quant_map", "F32", &[16], 64),
+        ("x.weight.quant_state.bitsandbytes__nf4", "U8", shape, len),
+    ]);
+    let start = file.len() - len;
+    file[start..].copy_from_slice(state.as_bytes());
+    [&[0u8, 1, 0][..], &file].concat()
+}
+
 /// Key-value pairs of a GGUF file, enough to reach the model reader; one F32 tensor.
 fn gguf() -> Vec<u8> {
     let text = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
@@ -94,6 +149,10 @@ fn main() -> std::io::Result<()> {
     write("safetensors_header", "two_tensors", &safetensors(&[("a.weight", "BF16", &[2, 3], 12), ("b", "F32", &[1], 4)]))?;
     write("safetensors_header", "empty", &safetensors(&[]))?;
     write("safetensors_header", "not_json", b"\x04\0\0\0\0\0\0\0nope")?;
+    for (name, config, tensors) in quantised() {
+        write("quantised", name, &[&[0u8, 1][..], config.to_string().as_bytes(), &[0], &safetensors(&tensors)].concat())?;
+    }
+    write("quantised", "nested", &nested())?;
     write("gguf", "small", &gguf())?;
     write("gguf", "magic_only", b"GGUF\x03\0\0\0")?;
 

@@ -8,8 +8,8 @@ use harness::gpu::{available, check_suite_on_gpu};
 use harness::{check_suite, small_options};
 use pagoda_engine::loader::EngineOptions;
 use pagoda_engine::testing::{ARCHS, GGUFS, QUANTISED, write_quantised, write_tiny, write_tiny_gguf};
-use pagoda_engine::weights::quant::Quantization;
 use pagoda_engine::weights::quant::quantize::export::{ExportFormat, export};
+use pagoda_engine::weights::quant::Quantization;
 
 /// The seed of tests/data/golden.
 const SEED: u64 = 1;
@@ -130,7 +130,8 @@ fn written_checkpoints_give_the_goldens_of_their_formats() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write_tiny(folder.path(), "qwen2", SEED);
     for (suite, format) in [
-        ("tinyq_bnb-nf4", ExportFormat::Nf4),
+        ("tinyq_bnb-nf4", ExportFormat::Nf4 { double: false }),
+        ("tinyq_bnb-nf4-dq", ExportFormat::Nf4 { double: true }),
         ("tinyq_awq", ExportFormat::Awq { group: 32 }),
         ("tinyq_gptq-sym", ExportFormat::Gptq { group: 32 }),
     ] {

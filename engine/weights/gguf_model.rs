@@ -79,7 +79,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         store,
         names: arch.names,
         quantization: None,
-        load_format: None,
+        at_load: Default::default(),
         size: Default::default(),
     })
 }

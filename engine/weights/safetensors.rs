@@ -156,7 +156,16 @@ fn is_plain_name(file: &str) -> bool {
 /// Maps one file, adds it to the store's files, and returns its tensors.
 pub(super) fn open_file(store: &mut TensorStore, path: &Path) -> Result<Vec<(String, StoredTensor)>> {
     let bytes = MappedBytes::open(path).map_err(|error| io_error(path, error))?;
-    let entries = parse_header(bytes.as_slice()).map_err(|reason| checkpoint_error(path, reason))?;
+    tensors_of(store, path, &bytes).map_err(|reason| checkpoint_error(path, reason))
+}
+
+/// The tensors of a file's bytes; `path` is for messages.
+pub(super) fn tensors_of(
+    store: &mut TensorStore,
+    path: &Path,
+    bytes: &MappedBytes,
+) -> std::result::Result<Vec<(String, StoredTensor)>, String> {
+    let entries = parse_header(bytes.as_slice())?;
     let file = store.files.len();
     store.files.push(path.to_owned());
     let tensor = |entry: HeaderEntry| StoredTensor {

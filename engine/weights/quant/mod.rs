@@ -14,6 +14,8 @@ mod floats;
 mod gptq;
 mod marlin;
 mod order;
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
 pub mod quantize;
 mod repack;
 pub mod scales;
@@ -22,7 +24,7 @@ mod wanted;
 
 pub use coded::{Code, CodedMatrix, Zeros};
 pub use config::QuantConfig;
-pub use quantize::at_load::LoadFormat;
+pub use quantize::at_load::{AtLoad, LoadFormat};
 pub use scales::{ScaleValues, Scales};
 pub(crate) use source::{Source, find};
 pub use wanted::Quantization;

@@ -236,3 +236,52 @@ fn configurations_of_every_method() {
         assert!(said.contains(expected), "{config}\n  said     {said}\n  expected {expected}");
     }
 }
+
+/// A golden file with bytes of its header and data changed at random is read or refused, never a panic.
+#[test]
+fn changed_bytes_are_read_or_refused() {
+    let mut state = 41u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    let state = br#"{"quant_type": "nf4", "blocksize": 16, "shape": [8, 32], "nested_blocksize": 16, "nested_offset": 0.5}"#;
+    let part = |name: &str, dtype: &'static str, shape: &[usize], bytes: Vec<u8>| crate::testing::RawTensor::new(name, dtype, shape, bytes);
+    let seven = |len: usize| vec![7u8; len];
+    let files = [
+        vec![
+            part("x.weight", "U8", &[128, 1], seven(128)),
+            part("x.weight.absmax", "U8", &[16], seven(16)),
+            part("x.weight.nested_absmax", "F32", &[1], seven(4)),
+            part("x.weight.nested_quant_map", "F32", &[256], seven(1024)),
+            part("x.weight.quant_map", "F32", &[16], seven(64)),
+            part("x.weight.quant_state.bitsandbytes__nf4", "U8", &[state.len()], state.to_vec()),
+        ],
+        vec![
+            part("x.qweight", "I32", &[4, 8], seven(128)),
+            part("x.qzeros", "I32", &[2, 1], seven(8)),
+            part("x.scales", "F16", &[2, 8], seven(32)),
+            part("x.g_idx", "I32", &[32], (0..32i32).flat_map(|k| (k % 2).to_le_bytes()).collect()),
+        ],
+        vec![
+            part("x.weight_packed", "U8", &[8, 16], seven(128)),
+            part("x.weight_scale", "F8_E4M3", &[8, 2], seven(16)),
+            part("x.weight_global_scale", "F32", &[1], seven(4)),
+        ],
+    ];
+    let config = br#"{"quant_method": "gptq", "bits": 4, "group_size": 16}"#;
+    let mut accepted = 0;
+    for tensors in files {
+        let file = crate::testing::raw_file(&tensors);
+        super::probe::read_matrix(config, &file, 8, 32).expect("sound");
+        for _ in 0..3000 {
+            let mut broken = file.clone();
+            for _ in 0..1 + next() % 3 {
+                let at = next() % broken.len();
+                broken[at] = next() as u8;
+            }
+            accepted += usize::from(super::probe::read_matrix(config, &broken, 8, 32).is_ok());
+        }
+    }
+    assert!(accepted > 1000, "changed data is still data: {accepted}");
+}

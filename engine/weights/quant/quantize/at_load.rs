@@ -2,6 +2,7 @@
 
 use super::floats::{fp8_rows, nvfp4};
 use super::four_bit::{BLOCK, nf4};
+use super::integers::int8_rows;
 use crate::device::{HostMatrix, HostWeight};
 use crate::weights::dequant::dequantize_row;
 use crate::weights::mapped::MappedBytes;
@@ -9,6 +10,18 @@ use crate::weights::quant::books::{E2M1, NF4, e4m3, table};
 use crate::weights::quant::coded::{Code, CodedMatrix, Nibble, Zeros};
 use crate::weights::quant::scales::{ScaleValues, Scales};
 use rayon::prelude::*;
+
+/// Weights that are in memory as f32 at once.
+const CHUNK_VALUES: usize = 16 << 20;
+
+/// What is quantised when it is read; None: as stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AtLoad {
+    /// All matrices but embedding, head and router.
+    pub projections: Option<LoadFormat>,
+    /// Embedding and head.
+    pub head: Option<LoadFormat>,
+}
 
 /// A format that weights can be loaded in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +32,8 @@ pub enum LoadFormat {
     Fp4,
     /// e4m3 with a scale a row.
     Fp8,
+    /// Integers with a scale a row, symmetric.
+    Int8,
 }
 
 impl LoadFormat {
@@ -28,7 +43,7 @@ impl LoadFormat {
         match self {
             LoadFormat::Nf4 if k.is_multiple_of(BLOCK) => Some(values / 2 + values / BLOCK * 4),
             LoadFormat::Fp4 if k.is_multiple_of(16) => Some(values / 2 + values / 16 + 1024),
-            LoadFormat::Fp8 if k.is_multiple_of(16) => Some(values + 4 * n),
+            LoadFormat::Fp8 | LoadFormat::Int8 if k.is_multiple_of(16) => Some(values + 4 * n),
             _ => None,
         }
     }
@@ -46,28 +61,46 @@ impl LoadFormat {
     }
 
     fn quantize(self, weight: &HostWeight) -> CodedMatrix {
-        let (n, k, values) = (weight.n, weight.k, dense_values(weight));
-        let (code, codes, scales) = match self {
-            LoadFormat::Nf4 => {
-                let blocks = nf4(&values, BLOCK);
-                let scales = ScaleValues::F32(MappedBytes::from_slice(bytemuck::cast_slice(&blocks.absmax)));
-                (Code::Four { book: NF4, first: Nibble::High }, blocks.codes, Scales::new(1, BLOCK, k, scales))
-            }
+        let (n, k) = (weight.n, weight.k);
+        // Whole rows of a bounded size at a time, so that a head of gigabytes needs no copy in f32.
+        let rows = (CHUNK_VALUES / k).max(1);
+        let chunks = || (0..n).step_by(rows).map(|first| dense_values(&weight.slice_rows(first, rows.min(n - first))));
+        let largest = |values: &[f32]| values.par_iter().fold(|| 0.0f32, |max, x| max.max(x.abs())).reduce(|| 0.0, f32::max);
+        let (mut codes, mut bytes, mut floats) = (Vec::new(), Vec::new(), Vec::new());
+        let absmax = if self == LoadFormat::Fp4 { chunks().fold(0.0, |max, values| largest(&values).max(max)) } else { 0.0 };
+        let mut global = 1.0;
+        for values in chunks() {
+            let (chunk, scales) = match self {
+                LoadFormat::Nf4 => {
+                    let blocks = nf4(&values, BLOCK);
+                    (blocks.codes, blocks.absmax)
+                }
+                LoadFormat::Fp4 => {
+                    let matrix = nvfp4(&values, absmax);
+                    global = matrix.global;
+                    bytes.extend(matrix.scales);
+                    (matrix.codes, Vec::new())
+                }
+                LoadFormat::Fp8 => fp8_rows(&values, k, |scale| scale),
+                LoadFormat::Int8 => int8_rows(&values, k),
+            };
+            codes.extend(chunk);
+            floats.extend(scales);
+        }
+        let floats = || ScaleValues::F32(MappedBytes::from_slice(bytemuck::cast_slice(&floats)));
+        let (code, scales) = match self {
+            LoadFormat::Nf4 => (Code::Four { book: NF4, first: Nibble::High }, Scales::new(1, BLOCK, k, floats())),
             LoadFormat::Fp4 => {
-                let absmax = values.par_iter().fold(|| 0.0f32, |max, x| max.max(x.abs())).reduce(|| 0.0, f32::max);
-                let matrix = nvfp4(&values, absmax);
-                let (table, codes) = (Box::new(table(|byte| e4m3(byte) / matrix.global)), MappedBytes::from_slice(&matrix.scales));
-                let scales = Scales::new(1, 16, k, ScaleValues::Table { codes, table });
-                (Code::Four { book: E2M1, first: Nibble::Low }, matrix.codes, scales)
+                let values =
+                    ScaleValues::Table { codes: MappedBytes::from_slice(&bytes), table: Box::new(table(|byte| e4m3(byte) / global)) };
+                (Code::Four { book: E2M1, first: Nibble::Low }, Scales::new(1, 16, k, values))
             }
-            LoadFormat::Fp8 => {
-                let (codes, scales) = fp8_rows(&values, k, |scale| scale);
-                let scales = ScaleValues::F32(MappedBytes::from_slice(bytemuck::cast_slice(&scales)));
-                (Code::E4M3, codes, Scales::new(1, k, k, scales))
-            }
+            LoadFormat::Fp8 => (Code::E4M3, Scales::new(1, k, k, floats())),
+            LoadFormat::Int8 => (Code::U8, Scales::new(1, k, k, floats())),
         };
+        let zeros = if self == LoadFormat::Int8 { Zeros::Same(128.0) } else { Zeros::None };
         let (name, codes) = (weight.name.clone(), MappedBytes::from_slice(&codes));
-        CodedMatrix { name, n, k, code, codes, scales, zeros: Zeros::None, order: None }
+        CodedMatrix { name, n, k, code, codes, scales, zeros, order: None }
     }
 }
 

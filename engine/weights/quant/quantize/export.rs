@@ -10,7 +10,7 @@ use half::f16;
 use serde_json::{Map, Value, json};
 
 use super::at_load::dense_values;
-use super::four_bit::{BLOCK, nf4};
+use super::four_bit::{BLOCK, dynamic_map, nested, nf4};
 use super::integers::{Integers, through_f16};
 use super::packing::{pack_awq, pack_gptq, pack_rows, transposed};
 use crate::device::{HostMatrix, HostWeight};
@@ -21,6 +21,10 @@ use crate::weights::quant::books::NF4;
 use crate::weights::quant::{Source, find};
 use crate::weights::safetensors_file::{Outline, Writer};
 
+/// Scales of a block of double quantisation.
+const NESTED_BLOCK: usize = 256;
+/// Bytes of a quant_state, which is filled up with spaces.
+const STATE_BYTES: usize = 256;
 /// Endings of files that hold weights, or what is said of them, and are not copied.
 const LEFT_BEHIND: [&str; 6] = [".safetensors", ".safetensors.index.json", ".bin", ".gguf", ".pt", ".pth"];
 
@@ -28,7 +32,10 @@ const LEFT_BEHIND: [&str; 6] = [".safetensors", ".safetensors.index.json", ".bin
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportFormat {
     /// bitsandbytes NF4, blocks of 64.
-    Nf4,
+    Nf4 {
+        /// Quantises the factors of the blocks as well.
+        double: bool,
+    },
     /// AWQ: 4 bits with zero points.
     Awq {
         /// Columns of a group.
@@ -117,7 +124,7 @@ fn items(checkpoint: &Checkpoint, format: ExportFormat) -> Result<Vec<Item>> {
             let outlines = vec![Outline::new(name.to_string(), &tensor.type_name, &tensor.shape, bytes)];
             return Ok(Item { name: name.to_string(), matrix: None, bytes, outlines });
         };
-        let outlines = format.outlines(stem, *n, *k, &tensor.type_name).map_err(|reason| store.error(name, reason))?;
+        let outlines = format.outlines(stem, *n, *k).map_err(|reason| store.error(name, reason))?;
         Ok(Item { name: name.to_string(), matrix: Some((*n, *k, stem.clone())), bytes, outlines })
     };
     names.into_iter().map(item).collect()
@@ -140,31 +147,53 @@ fn halves(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect()
 }
 
-/// The JSON of bitsandbytes' quant_state.
-fn nf4_state(n: usize, k: usize, stored: &str) -> String {
+/// The JSON of bitsandbytes' quant_state; `offset` is that of double quantisation.
+fn nf4_state(n: usize, k: usize, stored: &str, offset: Option<f32>) -> String {
     let dtype = match stored {
         "F16" => "float16",
         "F32" => "float32",
         _ => "bfloat16",
     };
-    format!(r#"{{"quant_type": "nf4", "blocksize": {BLOCK}, "dtype": "{dtype}", "shape": [{n}, {k}]}}"#)
+    let nested = offset.map_or(String::new(), |offset| {
+        // A fixed width: the outlines are made before the offset is known.
+        format!(r#", "nested_blocksize": {NESTED_BLOCK}, "nested_dtype": "float32", "nested_offset": {:.17e}"#, f64::from(offset))
+    });
+    let state = format!(r#"{{"quant_type": "nf4", "blocksize": {BLOCK}, "dtype": "{dtype}", "shape": [{n}, {k}]{nested}}}"#);
+    format!("{state:<STATE_BYTES$}")
+}
+
+fn encode_nf4(values: &[f32], weight: &HostWeight, double: bool) -> Vec<Vec<u8>> {
+    let bytes = |floats: &[f32]| bytemuck::cast_slice::<f32, u8>(floats).to_vec();
+    let blocks = nf4(values, BLOCK);
+    let state = |offset| nf4_state(weight.n, weight.k, &format!("{:?}", weight.format), offset).into_bytes();
+    if !double {
+        return vec![blocks.codes, bytes(&blocks.absmax), bytes(&NF4), state(None)];
+    }
+    let map = dynamic_map();
+    let nested = nested(&blocks.absmax, &map, NESTED_BLOCK);
+    vec![blocks.codes, nested.codes, bytes(&nested.absmax), bytes(&map), bytes(&NF4), state(Some(nested.offset))]
 }
 
 impl ExportFormat {
     /// The tensors that a matrix becomes.
-    fn outlines(self, stem: &str, n: usize, k: usize, stored: &str) -> std::result::Result<Vec<Outline>, String> {
+    fn outlines(self, stem: &str, n: usize, k: usize) -> std::result::Result<Vec<Outline>, String> {
         let of = |suffix: &str, dtype: &str, shape: &[usize], size: usize| {
             Outline::new(format!("{stem}.{suffix}"), dtype, shape, shape.iter().product::<usize>() * size)
         };
         match self {
-            ExportFormat::Nf4 => {
-                let (packed, blocks, state) = ((n * k).div_ceil(2), (n * k).div_ceil(BLOCK), nf4_state(n, k, stored).len());
-                Ok(vec![
-                    of("weight", "U8", &[packed, 1], 1),
-                    of("weight.absmax", "F32", &[blocks], 4),
-                    of("weight.quant_map", "F32", &[16], 4),
-                    of("weight.quant_state.bitsandbytes__nf4", "U8", &[state], 1),
-                ])
+            ExportFormat::Nf4 { double } => {
+                let (packed, blocks) = ((n * k).div_ceil(2), (n * k).div_ceil(BLOCK));
+                let mut outlines = vec![of("weight", "U8", &[packed, 1], 1)];
+                if double {
+                    outlines.push(of("weight.absmax", "U8", &[blocks], 1));
+                    outlines.push(of("weight.nested_absmax", "F32", &[blocks.div_ceil(NESTED_BLOCK)], 4));
+                    outlines.push(of("weight.nested_quant_map", "F32", &[256], 4));
+                } else {
+                    outlines.push(of("weight.absmax", "F32", &[blocks], 4));
+                }
+                outlines.push(of("weight.quant_map", "F32", &[16], 4));
+                outlines.push(of("weight.quant_state.bitsandbytes__nf4", "U8", &[STATE_BYTES], 1));
+                Ok(outlines)
             }
             ExportFormat::Awq { group } | ExportFormat::Gptq { group } if !k.is_multiple_of(group) || !n.is_multiple_of(8) => {
                 let fitting: Vec<String> = [128, 64, 32].iter().filter(|size| k.is_multiple_of(**size)).map(usize::to_string).collect();
@@ -189,18 +218,9 @@ impl ExportFormat {
 
     /// The data of those tensors.
     fn encode(self, weight: &HostWeight) -> Vec<Vec<u8>> {
-        let (n, k, values) = (weight.n, weight.k, dense_values(weight));
+        let (k, values) = (weight.k, dense_values(weight));
         let (group, symmetric) = match self {
-            ExportFormat::Nf4 => {
-                let blocks = nf4(&values, BLOCK);
-                let stored = format!("{:?}", weight.format);
-                return vec![
-                    blocks.codes,
-                    bytemuck::cast_slice(&blocks.absmax).to_vec(),
-                    bytemuck::cast_slice(&NF4).to_vec(),
-                    nf4_state(n, k, &stored).into_bytes(),
-                ];
-            }
+            ExportFormat::Nf4 { double } => return encode_nf4(&values, weight, double),
             ExportFormat::Awq { group } => (group, false),
             ExportFormat::Gptq { group } => (group, true),
         };
@@ -217,9 +237,9 @@ impl ExportFormat {
 
     fn config(self) -> Value {
         match self {
-            ExportFormat::Nf4 => json!({
+            ExportFormat::Nf4 { double } => json!({
                 "quant_method": "bitsandbytes", "_load_in_4bit": true, "_load_in_8bit": false, "load_in_4bit": true, "load_in_8bit": false,
-                "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": false, "bnb_4bit_compute_dtype": "bfloat16",
+                "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double, "bnb_4bit_compute_dtype": "bfloat16",
                 "bnb_4bit_quant_storage": "uint8", "llm_int8_threshold": 6.0, "llm_int8_skip_modules": null,
                 "llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false,
             }),
@@ -250,7 +270,7 @@ fn copy_side_files(source: &Path, target: &Path) -> Result<()> {
 fn write_config(source: &Path, target: &Path, format: ExportFormat) -> Result<()> {
     let mut config: Map<String, Value> = read_object(&source.join("config.json"))?;
     config.insert("quantization_config".into(), format.config());
-    if format != ExportFormat::Nf4 {
+    if !matches!(format, ExportFormat::Nf4 { .. }) {
         // The kernels of other engines for these two take f16 only.
         config.insert("torch_dtype".into(), json!("float16"));
     }

@@ -59,6 +59,24 @@ fn blocks(values: &[f32], block: usize, factor: impl Fn(f32) -> f32 + Sync, code
     Blocks { codes, absmax }
 }
 
+/// bitsandbytes' map of 256 values for double quantisation, ascending: means of neighbours on a line from 0.1 to 1, of which there are more
+/// the larger their power of ten, with both signs, and 0 and 1.
+pub fn dynamic_map() -> [f32; 256] {
+    let mut values = vec![0.0, 1.0];
+    for i in 0..7 {
+        let (last, power) = (1usize << i, 10f64.powi(i - 6) as f32);
+        let step = (1.0 - 0.1f32) / last as f32;
+        // As torch.linspace: from either end to the middle, one rounding each.
+        let on_line = |j: usize| if j < last.div_ceil(2) { step.mul_add(j as f32, 0.1) } else { (-step).mul_add((last - j) as f32, 1.0) };
+        for j in 0..last {
+            let mean = (on_line(j) + on_line(j + 1)) / 2.0 * power;
+            values.extend([mean, -mean]);
+        }
+    }
+    values.sort_by(f32::total_cmp);
+    values.try_into().expect("2 * 127 + 2 values")
+}
+
 /// Double quantisation: absmax in a byte each.
 pub struct Nested {
     /// Indices into the map.

@@ -71,6 +71,17 @@ impl Integers {
     }
 }
 
+/// Bytes with 128 added and a scale a row, symmetric: w ~ (q - 128) * scale.
+pub fn int8_rows(values: &[f32], k: usize) -> (Vec<u8>, Vec<f32>) {
+    let mut codes = vec![0u8; values.len()];
+    let mut scales = vec![0.0f32; values.len() / k];
+    codes.par_chunks_exact_mut(k).zip(&mut scales).zip(values.par_chunks_exact(k)).for_each(|((codes, scale), values)| {
+        *scale = (values.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0).max(f32::MIN_POSITIVE);
+        codes.iter_mut().zip(values).for_each(|(code, value)| *code = ((value / *scale).round_ties_even() + 128.0) as u8);
+    });
+    (codes, scales)
+}
+
 /// A scale as f16 stores it.
 pub fn through_f16(scale: f32) -> f32 {
     f16::from_f32(scale).to_f32()

@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 
 use super::at_load::LoadFormat;
 use super::floats::{fp8_rows, nvfp4, to_e2m1, to_e4m3};
-use super::four_bit::{nearest_of, nested, nf4};
+use super::four_bit::{dynamic_map, nearest_of, nested, nf4};
 use super::integers::{Integers, through_f16};
 use super::packing::{pack_awq, pack_gptq, transposed};
 use crate::device::{HostMatrix, HostWeight};
@@ -55,7 +55,8 @@ fn four_bit_codes_and_absmax_are_those_of_bitsandbytes() {
             golden.check("weight.absmax", &blocks.absmax, &golden.floats("weight.absmax"));
             continue;
         }
-        let map: [f32; 256] = golden.floats("weight.nested_quant_map").try_into().unwrap();
+        let map = dynamic_map();
+        golden.check("weight.nested_quant_map", &map, &golden.floats("weight.nested_quant_map"));
         let nested = nested(&blocks.absmax, &map, 256);
         golden.check("weight.nested_absmax", &nested.absmax, &golden.floats("weight.nested_absmax"));
         golden.check("weight.absmax", &nested.codes, &golden.bytes("weight.absmax"));
@@ -124,6 +125,16 @@ fn integer_groups_are_the_recorded_ones() {
 
 #[test]
 fn loading_in_a_format_gives_its_recorded_values() {
+    let int8 = Golden::open("bnb_nf4");
+    let bytes = MappedBytes::from_slice(&int8.bytes("w"));
+    let dense = HostWeight { name: "int8".into(), format: WeightFormat::BF16, n: 64, k: 256, bytes };
+    let HostMatrix::Coded(matrix) = LoadFormat::Int8.convert(HostMatrix::Rows(dense)) else { panic!("int8: not quantised") };
+    assert_eq!(Some(matrix.bytes()), LoadFormat::Int8.bytes(64, 256));
+    let got: Vec<f32> = matrix.to_f32().bytes.as_slice().as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
+    for (got, want) in got.chunks_exact(256).zip(int8.source().chunks_exact(256)) {
+        let step = want.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0;
+        assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() <= step * 0.501), "within half a step");
+    }
     for (name, format) in [("bnb_nf4", LoadFormat::Nf4), ("fp8_channel", LoadFormat::Fp8), ("nvfp4", LoadFormat::Fp4)] {
         let golden = Golden::open(name);
         let dense = |n, k| {
