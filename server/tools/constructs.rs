@@ -78,6 +78,8 @@ impl ToolParser {
                 return Look::Wait;
             }
             None => return self.enter(0, Mode::Value { extent: Extent::new(false) }),
+            // Only now a quote is there for sure: which one must not depend on how the text was cut.
+            Some(true) if scan.at == 0 => scan = Scan::new(0, single_quoted(&self.held)),
             Some(true) => {}
         }
         let bytes = self.held.as_bytes();

@@ -129,6 +129,15 @@ fn random_mixtures_give_the_same_blocks_however_they_are_cut() {
 }
 
 #[test]
+fn quotes_of_a_call_without_start_tag_are_seen_however_it_is_cut() {
+    let data: Value = serde_json::from_str(CASES).unwrap();
+    let raw = "{'name': 'Bash', 'arguments': {'command': 'a } b'}}</tool_call>";
+    let got = |cuts: &[usize]| blocks(raw, offered(&json!({}), &data["tools"]), TextEnd::Complete, cuts);
+    assert_eq!(got(&[])[0]["type"], "tool_use");
+    assert_eq!(got(&[1]), got(&[]), "cut behind the bracket");
+}
+
+#[test]
 fn text_without_calls_comes_out_byte_for_byte() {
     let data: Value = serde_json::from_str(CASES).unwrap();
     for raw in ["  a\n\n b \n", "{\n  \"x\": 1\n}\n", "```rust\nfn main() {}\n```\n", "a < b && c > d <tool", "[link](url)\n- {x}"] {
