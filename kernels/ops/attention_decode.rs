@@ -5,6 +5,9 @@ use super::{DeviceBytes, Stream, check_range, int, launch};
 use crate::status::Result;
 use crate::sys;
 
+/// Sequences of one launch (`kMaxPlanSeqs` of cuda/attention/decode_work.cuh). Of more, the next launch uses the same scratch.
+const MAX_LAUNCH_SEQS: usize = 512;
+
 /// The rotation that `attention_decode` does on the way, instead of `rope_kv` before it. See `RopeKv` for the fields.
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeRope {
@@ -103,7 +106,8 @@ pub fn attention_prefix(p: &Attention, decode: &Decode<'_>, stream: Stream) -> R
 /// Rows of partial results, and whether they are enough for one a sequence and head.
 fn partial_rows(op: &'static str, p: &Attention, partials: DeviceBytes) -> Result<i32> {
     let rows = partials.len() / DecodeScratch::partials_bytes(1, p.shape.head_dim);
-    check_range(op, "partials", partials, DecodeScratch::partials_bytes(p.num_seqs * p.shape.num_heads, p.shape.head_dim), 16)?;
+    let needed = DecodeScratch::partials_bytes(p.num_seqs.min(MAX_LAUNCH_SEQS) * p.shape.num_heads, p.shape.head_dim);
+    check_range(op, "partials", partials, needed, 16)?;
     Ok(i32::try_from(rows).unwrap_or(i32::MAX))
 }
 
@@ -133,7 +137,7 @@ fn lower_prefixes(op: &'static str, p: &Attention, prefixes: Option<&SharedPrefi
 fn lower_decode(op: &'static str, p: &Attention, decode: &Decode<'_>) -> Result<sys::pagoda_attention_decode_params> {
     let Decode { rope, prefixes, scratch, split_len, num_ctas } = *decode;
     let head_dim = p.shape.head_dim;
-    check_range(op, "counters", scratch.counters, DecodeScratch::counters_bytes(p.num_seqs, p.shape.num_heads), 4)?;
+    check_range(op, "counters", scratch.counters, DecodeScratch::counters_bytes(p.num_seqs.min(MAX_LAUNCH_SEQS), p.shape.num_heads), 4)?;
     if let Some(rope) = rope {
         for (name, range, needed) in [
             ("cos", rope.cos, rope.rotary_dim * 2),

@@ -1,25 +1,15 @@
 // pagoda_attention_decode and pagoda_attention_prefix: checks, tensor maps, dispatch and the instantiation table of decode.cuh, prefix.cuh.
+#include "../common/tensor_map.cuh"
 #include "decode.cuh"
 #include "prefix.cuh"
 
 namespace pagoda {
 namespace {
 
-using EncodeTiled = CUresult (*)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                 CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-// The driver's encoder, looked up once: the binary links no libcuda.
-EncodeTiled find_encoder() {
-  void *function = nullptr;
-  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
-  return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(function) : nullptr;
-}
-
 // The cache as [k, v][head_dim / 64][rows][64]: a box is the k and v of 16 keys in the layout of KvTile. A pool of any size: block tables
 // name no row behind its end.
 bool encode(CUtensorMap *map, const pagoda_attention_params &p) {
-  static const EncodeTiled encoder = find_encoder();
+  const EncodeTiled encoder = tensor_map_encoder();
   if (!encoder) return false;
   constexpr cuuint64_t kRows = 1ull << 31;
   const cuuint64_t row_bytes = static_cast<cuuint64_t>(p.head_dim) * 2;
@@ -68,7 +58,7 @@ bool is_valid(const pagoda_attention_decode_params &d) {
   if (p.num_heads <= 0 || p.num_kv_heads <= 0 || p.num_heads % p.num_kv_heads != 0 || p.num_seqs < 0 || p.block_size <= 0) return false;
   if (d.split_len < 0 || d.split_len % kTileKeys != 0 || d.num_ctas <= 0) return false;
   if (d.prefixes.lens && (!d.prefixes.groups || !d.prefixes.members || !d.prefixes.partials)) return false;
-  return d.max_partials >= static_cast<int64_t>(p.num_seqs) * p.num_heads && (!d.cos || d.sin);
+  return d.max_partials >= static_cast<int64_t>(min(p.num_seqs, kMaxPlanSeqs)) * p.num_heads && (!d.cos || d.sin);
 }
 
 bool has_rotation(const pagoda_attention_decode_params &d) {
