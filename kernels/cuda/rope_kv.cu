@@ -22,6 +22,24 @@ __device__ __forceinline__ int rotation_index(const pagoda_rope_kv_params &p, in
   return p.interleaved ? d / 2 : d < half ? d : d - half;
 }
 
+// Of a lane's elements.
+struct Rotation {
+  float cos[2 * kPairs], sin[2 * kPairs];
+};
+
+__device__ __forceinline__ Rotation load_rotation(const pagoda_rope_kv_params &p, int position, int lane) {
+  const int64_t first = static_cast<int64_t>(position) * (p.rotary_dim / 2);
+  Rotation r;
+#pragma unroll
+  for (int i = 0; i < 2 * kPairs; ++i) {
+    const int d = 2 * (lane + i / 2 * kWarpSize) + i % 2;
+    const bool rotates = d < p.rotary_dim;
+    r.cos[i] = rotates ? __ldcg(p.cos + first + rotation_index(p, d)) : 1.0f;
+    r.sin[i] = rotates ? __ldcg(p.sin + first + rotation_index(p, d)) : 0.0f;
+  }
+  return r;
+}
+
 // head[d] rotated, read from the f32 copy of the head in shared memory.
 __device__ __forceinline__ float rotate(const pagoda_rope_kv_params &p, const float *head_smem, int d, float cos, float sin) {
   if (d >= p.rotary_dim) return head_smem[d];
@@ -41,16 +59,7 @@ __global__ void __launch_bounds__(kWarps *kWarpSize) rope_kv_kernel(const __grid
   // Positions and slots were there before the first kernel of the step began.
   const int position = __ldcg(p.positions + token);
   const int slot = __ldcg(p.slot_mapping + token);
-  const float *cos_gmem = p.cos + static_cast<int64_t>(position) * (p.rotary_dim / 2);
-  const float *sin_gmem = p.sin + static_cast<int64_t>(position) * (p.rotary_dim / 2);
-  float cos_frag[2 * kPairs], sin_frag[2 * kPairs];
-#pragma unroll
-  for (int i = 0; i < 2 * kPairs; ++i) {
-    const int d = 2 * (lane + i / 2 * kWarpSize) + i % 2;
-    const int pair_idx = rotation_index(p, d);
-    cos_frag[i] = d < p.rotary_dim ? __ldcg(cos_gmem + pair_idx) : 1.0f;
-    sin_frag[i] = d < p.rotary_dim ? __ldcg(sin_gmem + pair_idx) : 0.0f;
-  }
+  const Rotation rotation = load_rotation(p, position, lane);
   wait_then_allow_next();
   if (head >= num_rows) return;
   uint32_t *row_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.qkv) + (token * num_rows + head) * p.head_dim);
@@ -90,7 +99,7 @@ __global__ void __launch_bounds__(kWarps *kWarpSize) rope_kv_kernel(const __grid
     for (int i = 0; i < kPairs; ++i) {
       const int pair = lane + i * kWarpSize;
       if (pair >= num_pairs) break;
-      pair_frag[i] = pack_bf16(rotate(p, head_smem, 2 * pair, cos_frag[2 * i], sin_frag[2 * i]), rotate(p, head_smem, 2 * pair + 1, cos_frag[2 * i + 1], sin_frag[2 * i + 1]));
+      pair_frag[i] = pack_bf16(rotate(p, head_smem, 2 * pair, rotation.cos[2 * i], rotation.sin[2 * i]), rotate(p, head_smem, 2 * pair + 1, rotation.cos[2 * i + 1], rotation.sin[2 * i + 1]));
       row_gmem[pair] = pair_frag[i];
     }
   }
