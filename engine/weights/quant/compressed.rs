@@ -39,7 +39,7 @@ pub(super) fn find_packed(site: &Site<'_>) -> Result<Source> {
     let mut order = None;
     if site.get("weight_g_idx").is_some() {
         let g_idx = site.bytes("weight_g_idx", &["I32"], &[&[k]])?;
-        order = column_order(g_idx.as_slice(), groups).map_err(|reason| site.error("weight_g_idx", reason))?;
+        order = column_order(g_idx.as_slice(), groups, scales.cols).map_err(|reason| site.error("weight_g_idx", reason))?;
     }
     let mut matrix = CodedMatrix { name: site.label(), n, k, code, codes, scales, zeros, order };
     Ok(Source::new(matrix.bytes(), move || {

@@ -34,7 +34,7 @@ pub(super) fn find(site: &Site<'_>, config: &GptqConfig) -> Result<Source> {
     let mut order = None;
     if site.get("g_idx").is_some() {
         let g_idx = site.bytes("g_idx", &["I32"], &[&[k]])?;
-        order = column_order(g_idx.as_slice(), groups).map_err(|reason| site.error("g_idx", reason))?;
+        order = column_order(g_idx.as_slice(), groups, group).map_err(|reason| site.error("g_idx", reason))?;
     }
     let (name, plus) = (site.label(), u8::from(!config.stores_zero));
     let bytes = codes.len() + scales.len() + groups * n + order.as_ref().map_or(0, |order| 4 * order.len());

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-/// The order of the columns for `g_idx`, little-endian i32, `k` of them over `groups` groups; None where they are in order already.
+/// The order of the columns for `g_idx`, little-endian i32, `k` of them over `groups` groups of `size` columns; None where they are in order
+/// already.
 ///
 /// # Errors
-/// An entry is no group, or the groups are not of equal size (the last may be short).
-pub fn column_order(g_idx: &[u8], groups: usize) -> Result<Option<Arc<[u32]>>, String> {
+/// An entry is no group, or a group is not of that size (the last may be short).
+pub fn column_order(g_idx: &[u8], groups: usize, size: usize) -> Result<Option<Arc<[u32]>>, String> {
     let g_idx: Vec<i32> = g_idx.as_chunks::<4>().0.iter().map(|word| i32::from_le_bytes(*word)).collect();
     let group_of = |group: &i32| usize::try_from(*group).ok().filter(|group| *group < groups);
-    let size = g_idx.len().div_ceil(groups.max(1));
     let mut members: Vec<Vec<u32>> = vec![Vec::new(); groups];
     for (column, group) in g_idx.iter().enumerate() {
         let group = group_of(group).ok_or_else(|| format!("holds {group} at {column}, expected 0 to {}", groups.saturating_sub(1)))?;
@@ -36,20 +36,21 @@ mod tests {
 
     #[test]
     fn groups_become_contiguous_and_keep_their_order_inside() {
-        let order = column_order(&bytes(&[1, 0, 1, 0, 2]), 3);
+        let order = column_order(&bytes(&[1, 0, 1, 0, 2]), 3, 2);
         assert_eq!(order, Ok(Some(vec![1, 3, 0, 2, 4].into())));
-        assert_eq!(column_order(&bytes(&[0, 0, 1, 1]), 2), Ok(None), "sorted");
-        assert_eq!(column_order(&bytes(&[0, 0, 0]), 1), Ok(None), "one group");
+        assert_eq!(column_order(&bytes(&[0, 1, 0, 0]), 2, 3), Ok(Some(vec![0, 2, 3, 1].into())), "a short last group");
+        assert_eq!(column_order(&bytes(&[0, 0, 1, 1]), 2, 2), Ok(None), "sorted");
+        assert_eq!(column_order(&bytes(&[0, 0, 0]), 1, 3), Ok(None), "one group");
     }
 
     #[test]
     fn what_is_no_order_is_refused() {
-        for (groups, count, expected) in [
-            (&[0, 2][..], 2, "holds 2 at 1, expected 0 to 1"),
-            (&[-1, 0], 2, "holds -1 at 0"),
-            (&[0, 0, 0, 1], 2, "puts 3 columns into group 0, expected 2"),
+        for (groups, count, size, expected) in [
+            (&[0, 2][..], 2, 1, "holds 2 at 1, expected 0 to 1"),
+            (&[-1, 0], 2, 1, "holds -1 at 0"),
+            (&[0, 0, 0, 1], 2, 2, "puts 3 columns into group 0, expected 2"),
         ] {
-            let said = column_order(&bytes(groups), count).unwrap_err();
+            let said = column_order(&bytes(groups), count, size).unwrap_err();
             assert!(said.contains(expected), "{said}");
         }
     }
