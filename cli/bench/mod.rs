@@ -104,7 +104,8 @@ pub fn run(arguments: &Arguments, file: Option<&Path>, started: Instant) -> Resu
     };
     let config = context::quiet_config(&run.flags.values, file)?;
     let workloads = workloads(run)?;
-    ensure!(run.rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()), "--rate: expected a number above 0");
+    ensure!(run.rate.is_none_or(|rate| (1e-6..=1e9).contains(&rate)), "--rate: expected a number from 0.000001 to 1e9");
+    ensure!(run.soak.is_none_or(|seconds| (0.0..=1e9).contains(&seconds)), "--soak: expected seconds from 0 to 1e9");
     match &run.url {
         Some(url) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
