@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-/// The order of the columns for `g_idx`, little-endian i32, `k` of them over `groups` groups of `size` columns; None where they are in order
-/// already.
+/// The order of the columns for `g_idx`, little-endian i32, `k` of them over `groups` groups of `size` columns; None where they are in
+/// order already.
 ///
 /// # Errors
 /// An entry is no group, or a group is not of that size (the last may be short).
