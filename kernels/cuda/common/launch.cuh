@@ -14,6 +14,8 @@
 //      at all is written to global memory: an earlier kernel may still read it. What never changes (weights, norm vectors, rope tables,
 //      kernel parameters) may be read early, and so may the arrays that the host copied before the step's first kernel (positions, slots,
 //      lengths, block tables): with volatile loads, since the compiler moves ld.global.nc across the wait.
+//      That copy lies in the stream between two steps and ends after all kernels of the step before: so keys and values of earlier steps may be
+//      read early too, those of this step may not. Whoever moves the copy to a stream of its own takes this away.
 //   3. After the wait, data that kernels write is read past L1 (ptx::load_16b, load_fresh, __ldcg of 4 bytes and more, cp.async.cg, TMA):
 //      a line that an earlier kernel left in this SM's L1 may be stale. Never ld.global.nc or __ldg for it. And never the __ldcg of bf16
 //      and half: their asm is not volatile, so the compiler may move it before the wait.
