@@ -11,6 +11,19 @@ struct Launch {
   int num_ctas, num_threads, smem_bytes, cluster;
 };
 
+// Whether the current GPU has code for `kernel`, whose barriers lie in static shared memory: built for other architectures alone, its body
+// is empty there, and a launch would succeed and write nothing. Asked once a kernel.
+inline bool has_body(const void *kernel) {
+  static std::mutex mutex;
+  static std::map<const void *, bool> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find(kernel);
+  if (found != known.end()) return found->second;
+  cudaFuncAttributes attributes = {};
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) return true; // the launch will say what is wrong
+  return known[kernel] = attributes.sharedSizeBytes > 0;
+}
+
 inline pagoda_status launch(const Launch &how, void **args, bool programmatic, cudaStream_t stream) {
   const cudaError_t granted = grant_smem(how.kernel, how.smem_bytes);
   if (granted != cudaSuccess) {

@@ -63,6 +63,7 @@ pagoda_status launch_ring(Params p, cudaStream_t stream) {
   const RingKernel *found = grouped ? find_ring_kernel(kGroupedKernels, p.block_tokens, p.block_n) : find_ring_kernel(kRingKernels, p.num_tokens, p.block_n);
   if (!found) return PAGODA_UNSUPPORTED;
   const RingKernel &row = *found;
+  if (!has_body(row.kernel)) return PAGODA_UNSUPPORTED;
   const int tile_cols = p.gated ? row.block_n / 2 : row.block_n;
   const int unit_rows = 8 * row.token_tiles;
   // At most: every group, but no more than there are rows, has one unit that is not full.

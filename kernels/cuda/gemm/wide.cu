@@ -58,7 +58,7 @@ extern "C" pagoda_status pagoda_wide_gemm(const pagoda_wide_gemm_params *params,
   const pagoda_status status = check(p);
   if (status != PAGODA_OK || p.num_rows == 0) return status;
   const WideKernel *kernel = find_kernel(p);
-  if (!kernel) return PAGODA_UNSUPPORTED;
+  if (!kernel || !has_body(kernel->kernel)) return PAGODA_UNSUPPORTED;
   CUtensorMap w_map, x_map;
   const int64_t w_rows = static_cast<int64_t>(p.n) * p.num_groups;
   if (!encode(&w_map, p.w, w_rows, p.k, p.block_cols / 2) || !encode(&x_map, p.x, p.num_rows, p.k, kernel->x_box_rows)) return PAGODA_UNSUPPORTED;
