@@ -8,8 +8,8 @@ use harness::gpu::{available, check_suite_on_gpu};
 use harness::{check_suite, small_options};
 use pagoda_engine::loader::EngineOptions;
 use pagoda_engine::testing::{ARCHS, GGUFS, QUANTISED, write_quantised, write_tiny, write_tiny_gguf};
-use pagoda_engine::weights::quant::quantize::export::{ExportFormat, export};
 use pagoda_engine::weights::quant::Quantization;
+use pagoda_engine::weights::quant::quantize::export::{ExportFormat, export};
 
 /// The seed of tests/data/golden.
 const SEED: u64 = 1;

@@ -11,8 +11,10 @@ use super::four_bit::{dynamic_map, nearest_of, nested, nf4};
 use super::integers::{Integers, through_f16};
 use super::packing::{pack_awq, pack_gptq, transposed};
 use crate::device::{HostMatrix, HostWeight};
+use crate::weights::checkpoint::{Checkpoint, LinearRole};
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
+use crate::weights::quant::Quantization;
 use crate::weights::quant::books::{E2M1, FP4, e4m3};
 
 /// A golden file: its tensors, and its source in f32.
@@ -146,4 +148,26 @@ fn loading_in_a_format_gives_its_recorded_values() {
         assert_eq!(Some(matrix.bytes()), format.bytes(64, 256), "{name}");
         assert!(matches!(format.convert(dense(8, 40)), HostMatrix::Rows(_)), "{name}: 40 columns stay as they are");
     }
+}
+
+#[test]
+fn projections_and_heads_are_quantised_at_load_each_on_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = crate::testing::write_tiny(folder.path(), "llama", 1);
+    let is_coded = |checkpoint: &Checkpoint, role| matches!(checkpoint.linear(role, 0).unwrap().parts[0], HostMatrix::Coded(_));
+    let cases = [
+        (None, Some(LoadFormat::Int8), [false, false, true, true]),
+        (Some(Quantization::Bitsandbytes), None, [true, true, false, false]),
+        (Some(Quantization::Fp8), Some(LoadFormat::Nf4), [true, true, true, true]),
+    ];
+    let dense = Checkpoint::open(&path).unwrap().weight_bytes();
+    for (wanted, head, expected) in cases {
+        let mut checkpoint = Checkpoint::open(&path).unwrap();
+        checkpoint.quantize_at_load(wanted, head).unwrap();
+        let roles = [LinearRole::Qkv, LinearRole::Down, LinearRole::Embedding, LinearRole::LmHead];
+        assert_eq!(roles.map(|role| is_coded(&checkpoint, role)), expected, "{wanted:?} {head:?}");
+        assert!(checkpoint.weight_bytes() < dense, "{wanted:?} {head:?}: the plan counts codes");
+    }
+    let refused = Checkpoint::open(&path).unwrap().quantize_at_load(Some(Quantization::Awq), None);
+    assert!(refused.is_err_and(|error| error.to_string().contains("option quantization: awq")));
 }
