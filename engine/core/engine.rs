@@ -109,6 +109,17 @@ impl Engine {
         *self.shared.dead.lock() = Some(reason.clone());
         self.requests.fail_all(&reason);
         self.publish();
+        self.refuse_queued(&reason);
+    }
+
+    /// Answers what is still in the queue, which keeps its messages when nobody receives them any more. `dead` is set by now, so that what
+    /// comes later is refused by the handle.
+    fn refuse_queued(&self, reason: &str) {
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Add { events, .. } = command {
+                let _ = events.try_send(Event::Refused { message: format!("engine ended: {reason}") });
+            }
+        }
     }
 
     /// Serves until told to end or unable to go on; returns why.

@@ -87,6 +87,8 @@ impl EngineHandle {
         let seed = request.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(id.0));
         let (sender, events) = async_channel::unbounded();
         match self.commands.try_send(Command::Add { id, request: Box::new(request), seed, events: sender }) {
+            // The engine may have ended meanwhile, and then nobody takes the command: what was sent before `dead` was set is answered.
+            Ok(()) if self.shared.dead.lock().is_some() => Err(EngineError::EngineDead(self.shared.dead_reason())),
             Ok(()) => Ok(RequestStream { id, events, engine: self.clone(), has_begun: false, ended: false }),
             Err(TrySendError::Full(_)) => Err(EngineError::QueueFull(self.commands.len())),
             Err(TrySendError::Disconnected(_)) => Err(EngineError::EngineDead(self.shared.dead_reason())),

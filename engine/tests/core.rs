@@ -282,6 +282,25 @@ fn a_lost_device_ends_the_engine_although_restarting_is_on() {
 }
 
 #[test]
+fn requests_in_the_queue_of_an_engine_that_dies_are_refused() {
+    let (gate, opened) = std::sync::mpsc::channel::<()>();
+    let engine = start(config(100, false), move |_| {
+        let _ = opened.recv();
+        Err(EngineError::Device("broken".into()))
+    })
+    .unwrap();
+    let mut first = engine.submit(request(&[11], 4)).unwrap();
+    let mut queued: Vec<_> = (0..5).map(|_| engine.submit(request(&[11], 4)).unwrap()).collect();
+    gate.send(()).unwrap();
+    assert!(matches!(std::iter::from_fn(|| first.next_blocking()).last(), Some(Event::Failed { .. })));
+    for stream in &mut queued {
+        // Refused, or failed where the engine took it before its step failed: never left waiting.
+        let last = std::iter::from_fn(|| stream.next_blocking()).last();
+        assert!(matches!(last, Some(Event::Refused { .. } | Event::Failed { .. })), "{last:?}");
+    }
+}
+
+#[test]
 fn a_draining_engine_refuses_and_says_that_nothing_was_run() {
     let (gate, opened) = std::sync::mpsc::channel::<()>();
     let mut model = FakeModel::default();
