@@ -62,7 +62,7 @@ pub(super) fn plausible_call(text: &str) -> Option<bool> {
     let inside = inside.trim_start();
     // Doubled braces are repaired where an end tag follows.
     let inside = inside.strip_prefix('{').map_or(inside, str::trim_start);
-    let Some(quote) = inside.chars().next() else { return None };
+    let quote = inside.chars().next()?;
     if !matches!(quote, '"' | '\'') {
         return Some(false);
     }

@@ -102,7 +102,7 @@ impl<D: Device> Inputs<'_, D> {
             token_source: ints(room),
             positions: ints(room),
             slot_mapping: ints(room),
-            cu_seqlens_q: ints(room),
+            cu_seqlens_q: ints(room + 1),
             context_lens: ints(room),
             block_tables: ints(room * 64),
             max_blocks_per_seq: 0,
@@ -195,7 +195,7 @@ impl Pair {
             let error = difference / norm(&mut expected.iter().map(|e| f64::from(*e))).max(1e-30);
             assert!(error < TOLERANCE, "{what}: output {i} is off by {error:.2e} (‖gpu - cpu‖ / ‖cpu‖), at most {TOLERANCE:.0e}");
             worst = worst.max(error);
-            check_elements(&format!("{what}: output {i}"), &expected, &got, cols);
+            check_elements(&format!("{what}: output {i}"), expected, &got, cols);
         }
         eprintln!("{what}: {worst:.1e}");
     }

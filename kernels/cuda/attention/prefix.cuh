@@ -103,23 +103,8 @@ template <int kHeadDim> struct PrefixState {
   float l[2] = {0.0f, 0.0f}; // of this lane's columns
 };
 
-// One stage of 64 keys, those from `hi` on masked.
-template <int kHeadDim>
-__device__ __forceinline__ void prefix_tile(const pagoda_attention_params &p, const RowFrag<kHeadDim> (&q)[2], uint32_t tiles, int num_keys, int lane, PrefixState<kHeadDim> &state) {
-  using Tile = KvTile<kHeadDim>;
-  constexpr int kColumns = kPrefixKeys / 8;
-  const int matrix = lane / 8, matrix_row = lane % 8;
-  float s[kColumns][4] = {};
-#pragma unroll
-  for (int i = 0; i < kHeadDim / 16; ++i) {
-#pragma unroll
-    for (int n = 0; n < kColumns; n += 2) {
-      uint32_t b[4];
-      ptx::load_matrix_x4(b, tiles + n / 2 * Tile::kBytes + Tile::offset(matrix_row + matrix / 2 * 8, 2 * i + matrix % 2));
-      ptx::mma_bf16(s[n], q[0][i][0], q[1][i][0], q[0][i][1], q[1][i][1], b[0], b[1]);
-      ptx::mma_bf16(s[n + 1], q[0][i][0], q[1][i][0], q[0][i][1], q[1][i][1], b[2], b[3]);
-    }
-  }
+// Products of q and k to scores in units of log2: scaled, capped, and those of the keys from `num_keys` on masked.
+template <int kColumns> __device__ __forceinline__ void finish_prefix_scores(const pagoda_attention_params &p, float (&s)[kColumns][4], int num_keys) {
 #pragma unroll
   for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
@@ -140,6 +125,26 @@ __device__ __forceinline__ void prefix_tile(const pagoda_attention_params &p, co
       for (int e = 0; e < 4; ++e) s[n][e] = -INFINITY;
     }
   }
+}
+
+// One stage of 64 keys, those from `num_keys` on masked.
+template <int kHeadDim>
+__device__ __forceinline__ void prefix_tile(const pagoda_attention_params &p, const RowFrag<kHeadDim> (&q)[2], uint32_t tiles, int num_keys, int lane, PrefixState<kHeadDim> &state) {
+  using Tile = KvTile<kHeadDim>;
+  constexpr int kColumns = kPrefixKeys / 8;
+  const int matrix = lane / 8, matrix_row = lane % 8;
+  float s[kColumns][4] = {};
+#pragma unroll
+  for (int i = 0; i < kHeadDim / 16; ++i) {
+#pragma unroll
+    for (int n = 0; n < kColumns; n += 2) {
+      uint32_t b[4];
+      ptx::load_matrix_x4(b, tiles + n / 2 * Tile::kBytes + Tile::offset(matrix_row + matrix / 2 * 8, 2 * i + matrix % 2));
+      ptx::mma_bf16(s[n], q[0][i][0], q[1][i][0], q[0][i][1], q[1][i][1], b[0], b[1]);
+      ptx::mma_bf16(s[n + 1], q[0][i][0], q[1][i][0], q[0][i][1], q[1][i][1], b[2], b[3]);
+    }
+  }
+  finish_prefix_scores(p, s, num_keys);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float m = state.m[r];

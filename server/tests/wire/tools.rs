@@ -49,7 +49,7 @@ async fn anthropic_calls_whole() {
     let server = Server::start().await;
     server.backend.play(reply(CALLS, StopReason::EndOfTurn));
     let answer = server.post("/v1/messages", &anthropic(json!({}))).await;
-    let body: Value = serde_json::from_str(&answer.text()).unwrap();
+    let body: Value = serde_json::from_str(answer.text()).unwrap();
     assert_eq!(body["stop_reason"], "tool_use");
     let content = body["content"].as_array().unwrap();
     assert_eq!(content[0], json!({"type": "text", "text": "On it."}));
@@ -68,7 +68,7 @@ async fn anthropic_calls_streamed() {
     let answer = server.post("/v1/messages", &anthropic(json!({"stream": true}))).await;
     assert!(!answer.text().contains("tool_call"), "a piece of a tag leaked: {}", answer.text());
     let (mut blocks, mut open, mut reason) = (Vec::<(Value, String)>::new(), None, Value::Null);
-    for event in events(&answer.text()) {
+    for event in events(answer.text()) {
         match event["type"].as_str().unwrap() {
             "content_block_start" => {
                 assert_eq!((open, event["index"].as_u64()), (None, Some(blocks.len() as u64)));
@@ -97,7 +97,7 @@ async fn openai_calls_whole_and_streamed() {
     let server = Server::start().await;
     server.backend.play(reply(CALLS, StopReason::EndOfTurn));
     let answer = server.post("/v1/chat/completions", &openai(json!({}))).await;
-    let body: Value = serde_json::from_str(&answer.text()).unwrap();
+    let body: Value = serde_json::from_str(answer.text()).unwrap();
     let choice = &body["choices"][0];
     assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &json!("On it.")));
     let calls = choice["message"]["tool_calls"].as_array().unwrap();
@@ -108,7 +108,7 @@ async fn openai_calls_whole_and_streamed() {
     let answer = server.post("/v1/chat/completions", &openai(json!({"stream": true}))).await;
     let (mut content, mut reason) = (String::new(), Value::Null);
     let mut streamed: Vec<(String, String, String)> = Vec::new();
-    for chunk in events(&answer.text()) {
+    for chunk in events(answer.text()) {
         let choice = &chunk["choices"][0];
         content += choice["delta"]["content"].as_str().unwrap_or_default();
         reason = if choice["finish_reason"].is_null() { reason } else { choice["finish_reason"].clone() };
@@ -131,7 +131,7 @@ async fn choice_none_single_calls_and_cut_answers() {
     let server = Server::start().await;
     let post = async |path: &str, body: Value, reason: StopReason| -> Value {
         server.backend.play(reply(CALLS, reason));
-        serde_json::from_str(&server.post(path, &body).await.text()).unwrap()
+        serde_json::from_str(server.post(path, &body).await.text()).unwrap()
     };
     let none = post("/v1/messages", anthropic(json!({"tool_choice": {"type": "none"}})), StopReason::EndOfTurn).await;
     assert_eq!((&none["content"], &none["stop_reason"]), (&json!([{"type": "text", "text": CALLS}]), &json!("end_turn")));
