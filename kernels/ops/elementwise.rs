@@ -137,7 +137,7 @@ mod tests {
             (|p| p.hidden = 1 << 20, "unsupported: 3 x 1048576"),
             (|p| p.num_tokens = 4, "x holds 384 bytes, needs 512"),
             (|p| p.weight = range(0x3000, 255), "weight holds 255 bytes, needs 256"),
-            (|p| p.norm = RmsNorm::Plain { out: range(0x1008, 384) }, "out is at 0x1008"),
+            (|p| (p.x, p.norm) = (range(0x1000, 768), RmsNorm::Plain { out: range(0x1008, 384) }), "out is at 0x1008"),
             (|p| p.norm = RmsNorm::NormThenAdd { residual: range(0, 768) }, "residual is at 0x0"),
             (|p| p.norm = RmsNorm::NormThenAdd { residual: range(0x2000, 384) }, "residual holds 384 bytes, needs 768"),
             (|p| p.eps = f32::NAN, "eps NaN"),
