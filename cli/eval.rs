@@ -8,15 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use pagoda::hub::Report as _;
-use pagoda_backends::factory;
-use pagoda_backends::registry::BackendKind;
 use pagoda_engine::core::RequestStream;
-use pagoda_engine::loader::{self, LoadProgress, LoadedModel};
+use pagoda_engine::loader::LoadedModel;
 use pagoda_engine::request::{Event, Request};
 use pagoda_engine::sampling::SamplingParams;
 
-use super::{context, flags::Flags, models, progress::Progress, terminal};
+use super::{context, flags::Flags, models, terminal};
 
 /// Windows in flight.
 const IN_FLIGHT: usize = 16;
@@ -58,21 +55,10 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
     let config = context::quiet_config(&arguments.flags.values, file)?;
     ensure!(arguments.window >= 2, "--window: `{}`: expected at least 2", arguments.window);
     let text = std::fs::read_to_string(&arguments.file).with_context(|| arguments.file.display().to_string())?;
-    let target = models::target_for(&config, arguments.model.as_deref())?;
-    ensure!(target.kind == BackendKind::VllmLocal, "--backend: `{}`: eval measures vllm_local", target.kind.as_str());
-    let mut progress = Progress::new();
-    let located = target.locate(&context::hub()?, &mut progress)?;
-    let mut options = factory::options_for(target.entry.as_ref(), &config);
-    options.max_model_len = options.max_model_len.or(Some(arguments.window + 2));
-    options.prefix_caching = false;
-    let mut is_first = true;
-    let model = loader::load(&located.path, &options, &mut |load: LoadProgress| {
-        if std::mem::take(&mut is_first) {
-            progress.start(&format!("loading {}", located.name), Some(load.total_bytes as u64));
-        }
-        progress.advance(load.done_bytes as u64);
+    let model = models::load_engine(&config, arguments.model.as_deref(), "eval", |options| {
+        options.max_model_len = options.max_model_len.or(Some(arguments.window + 2));
+        options.prefix_caching = false;
     })?;
-    progress.finish();
     let windows = windows(&model, &text, arguments)?;
     let started = Instant::now();
     let sum = measure(&model, &windows)?;

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use pagoda::hub::{Hub, Located, Report};
 use pagoda_backends::config::Config;
 use pagoda_backends::registry::{BackendKind, ModelConfig, ModelSource};
 use pagoda_backends::{InferenceBackend, factory};
-use pagoda_engine::loader::LoadProgress;
+use pagoda_engine::loader::{self, EngineOptions, LoadProgress, LoadedModel};
 use tracing::info;
 
+use super::context;
 use super::progress::Progress;
 
 /// One model to run: what the user named, and what the configuration says about it.
@@ -86,14 +87,7 @@ impl Target {
     pub fn load(&self, hub: &Hub, config: &Config, progress: &mut Progress) -> Result<Running> {
         let located = self.locate(hub, progress)?;
         let started = Instant::now();
-        let mut is_first = true;
-        let mut on_load = |load: LoadProgress| {
-            if std::mem::take(&mut is_first) {
-                progress.start(&format!("loading {}", located.name), Some(load.total_bytes as u64));
-            }
-            progress.advance(load.done_bytes as u64);
-        };
-        let backend = factory::create(self.kind, &located.path, self.entry.as_ref(), config, &mut on_load)?;
+        let backend = factory::create(self.kind, &located.path, self.entry.as_ref(), config, &mut shown(progress, &located.name))?;
         progress.finish();
         let name = self.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
         info!(model = name, seconds = started.elapsed().as_secs_f32(), "model loaded");
@@ -103,5 +97,29 @@ impl Target {
             name,
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
         })
+    }
+}
+
+/// Loads a model for `command`, which measures the engine alone: no server, no backend around it. `adjust` has the last word on the options.
+pub fn load_engine(config: &Config, argument: Option<&str>, command: &str, adjust: impl FnOnce(&mut EngineOptions)) -> Result<LoadedModel> {
+    let target = target_for(config, argument)?;
+    ensure!(target.kind == BackendKind::VllmLocal, "--backend: `{}`: {command} measures vllm_local", target.kind.as_str());
+    let mut progress = Progress::new();
+    let located = target.locate(&context::hub()?, &mut progress)?;
+    let mut options = factory::options_for(target.entry.as_ref(), config);
+    adjust(&mut options);
+    let model = loader::load(&located.path, &options, &mut shown(&mut progress, &located.name))?;
+    progress.finish();
+    Ok(model)
+}
+
+/// Shows on the terminal where the load of `name` has come to.
+fn shown<'a>(progress: &'a mut Progress, name: &'a str) -> impl FnMut(LoadProgress) + 'a {
+    let mut is_first = true;
+    move |load| {
+        if std::mem::take(&mut is_first) {
+            progress.start(&format!("loading {name}"), Some(load.total_bytes as u64));
+        }
+        progress.advance(load.done_bytes as u64);
     }
 }

@@ -14,16 +14,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use pagoda_backends::config::Config;
-use pagoda_backends::factory;
-use pagoda_backends::registry::BackendKind;
-use pagoda_engine::loader::{self, LoadProgress, LoadedModel};
+use pagoda_engine::loader::LoadedModel;
 use serde_json::json;
 
-use super::{context, flags::Flags, models, progress::Progress};
+use super::{context, flags::Flags, models};
 use figures::Figures;
 use http::HttpClient;
 use measure::Target;
-use pagoda::hub::Report as _;
 use report::{Format, Report};
 use workload::{Arrival, Prompts, WORKLOADS, Workload};
 
@@ -120,21 +117,8 @@ pub fn run(arguments: &Arguments, file: Option<&Path>, started: Instant) -> Resu
 }
 
 fn load(arguments: &RunArguments, config: &Config, workloads: &[Workload]) -> Result<LoadedModel> {
-    let target = models::target_for(config, arguments.model.as_deref())?;
-    ensure!(target.kind == BackendKind::VllmLocal, "--backend: `{}`: bench measures vllm_local", target.kind.as_str());
-    let mut progress = Progress::new();
-    let located = target.locate(&context::hub()?, &mut progress)?;
-    let mut options = factory::options_for(target.entry.as_ref(), config);
-    options.max_waiting = options.max_waiting.max(workloads.iter().map(|workload| workload.requests).max().unwrap_or(1));
-    let mut is_first = true;
-    let model = loader::load(&located.path, &options, &mut |load: LoadProgress| {
-        if std::mem::take(&mut is_first) {
-            progress.start(&format!("loading {}", located.name), Some(load.total_bytes as u64));
-        }
-        progress.advance(load.done_bytes as u64);
-    })?;
-    progress.finish();
-    Ok(model)
+    let most_requests = workloads.iter().map(|workload| workload.requests).max().unwrap_or(1);
+    models::load_engine(config, arguments.model.as_deref(), "bench", |options| options.max_waiting = options.max_waiting.max(most_requests))
 }
 
 fn workloads(arguments: &RunArguments) -> Result<Vec<Workload>> {

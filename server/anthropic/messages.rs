@@ -12,7 +12,7 @@ use crate::app::SharedApp;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::Fields;
 use crate::ids::new_id;
-use crate::tools::{AnswerParser, Piece, TextEnd, ToolUse, joined};
+use crate::tools::{AnswerParser, Piece, TextEnd, ToolUse};
 use crate::{limits, sse};
 
 /// Answers with a message, whole or streamed.
@@ -39,13 +39,10 @@ fn whole(model_id: &str, output: &GenerateOutput, tools: &ToolUse) -> Result<Res
     }
     let id = new_id("msg_");
     let mut message = Message::new(&id, model_id, output.usage.into());
-    let mut parser = AnswerParser::new(tools);
-    let mut pieces = parser.feed(&choice.text);
-    pieces.extend(parser.finish(TextEnd::of(&choice.reason)));
-    let pieces = joined(pieces);
+    let (pieces, called) = AnswerParser::parse(tools, &choice.text, TextEnd::of(&choice.reason));
     let ids: Vec<String> = pieces.iter().map(|_| new_id("toolu_")).collect();
     message.content = pieces.iter().zip(&ids).map(|(piece, id)| block(piece, id)).collect();
-    let (reason, sequence) = stop_reason(&choice.reason, parser.called());
+    let (reason, sequence) = stop_reason(&choice.reason, called);
     (message.stop_reason, message.stop_sequence) = (Some(reason), sequence);
     Ok(Json(message).into_response())
 }

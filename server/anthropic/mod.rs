@@ -5,7 +5,7 @@ pub(crate) mod convert;
 mod count_tokens;
 mod messages;
 mod stream;
-pub(crate) mod tools;
+mod tools;
 mod types;
 
 pub(crate) use count_tokens::count_tokens;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::tools::{OfferedTool, OfferedTools, ToolUse};
+use crate::tools::{OfferedTools, ToolUse};
 
 /// Tools a request may define.
 const MAX_TOOLS: usize = 1024;
@@ -41,25 +41,16 @@ pub(crate) fn read_tools(body: &Fields) -> Result<Vec<Value>, ApiError> {
 /// What `tools` and `tool_choice` let the answer do. `functions` are the tools in the shape of `read_tools`.
 pub(crate) fn read_tool_use(body: &Fields, functions: &[Value]) -> Result<ToolUse, ApiError> {
     let Some(choice) = body.object("tool_choice")? else {
-        return Ok(ToolUse { offered: offered(functions), single: false });
+        return Ok(ToolUse { offered: OfferedTools::of_functions(functions), single: false });
     };
     let single = choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);
     match choice.required_string("type")? {
-        "auto" => Ok(ToolUse { offered: offered(functions), single }),
+        "auto" => Ok(ToolUse { offered: OfferedTools::of_functions(functions), single }),
         "none" => Ok(ToolUse::default()),
         "any" | "tool" if functions.is_empty() => Err(body.error("tool_choice", "needs tools, and there are none")),
         "any" | "tool" => Err(choice.error("type", "forced calls are not supported by this server, only auto and none")),
         _ => Err(choice.wrong("type", "one of auto, any, tool, none")),
     }
-}
-
-/// Tools in OpenAI's function shape, as the parser of answers knows them.
-pub(crate) fn offered(functions: &[Value]) -> OfferedTools {
-    let tool = |value: &Value| {
-        let function = &value["function"];
-        OfferedTool { name: function["name"].as_str().unwrap_or_default().to_owned(), schema: function["parameters"].clone() }
-    };
-    OfferedTools::new(functions.iter().map(tool).collect())
 }
 
 fn function(tool: &Fields, name: &str) -> Result<Value, ApiError> {

@@ -60,10 +60,7 @@ fn whole<'a>(
 }
 
 fn whole_choice<'a>(index: usize, choice: &'a Choice, format: Format, tools: &ToolUse) -> ChatChoice<'a> {
-    let mut parser = AnswerParser::new(tools);
-    let mut pieces = parser.feed(&choice.text);
-    pieces.extend(parser.finish(TextEnd::of(&choice.reason)));
-    let called = parser.called();
+    let (pieces, called) = AnswerParser::parse(tools, &choice.text, TextEnd::of(&choice.reason));
     let content = if called { text_of(&pieces).map(Cow::Owned) } else { Some(Cow::Borrowed(choice.text.as_str())) };
     ChatChoice {
         index,

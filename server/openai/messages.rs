@@ -4,10 +4,9 @@ use pagoda_backends::{ChatMessage, ChatPrompt};
 use serde_json::{Value, json};
 
 use crate::anthropic::convert::template_kwargs;
-use crate::anthropic::tools::offered;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::tools::ToolUse;
+use crate::tools::{OfferedTools, ToolUse};
 
 /// What stands between the text parts of one message, as in vLLM.
 const PART_SEPARATOR: &str = "\n";
@@ -128,8 +127,8 @@ pub(crate) fn read_tools(body: &Fields) -> Result<Vec<Value>, ApiError> {
 pub(crate) fn read_tool_use(body: &Fields, tools: &[Value]) -> Result<ToolUse, ApiError> {
     let single = body.boolean("parallel_tool_calls")? == Some(false);
     match body.get("tool_choice") {
-        None => Ok(ToolUse { offered: offered(tools), single }),
-        Some(Value::String(choice)) if choice == "auto" => Ok(ToolUse { offered: offered(tools), single }),
+        None => Ok(ToolUse { offered: OfferedTools::of_functions(tools), single }),
+        Some(Value::String(choice)) if choice == "auto" => Ok(ToolUse { offered: OfferedTools::of_functions(tools), single }),
         Some(Value::String(choice)) if choice == "none" => Ok(ToolUse::default()),
         Some(Value::String(choice)) if choice != "required" => Err(body.wrong("tool_choice", CHOICES)),
         Some(Value::String(_) | Value::Object(_)) if tools.is_empty() => Err(body.error("tool_choice", "needs tools, and there are none")),

@@ -1,5 +1,6 @@
 //! What a request says about tools, and the parser of its answers.
 
+use super::parser::joined;
 use super::{OfferedTools, Piece, TextEnd, ToolParser};
 
 /// How the answers of a request may call tools.
@@ -24,6 +25,14 @@ impl AnswerParser {
     pub fn new(tools: &ToolUse) -> AnswerParser {
         let parser = (!tools.offered.is_empty()).then(|| ToolParser::new(tools.offered.clone()));
         AnswerParser { parser, single: tools.single, num_calls: 0 }
+    }
+
+    /// A whole answer: its pieces, neighbouring texts as one, and whether it calls.
+    pub(crate) fn parse(tools: &ToolUse, text: &str, end: TextEnd) -> (Vec<Piece>, bool) {
+        let mut parser = AnswerParser::new(tools);
+        let mut pieces = parser.feed(text);
+        pieces.extend(parser.finish(end));
+        (joined(pieces), parser.called())
     }
 
     /// Takes the next text; gives what is decided.

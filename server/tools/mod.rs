@@ -16,7 +16,6 @@ mod plain_text;
 pub use answer::{AnswerParser, ToolUse};
 pub use call::ToolCall;
 pub use offered::{OfferedTool, OfferedTools};
-pub(crate) use parser::joined;
 pub use parser::{Piece, TextEnd, ToolParser};
 
 #[cfg(test)]

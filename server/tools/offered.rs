@@ -23,6 +23,15 @@ impl OfferedTools {
         OfferedTools { tools }
     }
 
+    /// Takes tools in OpenAI's function shape: `{"function": {"name", "parameters"}}`.
+    pub(crate) fn of_functions(functions: &[Value]) -> OfferedTools {
+        let tool = |value: &Value| {
+            let function = &value["function"];
+            OfferedTool { name: function["name"].as_str().unwrap_or_default().to_owned(), schema: function["parameters"].clone() }
+        };
+        OfferedTools::new(functions.iter().map(tool).collect())
+    }
+
     /// Whether there is none, so that nothing can be a call.
     pub fn is_empty(&self) -> bool {
         self.tools.is_empty()

@@ -40,7 +40,7 @@ impl TextEnd {
 }
 
 /// Pieces with neighbouring texts as one.
-pub(crate) fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
+pub(super) fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
     let mut whole = Vec::with_capacity(pieces.len());
     for piece in pieces {
         match piece {
@@ -128,7 +128,7 @@ impl ToolParser {
         while !self.held.is_empty() {
             let mode = std::mem::replace(&mut self.mode, Mode::Text);
             let look = match mode {
-                Mode::Text => self.look_text(end, true, true),
+                Mode::Text => self.look_text(end),
                 Mode::Tag { len, trust, closes, scan } => self.look_tag(end, len, trust, closes, scan),
                 Mode::Bare { scan } => self.look_bare(end, scan),
                 Mode::Fence => self.look_fence(end),

@@ -6,7 +6,7 @@ use super::parser::{FENCE, Found, Look, Mode, Scan, TextEnd, ToolParser};
 
 impl ToolParser {
     /// Text up to the first thing that may be more.
-    pub(super) fn look_text(&mut self, end: Option<TextEnd>, brackets: bool, fences: bool) -> Look {
+    pub(super) fn look_text(&mut self, end: Option<TextEnd>) -> Look {
         let mut line_start = self.line_start;
         for (at, c) in self.held.char_indices() {
             let rest = &self.held[at..];
@@ -20,7 +20,7 @@ impl ToolParser {
                     Found::Part if end.is_none() => return self.hold(at),
                     _ => {}
                 },
-                '`' if line_start && fences => {
+                '`' if line_start => {
                     if rest.starts_with(FENCE) {
                         return self.enter(at, Mode::Fence);
                     }
@@ -28,7 +28,7 @@ impl ToolParser {
                         return self.hold(at);
                     }
                 }
-                '{' | '[' if line_start && brackets => return self.enter(at, Mode::Bare { scan: Scan::new(0, single_quoted(rest)) }),
+                '{' | '[' if line_start => return self.enter(at, Mode::Bare { scan: Scan::new(0, single_quoted(rest)) }),
                 _ => {}
             }
             line_start = c == '\n' || (line_start && c.is_whitespace());
