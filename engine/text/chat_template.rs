@@ -105,7 +105,7 @@ impl ChatTemplate {
         };
         let mut messages: Vec<Cow<'_, Json>> = earlier.iter().map(|message| prepare(message, self.content)).collect();
         let mut last = prepare(last, self.content).into_owned();
-        if !append_tag(&mut last["content"]) {
+        if !last.get_mut("content").is_some_and(append_tag) {
             return Err(refused("continue_final_message needs a last message with text content"));
         }
         messages.push(Cow::Owned(last));
