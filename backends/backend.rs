@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
+use crate::{BackendError, GenerateOutput};
+
 /// A JSON value: tool schemas, template arguments. Plain data, no wire type.
 pub type Json = serde_json::Value;
 
@@ -40,6 +42,24 @@ pub struct ChatPrompt {
     pub continue_final_message: bool,
     /// Further arguments of the template (`chat_template_kwargs`).
     pub template_kwargs: BTreeMap<String, Json>,
+    /// Which of the tools the answer may call, for backends that find calls themselves.
+    pub tool_choice: ToolChoice,
+    /// At most one call an answer, for the same.
+    pub single_tool_call: bool,
+}
+
+/// Which tools an answer may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// The model decides.
+    #[default]
+    Auto,
+    /// None.
+    None,
+    /// At least one of them.
+    Required,
+    /// This one.
+    Function(String),
 }
 
 /// One message of a conversation.
@@ -106,6 +126,12 @@ pub struct GenerationConfig {
     pub priority: i32,
     /// Separates prefix caches of tenants.
     pub cache_salt: u64,
+    /// The client's own name for its user, for services that ask for one.
+    pub user: Option<String>,
+    /// The caller reads ids of tokens: a backend that has to ask for them asks.
+    pub return_token_ids: bool,
+    /// The caller names tokens in logprobs by id.
+    pub return_tokens_as_token_ids: bool,
 }
 
 impl Default for GenerationConfig {
@@ -133,6 +159,9 @@ impl Default for GenerationConfig {
             skip_special_tokens: true,
             priority: 0,
             cache_salt: 0,
+            user: None,
+            return_token_ids: false,
+            return_tokens_as_token_ids: false,
         }
     }
 }
@@ -194,10 +223,12 @@ pub struct Usage {
 pub enum GenerateEvent {
     /// First event: the prompt was accepted and scheduled.
     Started {
-        /// Ids of the prompt.
-        prompt_token_ids: Vec<u32>,
+        /// Tokens of the prompt; 0 where the backend is told only at the end.
+        prompt_tokens: usize,
         /// Of these, read from the prefix cache.
         cached_tokens: usize,
+        /// Ids of the prompt; empty where the backend does not know them.
+        prompt_token_ids: Vec<u32>,
     },
     /// Logprobs of the prompt's tokens from the second on; only when asked for.
     PromptLogprobs(Vec<TokenInfo>),
@@ -210,6 +241,23 @@ pub enum GenerateEvent {
         text: String,
         /// Tokens sampled since the last delta of this choice.
         tokens: Vec<TokenInfo>,
+    },
+    /// A tool call begins that the backend itself found: the text of the answer has no trace of it. Calls of a choice come one after
+    /// another, and text ends a call.
+    CallStarted {
+        /// Which output.
+        choice: u32,
+        /// Its id, unique in the answer.
+        id: String,
+        /// Name of the tool.
+        name: String,
+    },
+    /// More of the last call's arguments; all of them together are a JSON object, unless the answer was cut.
+    CallArguments {
+        /// Which output.
+        choice: u32,
+        /// The piece.
+        text: String,
     },
     /// One choice ended.
     Finished {
@@ -227,30 +275,6 @@ pub enum GenerateEvent {
 /// Stream of events.
 pub type GenerateStream = BoxStream<'static, GenerateEvent>;
 
-/// One finished choice of a non-streaming call.
-#[derive(Clone, Debug)]
-pub struct Choice {
-    /// Its text.
-    pub text: String,
-    /// Its tokens.
-    pub tokens: Vec<TokenInfo>,
-    /// Why it ended.
-    pub reason: StopReason,
-}
-
-/// A whole answer.
-#[derive(Clone, Debug)]
-pub struct GenerateOutput {
-    /// Ids of the prompt.
-    pub prompt_token_ids: Vec<u32>,
-    /// Prompt logprobs when asked for.
-    pub prompt_logprobs: Vec<TokenInfo>,
-    /// In order of choice.
-    pub choices: Vec<Choice>,
-    /// Counts.
-    pub usage: Usage,
-}
-
 /// What a backend can do; served at `/v1/models/{id}` and printed by `pagoda doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendCapabilities {
@@ -264,7 +288,7 @@ pub struct BackendCapabilities {
     pub multi_gpu: bool,
     /// Names accepted by VLLM_QUANTIZATION and formats read.
     pub quantization: Vec<&'static str>,
-    /// Longest prompt plus answer, tokens.
+    /// Longest prompt plus answer, tokens; 0: not known.
     pub max_context_length: usize,
     /// Requests join and leave at every step.
     pub continuous_batching: bool,
@@ -293,47 +317,6 @@ pub struct BackendStats {
     pub max_running: usize,
 }
 
-/// Errors of a backend by whose fault they are. The server maps them to statuses in one table.
-#[derive(Clone, Debug, thiserror::Error, PartialEq)]
-pub enum BackendError {
-    /// The request is wrong; 400.
-    #[error("{message}")]
-    InvalidRequest {
-        /// Field that is wrong, when one is.
-        param: Option<String>,
-        /// What is wrong.
-        message: String,
-    },
-    /// The prompt does not fit; 400 with the wording clients match.
-    #[error("prompt is too long: {prompt_tokens} tokens > {max_tokens} maximum")]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        prompt_tokens: usize,
-        /// Largest prompt.
-        max_tokens: usize,
-    },
-    /// The queue is full; 429 or 529 with retry-after.
-    #[error("overloaded: {message}")]
-    Overloaded {
-        /// Why.
-        message: String,
-        /// Seconds after which to try again.
-        retry_after_s: u32,
-    },
-    /// The backend is ending or has ended, and ran nothing of the request; 503: another server may take it.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The model is not served here; 404.
-    #[error("model `{0}` not found")]
-    ModelNotFound(String),
-    /// The backend cannot do this; 400.
-    #[error("not supported by this backend: {0}")]
-    Unsupported(String),
-    /// The backend failed; 500.
-    #[error("{0}")]
-    Internal(String),
-}
-
 /// A backend: one loaded model behind one way of running it.
 #[async_trait]
 pub trait InferenceBackend: Send + Sync + 'static {
@@ -351,8 +334,16 @@ pub trait InferenceBackend: Send + Sync + 'static {
     async fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError>;
     /// Text of token ids, special tokens included.
     async fn detokenize(&self, tokens: &[u32]) -> Result<String, BackendError>;
-    /// The token as the vocabulary writes it (`Ġworld`), for `return_token_strs`.
+    /// The token as the vocabulary writes it (`Ġworld`); None: not in it, or no vocabulary at hand.
     fn token_str(&self, token: u32) -> Option<String>;
+    /// The tokens of a prompt as the vocabulary writes them, for `return_token_strs`.
+    async fn token_strs(&self, _prompt: &Prompt, tokens: &[u32]) -> Result<Vec<Option<String>>, BackendError> {
+        Ok(tokens.iter().map(|&id| self.token_str(id)).collect())
+    }
+    /// Place of the first id that the vocabulary lacks. A backend that has no vocabulary at hand finds none: `detokenize` will tell.
+    fn unknown_token(&self, tokens: &[u32]) -> Option<usize> {
+        tokens.iter().position(|&id| self.token_str(id).is_none())
+    }
     /// Defaults of this model (generation_config.json over the built-in ones).
     fn default_config(&self) -> GenerationConfig;
     /// What this backend can do.

@@ -62,7 +62,7 @@ pub async fn show(backend: &dyn InferenceBackend, request: GenerateRequest) -> R
                 break;
             }
             Some(GenerateEvent::Failed(error)) => return Err(error.into()),
-            Some(GenerateEvent::Started { .. } | GenerateEvent::PromptLogprobs(_)) => {}
+            Some(_) => {}
             None => bail!(BackendError::Internal("the answer ended without a final event".into())),
         }
     }

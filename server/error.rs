@@ -30,8 +30,10 @@ pub(crate) enum ErrorKind {
     BodyTimeout,
     BodyTooLarge,
     Overloaded,
+    RateLimited,
     Unavailable,
     Deadline,
+    Upstream,
     Internal,
 }
 
@@ -51,8 +53,10 @@ impl ErrorKind {
             ErrorKind::BodyTimeout  => (408, "timeout_error",         408, "timeout_error",         Some("request_timeout")),
             ErrorKind::BodyTooLarge => (413, "request_too_large",     413, "invalid_request_error", Some("request_too_large")),
             ErrorKind::Overloaded   => (529, "overloaded_error",      429, "rate_limit_error",      Some("rate_limit_exceeded")),
+            ErrorKind::RateLimited  => (429, "rate_limit_error",      429, "rate_limit_error",      Some("rate_limit_exceeded")),
             ErrorKind::Unavailable  => (503, "overloaded_error",      503, "overloaded_error",      Some("overloaded")),
             ErrorKind::Deadline     => (504, "timeout_error",         504, "timeout_error",         Some("timeout")),
+            ErrorKind::Upstream     => (502, "api_error",             502, "server_error",          Some("upstream_error")),
             ErrorKind::Internal     => (500, "api_error",             500, "server_error",          None),
         }
     }
@@ -125,6 +129,9 @@ impl From<BackendError> for ApiError {
             BackendError::InvalidRequest { .. } | BackendError::Unsupported(_) => ErrorKind::Invalid,
             BackendError::PromptTooLong { .. } => ErrorKind::TooLong,
             BackendError::Overloaded { .. } => ErrorKind::Overloaded,
+            BackendError::RateLimited { .. } => ErrorKind::RateLimited,
+            BackendError::TimedOut(_) => ErrorKind::Deadline,
+            BackendError::Upstream(_) => ErrorKind::Upstream,
             BackendError::Unavailable(_) => ErrorKind::Unavailable,
             BackendError::ModelNotFound(_) => ErrorKind::Model,
             BackendError::Internal(_) => ErrorKind::Internal,
@@ -132,10 +139,13 @@ impl From<BackendError> for ApiError {
         let mut api = ApiError::new(kind, error.to_string());
         match error {
             BackendError::InvalidRequest { param, .. } => api.param = param,
-            BackendError::Overloaded { retry_after_s, .. } => api.retry_after_s = Some(retry_after_s),
+            BackendError::Overloaded { retry_after_s, .. } | BackendError::RateLimited { retry_after_s, .. } => {
+                api.retry_after_s = Some(retry_after_s)
+            }
             BackendError::Unavailable(_) => api.retry_after_s = Some(RESTART_RETRY_S),
             BackendError::ModelNotFound(_) => api.param = Some("model".into()),
             BackendError::Internal(reason) => tracing::error!(reason, "backend failed"),
+            BackendError::Upstream(reason) | BackendError::TimedOut(reason) => tracing::warn!(reason, "upstream failed"),
             _ => {}
         }
         api

@@ -62,7 +62,7 @@ pub(crate) fn read_openai(fields: &Fields, config: &mut GenerationConfig) -> Res
         }
         config.prompt_logprobs = Some(top as u32);
     }
-    fields.string("user")?;
+    config.user = fields.string("user")?.map(str::to_owned);
     Ok(())
 }
 

@@ -21,7 +21,10 @@ pub(crate) async fn tokenize(State(app): State<SharedApp>, request: Request) -> 
     let prompt = read_prompt(&fields)?;
     let wants_strings = fields.boolean("return_token_strs")?.unwrap_or(false);
     let tokens = app.bounded(async { Ok(model.backend.tokenize(&prompt).await?) }).await?;
-    let strings: Option<Vec<Option<String>>> = wants_strings.then(|| tokens.iter().map(|&id| model.backend.token_str(id)).collect());
+    let strings = match wants_strings {
+        true => Some(app.bounded(async { Ok(model.backend.token_strs(&prompt, &tokens).await?) }).await?),
+        false => None,
+    };
     let window = model.backend.capabilities().max_context_length;
     Ok(Json(json!({"count": tokens.len(), "max_model_len": window, "tokens": tokens, "token_strs": strings})))
 }
@@ -44,7 +47,7 @@ pub(crate) async fn detokenize(State(app): State<SharedApp>, request: Request) -
     let model = app.models.find_or_first(fields.string("model")?)?;
     fields.require("tokens")?;
     let tokens = fields.token_ids("tokens", MAX_TOKENS)?.unwrap_or_default();
-    if let Some(idx) = tokens.iter().position(|&id| model.backend.token_str(id).is_none()) {
+    if let Some(idx) = model.backend.unknown_token(&tokens) {
         return Err(ApiError::field(format!("tokens[{idx}]"), format!("{} is not in the vocabulary", tokens[idx])));
     }
     let text = app.bounded(async { Ok(model.backend.detokenize(&tokens).await?) }).await?;

@@ -91,7 +91,8 @@ impl Output {
             Event::Started { cached_tokens } => {
                 self.usage.cached_tokens = cached_tokens;
                 let prompt_token_ids = std::mem::take(&mut self.prompt);
-                self.events.push_back(GenerateEvent::Started { prompt_token_ids, cached_tokens });
+                let prompt_tokens = prompt_token_ids.len();
+                self.events.push_back(GenerateEvent::Started { prompt_tokens, cached_tokens, prompt_token_ids });
             }
             Event::PromptLogprobs(entries) => {
                 let entries = entries.iter().map(|entry| self.token_info(entry.token, Some(entry))).collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pagoda_backends::{ChatPrompt, GenerationConfig};
 
 use super::blocks::Conversation;
-use super::tools::{read_tool_use, read_tools};
+use super::tools::{read_tool_choice, read_tool_use, read_tools};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::sampling;
@@ -32,9 +32,11 @@ pub(crate) fn parse_messages(body: &Fields, defaults: GenerationConfig) -> Resul
     sampling::check_min_tokens(body, &config)?;
     let stream = body.boolean("stream")?.unwrap_or(false);
     check_ignored(body, max_tokens)?;
+    config.user = body.object("metadata")?.map_or(Ok(None), |metadata| metadata.string("user_id"))?.map(str::to_owned);
     let mut prompt = chat_prompt(body)?;
     prompt.tools = read_tools(body)?;
     let tools = read_tool_use(body, &prompt.tools)?;
+    read_tool_choice(body, &mut prompt)?;
     Ok(MessagesRequest { prompt, config, stream, tools })
 }
 
@@ -65,10 +67,10 @@ fn chat_prompt(body: &Fields) -> Result<ChatPrompt, ApiError> {
     let is_prefill = messages.last().is_some_and(|last| last.role == "assistant" && last.tool_calls.is_empty());
     Ok(ChatPrompt {
         messages,
-        tools: Vec::new(),
         add_generation_prompt: !is_prefill,
         continue_final_message: is_prefill,
         template_kwargs: template_kwargs(body)?,
+        ..ChatPrompt::default()
     })
 }
 

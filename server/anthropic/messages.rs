@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use pagoda_backends::{GenerateOutput, GenerateRequest, Prompt, StopReason};
+use pagoda_backends::{FoundCall, GenerateOutput, GenerateRequest, Prompt, StopReason};
 
 use super::convert::parse_messages;
 use super::stream::MessageStream;
@@ -12,7 +12,7 @@ use crate::app::SharedApp;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::Fields;
 use crate::ids::new_id;
-use crate::tools::{AnswerParser, Piece, TextEnd, ToolUse};
+use crate::tools::{AnswerParser, Piece, TextEnd, ToolCall, ToolUse};
 use crate::{limits, sse};
 
 /// Answers with a message, whole or streamed.
@@ -39,12 +39,24 @@ fn whole(model_id: &str, output: &GenerateOutput, tools: &ToolUse) -> Result<Res
     }
     let id = new_id("msg_");
     let mut message = Message::new(&id, model_id, output.usage.into());
-    let (pieces, called) = AnswerParser::parse(tools, &choice.text, TextEnd::of(&choice.reason));
+    let end = TextEnd::of(&choice.reason);
+    let (pieces, called) = AnswerParser::parse(tools, &choice.text, end);
+    let found: Vec<(&str, Piece)> = choice.calls.iter().map(|call| (call.id.as_str(), found_piece(call, end))).collect();
     let ids: Vec<String> = pieces.iter().map(|_| new_id("toolu_")).collect();
     message.content = pieces.iter().zip(&ids).map(|(piece, id)| block(piece, id)).collect();
+    message.content.extend(found.iter().map(|(id, piece)| block(piece, id)));
+    let called = called || found.iter().any(|(_, piece)| matches!(piece, Piece::Call(_)));
     let (reason, sequence) = stop_reason(&choice.reason, called);
     (message.stop_reason, message.stop_sequence) = (Some(reason), sequence);
     Ok(Json(message).into_response())
+}
+
+/// A call that the backend found. Its arguments have to be an object here; those that are none stay text.
+fn found_piece(call: &FoundCall, end: TextEnd) -> Piece {
+    match ToolCall::from_text(&call.name, &call.arguments, end) {
+        Some(call) => Piece::Call(call),
+        None => Piece::Text(format!("{}({})", call.name, call.arguments)),
+    }
 }
 
 fn block<'a>(piece: &'a Piece, id: &'a str) -> ContentBlock<'a> {

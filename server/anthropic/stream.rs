@@ -19,6 +19,7 @@ enum Position {
     BeforeStart,
     BetweenBlocks,
     InText,
+    InCall,
 }
 
 /// Encoder of one message.
@@ -29,6 +30,8 @@ pub(crate) struct MessageStream {
     /// Index of the open or next content block.
     index: usize,
     parser: AnswerParser,
+    /// A call came that the backend itself found.
+    called: bool,
     reason: StopReason,
     usage: Usage,
 }
@@ -41,6 +44,7 @@ impl MessageStream {
             position: Position::BeforeStart,
             index: 0,
             parser: AnswerParser::new(tools),
+            called: false,
             reason: StopReason::Aborted,
             usage: Usage::default(),
         }
@@ -54,6 +58,7 @@ impl MessageStream {
 
     fn text(&mut self, text: &str, frames: &mut Frames) {
         if self.position != Position::InText {
+            self.close_block(frames);
             let content_block = ContentBlock::Text { text: "" };
             frames.push_back(frame(&StreamEvent::ContentBlockStart { index: self.index, content_block }));
             self.position = Position::InText;
@@ -62,18 +67,26 @@ impl MessageStream {
     }
 
     fn call(&mut self, call: &ToolCall, frames: &mut Frames) {
-        self.close_text(frames);
-        let index = self.index;
-        let content_block = ContentBlock::ToolUse { id: &new_id("toolu_"), name: &call.name, input: &Map::new() };
-        frames.push_back(frame(&StreamEvent::ContentBlockStart { index, content_block }));
-        let partial_json = &Value::Object(call.arguments.clone()).to_string();
-        frames.push_back(frame(&StreamEvent::ContentBlockDelta { index, delta: BlockDelta::InputJsonDelta { partial_json } }));
-        frames.push_back(frame(&StreamEvent::ContentBlockStop { index }));
-        self.index += 1;
+        self.open_call(&new_id("toolu_"), &call.name, frames);
+        self.arguments(&Value::Object(call.arguments.clone()).to_string(), frames);
+        self.close_block(frames);
     }
 
-    fn close_text(&mut self, frames: &mut Frames) {
-        if self.position == Position::InText {
+    fn open_call(&mut self, id: &str, name: &str, frames: &mut Frames) {
+        self.close_block(frames);
+        let content_block = ContentBlock::ToolUse { id, name, input: &Map::new() };
+        frames.push_back(frame(&StreamEvent::ContentBlockStart { index: self.index, content_block }));
+        self.position = Position::InCall;
+        self.called = true;
+    }
+
+    fn arguments(&self, partial_json: &str, frames: &mut Frames) {
+        let delta = BlockDelta::InputJsonDelta { partial_json };
+        frames.push_back(frame(&StreamEvent::ContentBlockDelta { index: self.index, delta }));
+    }
+
+    fn close_block(&mut self, frames: &mut Frames) {
+        if matches!(self.position, Position::InText | Position::InCall) {
             frames.push_back(frame(&StreamEvent::ContentBlockStop { index: self.index }));
             self.position = Position::BetweenBlocks;
             self.index += 1;
@@ -97,13 +110,19 @@ fn frame(event: &StreamEvent) -> Bytes {
 impl Encode for MessageStream {
     fn event(&mut self, _prompt_idx: usize, event: GenerateEvent, frames: &mut Frames) {
         match event {
-            GenerateEvent::Started { prompt_token_ids, cached_tokens } => {
-                self.start(Usage { prompt_tokens: prompt_token_ids.len(), cached_tokens, completion_tokens: 0 }, frames);
+            GenerateEvent::Started { prompt_tokens, cached_tokens, .. } => {
+                self.start(Usage { prompt_tokens, cached_tokens, completion_tokens: 0 }, frames);
             }
             GenerateEvent::Delta { text, .. } => {
                 let pieces = self.parser.feed(&text);
                 self.pieces(pieces, frames);
             }
+            GenerateEvent::CallStarted { id, name, .. } => {
+                let pieces = self.parser.finish(TextEnd::Complete);
+                self.pieces(pieces, frames);
+                self.open_call(&id, &name, frames);
+            }
+            GenerateEvent::CallArguments { text, .. } => self.arguments(&text, frames),
             GenerateEvent::Finished { reason, .. } => {
                 let pieces = self.parser.finish(TextEnd::of(&reason));
                 self.pieces(pieces, frames);
@@ -118,8 +137,8 @@ impl Encode for MessageStream {
         if self.reason == StopReason::Aborted {
             return self.error(&sse::aborted_error(), frames);
         }
-        self.close_text(frames);
-        let delta = MessageEnd::new(&self.reason, self.parser.called());
+        self.close_block(frames);
+        let delta = MessageEnd::new(&self.reason, self.called);
         frames.push_back(frame(&StreamEvent::MessageDelta { delta, usage: self.usage.into() }));
         frames.push_back(frame(&StreamEvent::MessageStop));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use pagoda_backends::{ChatPrompt, ToolChoice};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -51,6 +52,19 @@ pub(crate) fn read_tool_use(body: &Fields, functions: &[Value]) -> Result<ToolUs
         "any" | "tool" => Err(choice.error("type", "forced calls are not supported by this server, only auto and none")),
         _ => Err(choice.wrong("type", "one of auto, any, tool, none")),
     }
+}
+
+/// What a backend that finds calls itself is told about `tool_choice`; its form was checked by `read_tool_use`.
+pub(crate) fn read_tool_choice(body: &Fields, prompt: &mut ChatPrompt) -> Result<(), ApiError> {
+    let Some(choice) = body.object("tool_choice")? else { return Ok(()) };
+    prompt.single_tool_call = choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);
+    prompt.tool_choice = match choice.required_string("type")? {
+        "none" => ToolChoice::None,
+        "any" => ToolChoice::Required,
+        "tool" => ToolChoice::Function(choice.required_string("name")?.to_owned()),
+        _ => ToolChoice::Auto,
+    };
+    Ok(())
 }
 
 fn function(tool: &Fields, name: &str) -> Result<Value, ApiError> {

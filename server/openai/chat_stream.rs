@@ -91,15 +91,38 @@ impl ChatStream {
 
     /// A whole call: its name, then its arguments.
     fn call(&mut self, index: usize, call: &ToolCall, frames: &mut Frames) {
-        let (id, arguments) = (new_id("call_"), arguments_text(call));
-        let call_index = self.choices[index].1;
-        self.choices[index].1 += 1;
-        let head = FunctionDelta { name: Some(&call.name), arguments: "" };
-        let body = FunctionDelta { name: None, arguments: &arguments };
-        for (id, kind, function) in [(Some(id.as_str()), Some("function"), head), (None, None, body)] {
-            let delta = ToolCallDelta { index: call_index, id, kind, function };
-            let delta = ChatDelta { tool_calls: Some([delta]), ..ChatDelta::default() };
-            frames.push_back(sse::data_frame(&self.chunk(vec![ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }])));
+        self.call_delta(index, Some((&new_id("call_"), &call.name)), "", frames);
+        self.arguments(index, &arguments_text(call), frames);
+    }
+
+    /// A call that the backend found: what the parser holds back was text.
+    fn open_call(&mut self, index: usize, id: &str, name: &str, frames: &mut Frames) {
+        let pieces = self.choices[index].0.finish(TextEnd::Complete);
+        self.pieces(index, pieces, frames);
+        self.call_delta(index, Some((id, name)), "", frames);
+    }
+
+    fn arguments(&mut self, index: usize, text: &str, frames: &mut Frames) {
+        self.call_delta(index, None, text, frames);
+    }
+
+    /// The beginning of the next call (`head`: its id and name), or more of the last one's arguments.
+    fn call_delta(&mut self, index: usize, head: Option<(&str, &str)>, arguments: &str, frames: &mut Frames) {
+        let num_calls = &mut self.choices[index].1;
+        *num_calls += usize::from(head.is_some());
+        let call_index = num_calls.saturating_sub(1);
+        let function = FunctionDelta { name: head.map(|(_, name)| name), arguments };
+        let (id, kind) = (head.map(|(id, _)| id), head.map(|_| "function"));
+        let delta = ChatDelta { tool_calls: Some([ToolCallDelta { index: call_index, id, kind, function }]), ..ChatDelta::default() };
+        frames.push_back(sse::data_frame(&self.chunk(vec![ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }])));
+    }
+
+    fn pieces(&mut self, index: usize, pieces: Vec<Piece>, frames: &mut Frames) {
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => self.content(index, &text, &[], frames),
+                Piece::Call(call) => self.call(index, &call, frames),
+            }
         }
     }
 
@@ -108,15 +131,11 @@ impl ChatStream {
             self.aborted = true;
             return;
         }
-        for piece in self.choices[index].0.finish(TextEnd::of(reason)) {
-            match piece {
-                Piece::Text(text) => self.content(index, &text, &[], frames),
-                Piece::Call(call) => self.call(index, &call, frames),
-            }
-        }
+        let pieces = self.choices[index].0.finish(TextEnd::of(reason));
+        self.pieces(index, pieces, frames);
         let choice = ChatChunkChoice {
             index,
-            finish_reason: Some(finish_reason(reason, self.choices[index].0.called())),
+            finish_reason: Some(finish_reason(reason, self.choices[index].1 > 0)),
             stop_reason: stop_reason(reason),
             ..ChatChunkChoice::default()
         };
@@ -127,11 +146,13 @@ impl ChatStream {
 impl Encode for ChatStream {
     fn event(&mut self, _prompt_idx: usize, event: GenerateEvent, frames: &mut Frames) {
         match event {
-            GenerateEvent::Started { prompt_token_ids, cached_tokens } => {
-                self.usage = Usage { prompt_tokens: prompt_token_ids.len(), cached_tokens, completion_tokens: 0 };
+            GenerateEvent::Started { prompt_tokens, cached_tokens, prompt_token_ids } => {
+                self.usage = Usage { prompt_tokens, cached_tokens, completion_tokens: 0 };
                 self.start(&prompt_token_ids, frames);
             }
             GenerateEvent::Delta { choice, text, tokens } => self.delta(choice as usize, &text, &tokens, frames),
+            GenerateEvent::CallStarted { choice, id, name } => self.open_call(choice as usize, &id, &name, frames),
+            GenerateEvent::CallArguments { choice, text } => self.arguments(choice as usize, &text, frames),
             GenerateEvent::Finished { choice, reason } => self.finish(choice as usize, &reason, frames),
             GenerateEvent::Done(usage) => self.usage = usage,
             GenerateEvent::PromptLogprobs(_) | GenerateEvent::Failed(_) => {}

@@ -126,8 +126,8 @@ impl CompletionStream {
 impl Encode for CompletionStream {
     fn event(&mut self, prompt_idx: usize, event: GenerateEvent, frames: &mut Frames) {
         match event {
-            GenerateEvent::Started { prompt_token_ids, cached_tokens } => {
-                let usage = Usage { prompt_tokens: prompt_token_ids.len(), cached_tokens, completion_tokens: 0 };
+            GenerateEvent::Started { prompt_tokens, cached_tokens, prompt_token_ids } => {
+                let usage = Usage { prompt_tokens, cached_tokens, completion_tokens: 0 };
                 let prompt = &mut self.prompts[prompt_idx];
                 (prompt.usage, prompt.token_ids) = (usage, prompt_token_ids);
                 if prompt.echo.as_ref().is_some_and(|echo| echo.first_token.is_none()) {
@@ -138,7 +138,7 @@ impl Encode for CompletionStream {
             GenerateEvent::Delta { choice, text, tokens } => self.delta(prompt_idx, choice as usize, text, &tokens, frames),
             GenerateEvent::Finished { choice, reason } => self.finish(prompt_idx, choice as usize, &reason, frames),
             GenerateEvent::Done(usage) => self.prompts[prompt_idx].usage = usage,
-            GenerateEvent::Failed(_) => {}
+            GenerateEvent::CallStarted { .. } | GenerateEvent::CallArguments { .. } | GenerateEvent::Failed(_) => {}
         }
     }
 

@@ -4,7 +4,7 @@ use pagoda_backends::{ChatPrompt, GenerationConfig, Prompt};
 use serde_json::Value;
 
 use super::logprobs::TokenNames;
-use super::messages::{read_chat_prompt, read_tool_use, read_tools};
+use super::messages::{read_chat_prompt, read_tool_choice, read_tool_use, read_tools};
 use crate::error::ApiError;
 use crate::fields::{Fields, token_ids};
 use crate::sampling;
@@ -28,6 +28,14 @@ pub(crate) struct Format {
     /// `token_ids` and `prompt_token_ids` were asked for.
     pub(crate) token_ids: bool,
     pub(crate) token_names: TokenNames,
+}
+
+impl Format {
+    /// Tells a backend what of its tokens will be read.
+    fn tell(self, config: &mut GenerationConfig) {
+        config.return_token_ids = self.token_ids;
+        config.return_tokens_as_token_ids = self.logprobs && self.token_names == TokenNames::Ids;
+    }
 }
 
 /// A parsed `/v1/chat/completions` body.
@@ -72,6 +80,8 @@ pub(crate) fn parse_chat(body: &Fields, defaults: GenerationConfig) -> Result<Ch
     let mut prompt = read_chat_prompt(body)?;
     prompt.tools = read_tools(body)?;
     let tools = read_tool_use(body, &prompt.tools)?;
+    read_tool_choice(body, &mut prompt)?;
+    format.tell(&mut config);
     Ok(ChatRequest { prompt, config, format, tools })
 }
 
@@ -98,6 +108,7 @@ pub(crate) fn parse_completion(body: &Fields, defaults: GenerationConfig) -> Res
         return Err(body.error("best_of", format!("{reason}, got {best_of} with n {}", config.n)));
     }
     let format = read_format(body, logprobs.is_some())?;
+    format.tell(&mut config);
     let prompts = read_prompts(body)?;
     if prompts.len() * config.n as usize > MAX_COMPLETIONS {
         return Err(body.error("prompt", format!("at most {MAX_COMPLETIONS} answers a request (prompts times n)")));

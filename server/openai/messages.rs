@@ -1,6 +1,6 @@
 //! Messages of OpenAI's chat, turned into the plain messages that chat templates render.
 
-use pagoda_backends::{ChatMessage, ChatPrompt};
+use pagoda_backends::{ChatMessage, ChatPrompt, ToolChoice};
 use serde_json::{Value, json};
 
 use crate::anthropic::convert::template_kwargs;
@@ -31,10 +31,10 @@ pub(crate) fn read_chat_prompt(body: &Fields) -> Result<ChatPrompt, ApiError> {
     }
     Ok(ChatPrompt {
         messages,
-        tools: Vec::new(),
         add_generation_prompt: add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,
         template_kwargs: template_kwargs(body)?,
+        ..ChatPrompt::default()
     })
 }
 
@@ -137,6 +137,22 @@ pub(crate) fn read_tool_use(body: &Fields, tools: &[Value]) -> Result<ToolUse, A
         }
         Some(_) => Err(body.wrong("tool_choice", CHOICES)),
     }
+}
+
+/// What a backend that finds calls itself is told about `tool_choice`; its form was checked by `read_tool_use`.
+pub(crate) fn read_tool_choice(body: &Fields, prompt: &mut ChatPrompt) -> Result<(), ApiError> {
+    prompt.single_tool_call = body.boolean("parallel_tool_calls")? == Some(false);
+    prompt.tool_choice = match body.get("tool_choice") {
+        Some(Value::String(choice)) if choice == "none" => ToolChoice::None,
+        Some(Value::String(choice)) if choice == "required" => ToolChoice::Required,
+        Some(choice @ Value::Object(_)) => {
+            let choice = Fields::of(choice, body.path("tool_choice"))?;
+            let function = Fields::of(choice.require("function")?, choice.path("function"))?;
+            ToolChoice::Function(function.required_string("name")?.to_owned())
+        }
+        _ => ToolChoice::Auto,
+    };
+    Ok(())
 }
 
 const CHOICES: &str = "one of \"none\", \"auto\", \"required\", or an object";

@@ -26,14 +26,15 @@ struct Entry<'a> {
     display_name: &'a str,
     created_at: String,
     lifecycle: &'static str,
-    max_model_len: usize,
-    max_input_tokens: usize,
-    max_tokens: usize,
+    /// Null where a service elsewhere does not say.
+    max_model_len: Option<usize>,
+    max_input_tokens: Option<usize>,
+    max_tokens: Option<usize>,
 }
 
 impl<'a> Entry<'a> {
     fn new(id: &'a str, model: &'a ServedModel) -> Self {
-        let window = model.backend.capabilities().max_context_length;
+        let window = Some(model.backend.capabilities().max_context_length).filter(|&window| window > 0);
         Entry {
             id,
             object: "model",

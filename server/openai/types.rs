@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use pagoda_backends::{StopReason, TokenInfo, Usage};
+use pagoda_backends::{FoundCall, StopReason, TokenInfo, Usage};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -127,6 +127,12 @@ impl ToolCallBody {
     pub(crate) fn new(call: &ToolCall) -> ToolCallBody {
         let arguments = arguments_text(call);
         ToolCallBody { id: new_id("call_"), kind: "function", function: FunctionBody { name: call.name.clone(), arguments } }
+    }
+
+    /// A call that the backend found, as it is.
+    pub(crate) fn found(call: &FoundCall) -> ToolCallBody {
+        let function = FunctionBody { name: call.name.clone(), arguments: call.arguments.clone() };
+        ToolCallBody { id: call.id.clone(), kind: "function", function }
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::lenient_json;
 use super::offered::OfferedTools;
+use super::parser::TextEnd;
 
 /// A finished call.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +13,14 @@ pub struct ToolCall {
     pub name: String,
     /// Its arguments.
     pub arguments: Map<String, Value>,
+}
+
+impl ToolCall {
+    /// A call whose arguments come as text. None: they are no JSON object; in a text that was not cut, small faults are mended.
+    pub(crate) fn from_text(name: &str, arguments: &str, end: TextEnd) -> Option<ToolCall> {
+        let arguments = arguments_of(Some(&Value::from(arguments)), end == TextEnd::Cut)?;
+        Some(ToolCall { name: name.to_owned(), arguments })
+    }
 }
 
 /// What stands around a value, and so how much it has to prove.

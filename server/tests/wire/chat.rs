@@ -42,7 +42,7 @@ async fn text_that_lags_behind_tokens_is_not_lost() {
     let server = Server::start().await;
     let event = |text: &str, tokens| GenerateEvent::Delta { choice: 0, text: text.into(), tokens };
     server.backend.play(vec![
-        GenerateEvent::Started { prompt_token_ids: vec![1, 2], cached_tokens: 0 },
+        GenerateEvent::Started { prompt_tokens: 2, cached_tokens: 0, prompt_token_ids: vec![1, 2] },
         event("", vec![token(97, Some(0))]),
         event("ab", vec![token(98, Some(0))]),
         event("c", vec![]),

@@ -18,7 +18,7 @@ fn message_body(stream: bool) -> Value {
 }
 
 fn started() -> Step {
-    Step::Event(GenerateEvent::Started { prompt_token_ids: vec![1], cached_tokens: 0 })
+    Step::Event(GenerateEvent::Started { prompt_tokens: 1, cached_tokens: 0, prompt_token_ids: vec![1] })
 }
 
 fn text(text: &str) -> Step {

@@ -11,7 +11,7 @@ fn delta(text: &str) -> GenerateEvent {
 }
 
 fn started() -> GenerateEvent {
-    GenerateEvent::Started { prompt_token_ids: (0..40).collect(), cached_tokens: 32 }
+    GenerateEvent::Started { prompt_tokens: 40, cached_tokens: 32, prompt_token_ids: (0..40).collect() }
 }
 
 fn reply(texts: &[&str], reason: StopReason) -> Vec<GenerateEvent> {

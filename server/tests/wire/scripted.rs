@@ -140,7 +140,7 @@ impl Scripted {
         if let Some(top) = config.prompt_logprobs {
             events.push(GenerateEvent::PromptLogprobs(prompt_token_ids[1..].iter().map(|&id| token(id, Some(top))).collect()));
         }
-        events.insert(0, GenerateEvent::Started { prompt_token_ids, cached_tokens });
+        events.insert(0, GenerateEvent::Started { prompt_tokens, cached_tokens, prompt_token_ids });
         let mut completion_tokens = 0;
         for choice in 0..config.n {
             completion_tokens += answer(choice, &said(&request.prompt), config, WINDOW - prompt_tokens, &mut events);

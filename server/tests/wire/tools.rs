@@ -9,7 +9,7 @@ const CALLS: &str = "On it.\n<tool_call>\n{\"name\": \"get_weather\", \"argument
 
 /// A reply in pieces of three bytes, so that every tag is cut.
 fn reply(text: &str, reason: StopReason) -> Vec<GenerateEvent> {
-    let mut events = vec![GenerateEvent::Started { prompt_token_ids: vec![1, 2], cached_tokens: 0 }];
+    let mut events = vec![GenerateEvent::Started { prompt_tokens: 2, cached_tokens: 0, prompt_token_ids: vec![1, 2] }];
     for piece in text.as_bytes().chunks(3) {
         let text = String::from_utf8(piece.to_vec()).unwrap();
         events.push(GenerateEvent::Delta { choice: 0, text, tokens: Vec::new() });
@@ -156,4 +156,88 @@ async fn forced_calls_are_refused() {
     }
     let answer = server.post("/v1/chat/completions", &openai(json!({"tool_choice": "required"}))).await;
     assert_eq!(answer.status, 400);
+}
+
+/// Calls that the backend itself found: their ids and arguments pass as they are, in pieces where the answer is streamed.
+#[tokio::test]
+async fn found_calls_pass() {
+    let server = Server::start().await;
+    let call = |id: &str, name: &str, pieces: &[&str]| {
+        let start = GenerateEvent::CallStarted { choice: 0, id: id.into(), name: name.into() };
+        let arguments = pieces.iter().map(|text| GenerateEvent::CallArguments { choice: 0, text: text.to_string() });
+        std::iter::once(start).chain(arguments).collect::<Vec<_>>()
+    };
+    let play = |last: &[&str], reason: StopReason| {
+        // The text ends in what could have become a tag.
+        let mut events = reply("On it. <tool", reason);
+        let tail = events.split_off(events.len() - 2);
+        events.extend(call("call_7", "get_weather", &["{\"city\":", " \"Oslo\"}"]));
+        events.extend(call("call_8", "ping", last));
+        events.extend(tail);
+        server.backend.play(events);
+    };
+    play(&[], StopReason::EndOfTurn);
+    let body = server.post("/v1/messages", &anthropic(json!({}))).await.json();
+    let tool = |id: &str, name: &str, input: Value| json!({"type": "tool_use", "id": id, "name": name, "input": input});
+    let text = json!({"type": "text", "text": "On it. <tool"});
+    assert_eq!(body["content"], json!([text, tool("call_7", "get_weather", json!({"city": "Oslo"})), tool("call_8", "ping", json!({}))]));
+    assert_eq!(body["stop_reason"], "tool_use");
+
+    play(&[], StopReason::EndOfTurn);
+    let answer = server.post("/v1/messages", &anthropic(json!({"stream": true}))).await;
+    let seen = events(answer.text());
+    let of = |kind: &str| seen.iter().filter(|event| event["type"] == kind).cloned().collect::<Vec<_>>();
+    let started: Vec<Value> = of("content_block_start").iter().map(|event| event["content_block"].clone()).collect();
+    assert_eq!(started[1..], [tool("call_7", "get_weather", json!({})), tool("call_8", "ping", json!({}))]);
+    let deltas: Vec<Value> = of("content_block_delta").iter().map(|event| event["delta"].clone()).collect();
+    let joined = |key: &str| deltas.iter().filter_map(|delta| delta[key].as_str()).collect::<String>();
+    assert_eq!((joined("text"), joined("partial_json")), ("On it. <tool".into(), r#"{"city": "Oslo"}"#.into()));
+    assert_eq!((of("content_block_stop").len(), of("message_delta")[0]["delta"]["stop_reason"].as_str()), (3, Some("tool_use")));
+
+    for (stream, last) in [(false, &["{\"a"][..]), (true, &["{\"", "a"])] {
+        play(last, StopReason::MaxTokens);
+        let answer = server.post("/v1/chat/completions", &openai(json!({"stream": stream}))).await;
+        let calls = if stream {
+            let mut calls: Vec<(String, String)> = Vec::new();
+            for delta in events(answer.text()).iter().filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"][0].as_object()) {
+                if let Some(id) = delta.get("id") {
+                    calls.push((id.as_str().unwrap().into(), String::new()));
+                }
+                calls[delta["index"].as_u64().unwrap() as usize].1 += delta["function"]["arguments"].as_str().unwrap();
+            }
+            calls
+        } else {
+            let body = answer.json();
+            assert_eq!(body["choices"][0]["finish_reason"], "length");
+            let calls = body["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            calls.iter().map(|call| (text(&call["id"]), text(&call["function"]["arguments"]))).collect()
+        };
+        assert_eq!(calls, [("call_7".into(), r#"{"city": "Oslo"}"#.into()), ("call_8".into(), "{\"a".to_owned())]);
+    }
+
+    // Cut arguments are no object: they stay text.
+    play(&["{\"a"], StopReason::MaxTokens);
+    let body = server.post("/v1/messages", &anthropic(json!({}))).await.json();
+    assert_eq!((&body["content"][2], &body["stop_reason"]), (&json!({"type": "text", "text": "ping({\"a)"}), &json!("max_tokens")));
+}
+
+/// What a service behind a backend did wrong, in both families' words.
+#[tokio::test]
+async fn upstream_faults_have_their_own_statuses() {
+    use pagoda_backends::BackendError::{RateLimited, TimedOut, Upstream};
+    let server = Server::start().await;
+    for (error, status, kinds, retry_after) in [
+        (RateLimited { message: "slow down".into(), retry_after_s: 7 }, 429, ["rate_limit_error"; 2], Some("7")),
+        (TimedOut("too late".into()), 504, ["timeout_error"; 2], None),
+        (Upstream("broken".into()), 502, ["api_error", "server_error"], None),
+    ] {
+        for (path, kind, body) in [("/v1/messages", kinds[0], anthropic(json!({}))), ("/v1/chat/completions", kinds[1], openai(json!({})))]
+        {
+            server.backend.push(crate::scripted::Reply::Refuse(error.clone()));
+            let answer = server.post(path, &body).await;
+            assert_eq!((answer.status, answer.json()["error"]["type"].as_str()), (status, Some(kind)), "{path}");
+            assert_eq!(answer.header("retry-after"), retry_after);
+        }
+    }
 }
