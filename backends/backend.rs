@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+pub use pagoda_engine::core::{STEP_SIZE_BOUNDS, StepSizes};
 
 use crate::{BackendError, GenerateOutput};
 
@@ -315,6 +316,14 @@ pub struct BackendStats {
     pub num_steps: u64,
     /// Most sequences ever seen in one step.
     pub max_running: usize,
+    /// Tokens of a KV block; 0: no paged cache.
+    pub block_size: usize,
+    /// Prompt tokens looked up in the prefix cache since start.
+    pub prefix_queries: u64,
+    /// Prompt tokens found there.
+    pub prefix_hits: u64,
+    /// Steps since start by their number of tokens.
+    pub step_sizes: StepSizes,
 }
 
 /// A backend: one loaded model behind one way of running it.

@@ -173,6 +173,10 @@ impl InferenceBackend for VllmLocal {
             num_preemptions: stats.num_preemptions,
             num_steps: stats.num_steps,
             max_running: stats.max_running,
+            block_size: stats.block_size,
+            prefix_queries: stats.prefix_queries,
+            prefix_hits: stats.prefix_hits,
+            step_sizes: stats.step_sizes,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::config::ServerConfig;
 use crate::connection::NumBusy;
 use crate::error::{ApiError, ErrorKind};
 use crate::model_source::ModelSource;
-use crate::{anthropic, health, openai, tokenize};
+use crate::{anthropic, health, metrics, openai, tokenize};
 
 /// Seconds after which a client should come back when every slot is taken.
 const OVERLOADED_RETRY_S: u32 = 1;
@@ -31,6 +31,7 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::health))
+        .route("/metrics", get(metrics::metrics))
         .route("/version", get(health::version))
         .route("/", get(health::about))
         .with_state(app)

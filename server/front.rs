@@ -66,7 +66,7 @@ fn family_of(path: &str, headers: &HeaderMap) -> Family {
 
 fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
     auth::check(&app.config.api_keys, path, headers)?;
-    let answers_while_draining = path == "/health" || path == "/version";
+    let answers_while_draining = ["/health", "/version", "/metrics"].contains(&path);
     if app.phase() != Phase::Running && !answers_while_draining { Err(stopping_error()) } else { Ok(()) }
 }
 

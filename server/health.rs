@@ -53,5 +53,6 @@ pub(crate) async fn about(State(app): State<SharedApp>) -> Json<Value> {
         "version": app.config.version,
         "apis": ["/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions", "/v1/completions", "/v1/models"],
         "health": "/health",
+        "metrics": "/metrics",
     }))
 }

@@ -21,6 +21,7 @@ mod health;
 mod ids;
 mod limits;
 mod listener;
+mod metrics;
 mod model_source;
 mod openai;
 mod sampling;

@@ -1,11 +1,14 @@
 //! `ModelSource`: the models a server answers for. A cheap shared handle that may start empty, so that the port is open while weights load.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use pagoda_backends::InferenceBackend;
+use futures_util::StreamExt;
+use pagoda_backends::{BackendError, GenerateOutput, GenerateRequest, GenerateStream, InferenceBackend, collect};
 use parking_lot::RwLock;
 
 use crate::error::{ApiError, ErrorKind};
+use crate::metrics::{Meter, Recording};
 
 /// Seconds after which a client should ask again while weights load.
 const LOADING_RETRY_S: u32 = 2;
@@ -30,6 +33,43 @@ impl ServedModel {
     }
 }
 
+/// A served model and what is counted of its requests. Whoever generates does it through this, so that every request counts.
+pub(crate) struct Model {
+    served: ServedModel,
+    pub(crate) meter: Arc<Meter>,
+}
+
+impl Deref for Model {
+    type Target = ServedModel;
+
+    fn deref(&self) -> &ServedModel {
+        &self.served
+    }
+}
+
+impl Model {
+    fn all_of(models: Vec<ServedModel>) -> Arc<Vec<Arc<Model>>> {
+        Arc::new(models.into_iter().map(|served| Arc::new(Model { served, meter: Arc::default() })).collect())
+    }
+
+    /// The answer as it comes.
+    pub(crate) async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
+        let mut recording = Recording::new(Arc::clone(&self.meter), &request.config);
+        match self.backend.generate_stream(request).await {
+            Ok(events) => Ok(events.inspect(move |event| recording.note(event)).boxed()),
+            Err(error) => {
+                recording.refused(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// The whole answer.
+    pub(crate) async fn generate(&self, request: GenerateRequest) -> Result<GenerateOutput, BackendError> {
+        collect(self.generate_stream(request).await?).await
+    }
+}
+
 /// Shared, fillable list of models.
 #[derive(Clone)]
 pub struct ModelSource(Arc<RwLock<State>>);
@@ -37,7 +77,7 @@ pub struct ModelSource(Arc<RwLock<State>>);
 #[derive(Clone)]
 enum State {
     Loading,
-    Ready(Arc<Vec<ServedModel>>),
+    Ready(Arc<Vec<Arc<Model>>>),
     Failed(String),
 }
 
@@ -49,12 +89,12 @@ impl ModelSource {
 
     /// Models that can serve at once.
     pub fn ready(models: Vec<ServedModel>) -> Self {
-        ModelSource(Arc::new(RwLock::new(State::Ready(Arc::new(models)))))
+        ModelSource(Arc::new(RwLock::new(State::Ready(Model::all_of(models)))))
     }
 
     /// The models are there.
     pub fn set_ready(&self, models: Vec<ServedModel>) {
-        *self.0.write() = State::Ready(Arc::new(models));
+        *self.0.write() = State::Ready(Model::all_of(models));
     }
 
     /// Loading failed for good; requests are told the reason.
@@ -63,7 +103,7 @@ impl ModelSource {
     }
 
     /// Every model, in the order given.
-    pub(crate) fn all(&self) -> Result<Arc<Vec<ServedModel>>, ApiError> {
+    pub(crate) fn all(&self) -> Result<Arc<Vec<Arc<Model>>>, ApiError> {
         match &*self.0.read() {
             State::Ready(models) => Ok(Arc::clone(models)),
             State::Loading => Err(ApiError::new(ErrorKind::Unavailable, "model is loading").retry_after(LOADING_RETRY_S)),
@@ -72,13 +112,13 @@ impl ModelSource {
     }
 
     /// The model of this id.
-    pub(crate) fn find(&self, id: &str) -> Result<ServedModel, ApiError> {
+    pub(crate) fn find(&self, id: &str) -> Result<Arc<Model>, ApiError> {
         let models = self.all()?;
         models.iter().find(|model| model.ids().any(|known| known == id)).cloned().ok_or_else(|| ApiError::model_not_found(id))
     }
 
     /// The model of this id, or the first one where the request names none.
-    pub(crate) fn find_or_first(&self, id: Option<&str>) -> Result<ServedModel, ApiError> {
+    pub(crate) fn find_or_first(&self, id: Option<&str>) -> Result<Arc<Model>, ApiError> {
         match id {
             Some(id) => self.find(id),
             None => self.all()?.first().cloned().ok_or_else(|| ApiError::model_not_found("")),

@@ -232,3 +232,15 @@ fn model_defaults_and_capabilities() {
     assert!(capabilities.streaming && capabilities.continuous_batching && capabilities.paged_attention);
     assert_eq!(engine.backend.health(), Ok(()));
 }
+
+#[test]
+fn steps_are_counted_by_size() {
+    let engine = saying("one two", &[EOS]);
+    run(&engine, config());
+    wait_until_idle(&engine.backend);
+    let stats = engine.backend.stats();
+    assert_eq!(stats.step_sizes.counts.iter().sum::<u64>(), stats.num_steps);
+    // The prompt in one step, then a token each but for the last one sampled; a step made ahead of the end may be in vain.
+    assert_eq!((stats.step_sizes.counts[1], stats.block_size, stats.prefix_queries), (1, 4, 5), "{stats:?}");
+    assert!(stats.step_sizes.num_tokens >= 5 + 7, "{stats:?}");
+}

@@ -56,7 +56,9 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
     let shared = Arc::new(Shared::new(config.vocab_size, config.scheduler.max_model_len, config.scheduler.max_num_seqs));
     let (sender, commands) = bounded(config.scheduler.max_waiting.max(1));
     let requests = Requests::new(config.scheduler.max_num_seqs, config.eos_token_ids.clone())?;
-    let stats = EngineStats { num_blocks: config.scheduler.num_blocks, ..EngineStats::default() };
+    let SchedulerConfig { num_blocks, block_size, .. } = config.scheduler;
+    let stats = EngineStats { num_blocks, block_size, ..EngineStats::default() };
+    shared.stats.store(&stats);
     let engine = Engine {
         config,
         scheduler,
@@ -180,6 +182,7 @@ impl Engine {
         let scheduled = self.scheduler.stats();
         self.stats.num_steps += 1;
         self.stats.num_tokens += step.num_tokens as u64;
+        self.stats.step_sizes.note(step.num_tokens);
         self.stats.max_running = self.stats.max_running.max(step.sequences.len());
         self.stats.kv_slots_allocated += scheduled.num_allocated_slots as u64;
         self.stats.kv_slots_used += scheduled.num_used_slots as u64;

@@ -10,4 +10,4 @@ mod steps;
 
 pub use engine::{EngineConfig, start, start_runner};
 pub use handle::{EngineHandle, RequestStream};
-pub use stats::EngineStats;
+pub use stats::{EngineStats, STEP_SIZE_BOUNDS, StepSizes};

@@ -25,10 +25,10 @@ pub(crate) async fn messages(State(app): State<SharedApp>, request: Request) -> 
     let slot = app.slot()?;
     let request = GenerateRequest { prompt: Prompt::Chat(parsed.prompt), config: parsed.config };
     if parsed.stream {
-        let events = app.bounded(async { Ok(model.backend.generate_stream(request).await?) }).await?;
+        let events = app.bounded(async { Ok(model.generate_stream(request).await?) }).await?;
         return sse::respond(&app, vec![events], MessageStream::new(model_id, &parsed.tools), slot).await;
     }
-    let output = app.bounded(async { Ok(model.backend.generate(request).await?) }).await?;
+    let output = app.bounded(async { Ok(model.generate(request).await?) }).await?;
     whole(model_id, &output, &parsed.tools)
 }
 

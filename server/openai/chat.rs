@@ -30,10 +30,10 @@ pub(crate) async fn chat(State(app): State<SharedApp>, request: Request) -> Resu
     let wants_prompt_logprobs = parsed.config.prompt_logprobs.is_some();
     let request = GenerateRequest { prompt: Prompt::Chat(parsed.prompt), config: parsed.config };
     if format.stream {
-        let events = app.bounded(async { Ok(model.backend.generate_stream(request).await?) }).await?;
+        let events = app.bounded(async { Ok(model.generate_stream(request).await?) }).await?;
         return sse::respond(&app, vec![events], ChatStream::new(model_id, num_choices as usize, format, &parsed.tools), slot).await;
     }
-    let output = app.bounded(async { Ok(model.backend.generate(request).await?) }).await?;
+    let output = app.bounded(async { Ok(model.generate(request).await?) }).await?;
     if output.choices.iter().any(|choice| choice.reason == StopReason::Aborted) {
         return Err(sse::aborted_error());
     }

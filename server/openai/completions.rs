@@ -36,11 +36,11 @@ pub(crate) async fn completions(State(app): State<SharedApp>, request: Request) 
     let echoes = app.bounded(async { Ok(echoes(&model.backend, &parsed).await?) }).await?;
     let requests = parsed.prompts.iter().map(|prompt| GenerateRequest { prompt: prompt.clone(), config: parsed.config.clone() });
     if parsed.format.stream {
-        let streams = try_join_all(requests.map(|request| model.backend.generate_stream(request)));
+        let streams = try_join_all(requests.map(|request| model.generate_stream(request)));
         let sources = app.bounded(async { Ok(streams.await?) }).await?;
         return sse::respond(&app, sources, CompletionStream::new(model_id, &parsed, echoes), slot).await;
     }
-    let whole = try_join_all(requests.map(|request| model.backend.generate(request)));
+    let whole = try_join_all(requests.map(|request| model.generate(request)));
     let outputs = app.bounded(async { Ok(whole.await?) }).await?;
     if outputs.iter().flat_map(|output| &output.choices).any(|choice| choice.reason == StopReason::Aborted) {
         return Err(sse::aborted_error());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::app::SharedApp;
 use crate::error::ApiError;
 use crate::ids::rfc3339;
-use crate::model_source::ServedModel;
+use crate::model_source::Model;
 
 const DEFAULT_LIMIT: usize = 1000;
 
@@ -33,7 +33,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(id: &'a str, model: &'a ServedModel) -> Self {
+    fn new(id: &'a str, model: &'a Model) -> Self {
         let window = Some(model.backend.capabilities().max_context_length).filter(|&window| window > 0);
         Entry {
             id,

@@ -4,9 +4,11 @@
 mod chat;
 mod client;
 mod completions;
+mod exposition;
 mod http;
 mod lifecycle;
 mod messages;
+mod metrics;
 mod models;
 mod scripted;
 mod tools;
