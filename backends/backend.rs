@@ -243,6 +243,15 @@ pub enum GenerateEvent {
         /// Tokens sampled since the last delta of this choice.
         tokens: Vec<TokenInfo>,
     },
+    /// The same of a choice's reasoning, which comes before its answer; only for chat prompts, of models that reason.
+    Reasoning {
+        /// Which of the `n` outputs.
+        choice: u32,
+        /// Complete characters, without the tags around the reasoning.
+        text: String,
+        /// Tokens sampled since the last delta of this choice, those of the tags among them.
+        tokens: Vec<TokenInfo>,
+    },
     /// A tool call begins that the backend itself found: the text of the answer has no trace of it. Calls of a choice come one after
     /// another, and text ends a call.
     CallStarted {

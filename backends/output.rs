@@ -9,6 +9,8 @@ use crate::{BackendError, GenerateEvent, GenerateStream, StopReason, TokenInfo, 
 pub struct Choice {
     /// Its text.
     pub text: String,
+    /// What the model said to itself before.
+    pub reasoning: String,
     /// Its tokens.
     pub tokens: Vec<TokenInfo>,
     /// Tool calls that the backend itself found.
@@ -57,6 +59,11 @@ pub async fn collect(mut stream: GenerateStream) -> Result<GenerateOutput, Backe
                 choice.text.push_str(&text);
                 choice.tokens.extend(tokens);
             }
+            GenerateEvent::Reasoning { choice, text, tokens } => {
+                let choice = choice_mut(&mut out.choices, choice);
+                choice.reasoning.push_str(&text);
+                choice.tokens.extend(tokens);
+            }
             GenerateEvent::CallStarted { choice, id, name } => {
                 choice_mut(&mut out.choices, choice).calls.push(FoundCall { id, name, arguments: String::new() });
             }
@@ -79,7 +86,8 @@ pub async fn collect(mut stream: GenerateStream) -> Result<GenerateOutput, Backe
 fn choice_mut(choices: &mut Vec<Choice>, idx: u32) -> &mut Choice {
     let idx = idx as usize;
     while choices.len() <= idx {
-        choices.push(Choice { text: String::new(), tokens: Vec::new(), calls: Vec::new(), reason: StopReason::Aborted });
+        let (text, reasoning) = (String::new(), String::new());
+        choices.push(Choice { text, reasoning, tokens: Vec::new(), calls: Vec::new(), reason: StopReason::Aborted });
     }
     &mut choices[idx]
 }

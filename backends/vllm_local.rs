@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{
     BackendCapabilities, BackendError, BackendStats, ChatMessage, ChatPrompt, GenerateRequest, GenerateStream, GenerationConfig,
-    InferenceBackend, Json, Prompt,
+    InferenceBackend, Json, Prompt, ReasoningSplitter, ReasoningTags,
 };
 use output::Output;
 
@@ -57,6 +57,8 @@ struct Inner {
     handle: EngineHandle,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
+    /// How the template marks reasoning; None: it does not.
+    reasoning: Option<ReasoningTags>,
     eos_token_ids: Vec<u32>,
     max_model_len: usize,
     default_config: GenerationConfig,
@@ -99,6 +101,7 @@ impl VllmLocal {
             capabilities: capabilities(max_model_len, tool_calling),
             handle: parts.handle,
             tokenizer: parts.tokenizer,
+            reasoning: parts.chat_template.as_ref().and_then(|template| ReasoningTags::of_template(template.source())),
             chat_template: parts.chat_template,
             eos_token_ids: parts.eos_token_ids,
         };
@@ -130,12 +133,13 @@ impl VllmLocal {
 impl InferenceBackend for VllmLocal {
     async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
         let GenerateRequest { prompt, config } = request;
-        let (request, config) = self.on_blocking_pool(move |inner| Ok((inner.request(&prompt, &config)?, config))).await?;
+        let prepared = self.on_blocking_pool(move |inner| Ok((inner.request(&prompt, &config)?, config))).await?;
+        let ((request, splitter), config) = prepared;
         let inner = &self.inner;
         let prompt = request.prompt.clone();
         // Ends at the room left in the window rather than at the client's own limit.
         let is_clamped = config.max_tokens.is_none_or(|max| max > request.sampling.max_tokens);
-        let output = Output::new(&inner.tokenizer, &inner.eos_token_ids, config, prompt, is_clamped)?;
+        let output = Output::new(&inner.tokenizer, &inner.eos_token_ids, config, prompt, is_clamped)?.with_reasoning(splitter);
         let stream = inner.handle.submit(request).map_err(engine_error)?;
         Ok(output.into_stream(stream).boxed())
     }
@@ -187,10 +191,20 @@ impl InferenceBackend for VllmLocal {
 
 impl Inner {
     fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError> {
+        Ok(self.read(prompt)?.0)
+    }
+
+    /// Tokens of a prompt, and how its answer is told from reasoning.
+    fn read(&self, prompt: &Prompt) -> Result<(Vec<u32>, Option<ReasoningSplitter>), BackendError> {
+        let encode = |text: &str, add_special_tokens| self.tokenizer.encode(text, add_special_tokens).map_err(engine_error);
         match prompt {
-            Prompt::Chat(chat) => self.tokenizer.encode(&self.render(chat)?, false).map_err(engine_error),
-            Prompt::Text { text, add_special_tokens } => self.tokenizer.encode(text, *add_special_tokens).map_err(engine_error),
-            Prompt::Tokens(tokens) => Ok(tokens.clone()),
+            Prompt::Chat(chat) => {
+                let text = self.render(chat)?;
+                let prefill = chat.messages.last().filter(|_| chat.continue_final_message).map(|message| message.content.as_str());
+                Ok((encode(&text, false)?, self.reasoning.map(|tags| ReasoningSplitter::after(tags, &text, prefill))))
+            }
+            Prompt::Text { text, add_special_tokens } => Ok((encode(text, *add_special_tokens)?, None)),
+            Prompt::Tokens(tokens) => Ok((tokens.clone(), None)),
         }
     }
 
@@ -210,9 +224,9 @@ impl Inner {
         template.render(&input).map_err(engine_error)
     }
 
-    /// Tokens and sampling parameters, checked against the window.
-    fn request(&self, prompt: &Prompt, config: &GenerationConfig) -> Result<Request, BackendError> {
-        let prompt = self.tokenize(prompt)?;
+    /// Tokens and sampling parameters, checked against the window, and how the answer is told from reasoning.
+    fn request(&self, prompt: &Prompt, config: &GenerationConfig) -> Result<(Request, Option<ReasoningSplitter>), BackendError> {
+        let (prompt, splitter) = self.read(prompt)?;
         if prompt.is_empty() {
             return Err(invalid("prompt", "the prompt has no tokens; at least one is needed"));
         }
@@ -221,7 +235,7 @@ impl Inner {
         }
         let room = u32::try_from(self.max_model_len - prompt.len()).unwrap_or(u32::MAX);
         let sampling = params::sampling(config, room, &self.tokenizer)?;
-        Ok(Request { prompt, sampling, priority: config.priority, cache_salt: config.cache_salt })
+        Ok((Request { prompt, sampling, priority: config.priority, cache_salt: config.cache_salt }, splitter))
     }
 }
 

@@ -23,6 +23,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    fn note_token(&mut self, started: Instant) {
+        if self.ttft_s == 0.0 {
+            self.ttft_s = started.elapsed().as_secs_f64();
+        }
+    }
+
     /// One line of figures.
     pub fn summary(&self) -> String {
         let decode_s = (self.total_s - self.ttft_s).max(1e-9);
@@ -37,7 +43,7 @@ impl Answer {
     }
 }
 
-/// Generates and prints as it comes. Ctrl-C ends the answer early and is no error.
+/// Generates and prints as it comes, reasoning on stderr. Ctrl-C ends the answer early and is no error.
 pub async fn show(backend: &dyn InferenceBackend, request: GenerateRequest) -> Result<Answer> {
     let started = Instant::now();
     let mut stream = backend.generate_stream(request).await?;
@@ -49,10 +55,12 @@ pub async fn show(backend: &dyn InferenceBackend, request: GenerateRequest) -> R
             _ = &mut interrupt => break,
         };
         match event {
+            Some(GenerateEvent::Reasoning { text, .. }) => {
+                answer.note_token(started);
+                terminal::aside(&text);
+            }
             Some(GenerateEvent::Delta { text, .. }) => {
-                if answer.ttft_s == 0.0 {
-                    answer.ttft_s = started.elapsed().as_secs_f64();
-                }
+                answer.note_token(started);
                 terminal::print(&text)?;
                 answer.text.push_str(&text);
             }

@@ -14,6 +14,11 @@ pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Writes text that is not a result to stderr at once.
+pub fn aside(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// Writes text to stdout at once.
 pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use pagoda_backends::{
     BackendError, ChatMessage, ChatPrompt, GenerateRequest, GenerationConfig, InferenceBackend, Prompt, StopReason, VllmLocal,
 };
-use script::{EOS, MAX_MODEL_LEN, Scripted, Seen, bytes_as_tokens, config, scripted, tokenizer};
+use script::{EOS, MAX_MODEL_LEN, Scripted, Seen, bytes_as_tokens, config, scripted, scripted_with, tokenizer};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -243,4 +243,28 @@ fn steps_are_counted_by_size() {
     // The prompt in one step, then a token each but for the last one sampled; a step made ahead of the end may be in vain.
     assert_eq!((stats.step_sizes.counts[1], stats.block_size, stats.prefix_queries), (1, 4, 5), "{stats:?}");
     assert!(stats.step_sizes.num_tokens >= 5 + 7, "{stats:?}");
+}
+
+#[test]
+fn reasoning_is_told_from_the_answer() {
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if false %}</think>{% endif %}{% if add_generation_prompt %}a:{% if open %}<think>\n{% endif %}{% endif %}";
+    let check = |said: &str, open: bool, max_tokens: u32, reasoning: &str, answer: &str| {
+        let mut tokens = bytes_as_tokens(&tokenizer(), said);
+        tokens.push(EOS);
+        let engine = scripted_with(vec![tokens], Some(template));
+        let message = ChatMessage { role: "user".into(), content: "q".into(), ..ChatMessage::default() };
+        let template_kwargs = [("open".to_owned(), open.into())].into();
+        let chat = ChatPrompt { messages: vec![message], add_generation_prompt: true, template_kwargs, ..ChatPrompt::default() };
+        let request = GenerateRequest { prompt: Prompt::Chat(chat), config: GenerationConfig { max_tokens: Some(max_tokens), ..config() } };
+        let events = block_on(async { engine.backend.generate_stream(request.clone()).await.unwrap().collect::<Vec<_>>().await });
+        let seen = Seen::of(events, 1);
+        assert_eq!((seen.reasoning.as_str(), seen.texts[0].as_str()), (reasoning, answer), "{said}");
+        assert_eq!(seen.tokens[0].len(), seen.usage.completion_tokens, "every token comes with some event");
+        let whole = block_on(engine.backend.generate(request)).unwrap();
+        assert_eq!((whole.choices[0].reasoning.as_str(), whole.choices[0].text.as_str()), (reasoning, answer), "{said}");
+    };
+    check("<think>\nhm</think>\n\n4", false, 40, "hm", "4");
+    check("hm</think>\n4", true, 40, "hm", "4");
+    check("4 <think>", false, 40, "", "4 <think>");
+    check("<think>hm</thi", false, 14, "hm</thi", "");
 }

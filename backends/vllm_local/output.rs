@@ -11,7 +11,7 @@ use pagoda_engine::sampling::TokenLogprobs;
 use pagoda_engine::text::{Detokenizer, StopMatcher, Tokenizer};
 
 use super::engine_error;
-use crate::{BackendError, GenerateEvent, GenerationConfig, StopReason, TokenInfo, Usage};
+use crate::{BackendError, GenerateEvent, GenerationConfig, ReasoningSplitter, StopReason, TokenInfo, Usage};
 
 /// State of a request's outputs.
 pub(super) struct Output {
@@ -29,6 +29,8 @@ pub(super) struct Output {
 struct Choice {
     detokenizer: Detokenizer,
     stops: StopMatcher,
+    /// None: no reasoning can come.
+    splitter: Option<ReasoningSplitter>,
     num_tokens: u32,
     ended: bool,
 }
@@ -50,6 +52,7 @@ impl Output {
             choices.push(Choice {
                 detokenizer: Detokenizer::new(tokenizer.clone(), config.skip_special_tokens),
                 stops: StopMatcher::new(config.stop_sequences.clone(), config.include_stop_str).map_err(engine_error)?,
+                splitter: None,
                 num_tokens: 0,
                 ended: false,
             });
@@ -64,6 +67,12 @@ impl Output {
             choices,
             events: VecDeque::new(),
         })
+    }
+
+    /// Every output begins as `splitter` says.
+    pub(super) fn with_reasoning(mut self, splitter: Option<ReasoningSplitter>) -> Output {
+        self.choices.iter_mut().for_each(|choice| choice.splitter.clone_from(&splitter));
+        self
     }
 
     /// The answer's events, driven by the engine's.
@@ -140,7 +149,7 @@ impl Output {
             let found = choice.stops.push(&piece);
             (found.text, found.matched)
         };
-        self.events.push_back(GenerateEvent::Delta { choice: idx, text, tokens: vec![info] });
+        self.push_text(idx, text, vec![info]);
         if let Some(stop) = matched {
             self.end(idx, StopReason::StopSequence(stop));
             match self.choices.iter().all(|choice| choice.ended) {
@@ -161,7 +170,7 @@ impl Output {
         text.push_str(&choice.stops.flush());
         let matched = choice.stops.matched().map(str::to_string);
         if !text.is_empty() {
-            self.events.push_back(GenerateEvent::Delta { choice: idx, text, tokens: Vec::new() });
+            self.push_text(idx, text, Vec::new());
         }
         let reason = match (matched, reason) {
             (Some(stop), _) => StopReason::StopSequence(stop),
@@ -174,8 +183,31 @@ impl Output {
         self.end(idx, reason);
     }
 
+    /// Text of an output with its tokens, as reasoning, as a part of the answer, or as both.
+    fn push_text(&mut self, choice: u32, text: String, mut tokens: Vec<TokenInfo>) {
+        let Some(splitter) = &mut self.choices[choice as usize].splitter else {
+            return self.events.push_back(GenerateEvent::Delta { choice, text, tokens });
+        };
+        let split = splitter.push(&text);
+        if !split.reasoning.is_empty() || split.text.is_empty() && splitter.is_reasoning() {
+            let tokens = std::mem::take(&mut tokens);
+            self.events.push_back(GenerateEvent::Reasoning { choice, text: split.reasoning, tokens });
+        }
+        if !split.text.is_empty() || !tokens.is_empty() {
+            self.events.push_back(GenerateEvent::Delta { choice, text: split.text, tokens });
+        }
+    }
+
     fn end(&mut self, idx: u32, reason: StopReason) {
-        self.choices[idx as usize].ended = true;
+        let choice = &mut self.choices[idx as usize];
+        choice.ended = true;
+        let held = choice.splitter.take().map(|mut splitter| splitter.finish()).unwrap_or_default();
+        if !held.reasoning.is_empty() {
+            self.events.push_back(GenerateEvent::Reasoning { choice: idx, text: held.reasoning, tokens: Vec::new() });
+        }
+        if !held.text.is_empty() {
+            self.events.push_back(GenerateEvent::Delta { choice: idx, text: held.text, tokens: Vec::new() });
+        }
         self.events.push_back(GenerateEvent::Finished { choice: idx, reason });
     }
 

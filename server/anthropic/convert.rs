@@ -69,9 +69,24 @@ fn chat_prompt(body: &Fields) -> Result<ChatPrompt, ApiError> {
         messages,
         add_generation_prompt: !is_prefill,
         continue_final_message: is_prefill,
-        template_kwargs: template_kwargs(body)?,
+        template_kwargs: with_thinking(body, template_kwargs(body)?)?,
         ..ChatPrompt::default()
     })
+}
+
+/// Names under which templates know whether the model is to reason: Qwen3's and its like, DeepSeek's and Granite's.
+const THINKING_SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
+
+/// Without `thinking` a model that can do both answers at once, as Anthropic's do. What `chat_template_kwargs` says wins.
+fn with_thinking(body: &Fields, mut kwargs: BTreeMap<String, serde_json::Value>) -> Result<BTreeMap<String, serde_json::Value>, ApiError> {
+    let wanted = match body.object("thinking")? {
+        Some(thinking) => thinking.required_string("type")? != "disabled",
+        None => false,
+    };
+    for name in THINKING_SWITCHES {
+        kwargs.entry(name.to_owned()).or_insert(wanted.into());
+    }
+    Ok(kwargs)
 }
 
 /// `chat_template_kwargs`, the same in both families.

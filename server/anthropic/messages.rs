@@ -7,7 +7,7 @@ use pagoda_backends::{FoundCall, GenerateOutput, GenerateRequest, Prompt, StopRe
 
 use super::convert::parse_messages;
 use super::stream::MessageStream;
-use super::types::{ContentBlock, Message, stop_reason};
+use super::types::{ContentBlock, Message, SIGNATURE, stop_reason};
 use crate::app::SharedApp;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::Fields;
@@ -43,7 +43,8 @@ fn whole(model_id: &str, output: &GenerateOutput, tools: &ToolUse) -> Result<Res
     let (pieces, called) = AnswerParser::parse(tools, &choice.text, end);
     let found: Vec<(&str, Piece)> = choice.calls.iter().map(|call| (call.id.as_str(), found_piece(call, end))).collect();
     let ids: Vec<String> = pieces.iter().map(|_| new_id("toolu_")).collect();
-    message.content = pieces.iter().zip(&ids).map(|(piece, id)| block(piece, id)).collect();
+    let thinking = (!choice.reasoning.is_empty()).then_some(ContentBlock::Thinking { thinking: &choice.reasoning, signature: SIGNATURE });
+    message.content = thinking.into_iter().chain(pieces.iter().zip(&ids).map(|(piece, id)| block(piece, id))).collect();
     message.content.extend(found.iter().map(|(id, piece)| block(piece, id)));
     let called = called || found.iter().any(|(_, piece)| matches!(piece, Piece::Call(_)));
     let (reason, sequence) = stop_reason(&choice.reason, called);

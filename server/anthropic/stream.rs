@@ -1,13 +1,13 @@
 //! `MessageStream`: a backend's events as Anthropic's SSE sequence.
 //!
-//! message_start, then content blocks (text opened by its first piece, a call whole), message_delta with the final usage, message_stop. Pings before
+//! message_start, then content blocks (thinking and text opened by their first piece, a call whole), message_delta with the final usage, message_stop. Pings before
 //! message_start are comments, since it must be the first event.
 
 use axum::body::Bytes;
 use pagoda_backends::{GenerateEvent, StopReason, Usage};
 use serde_json::{Map, Value};
 
-use super::types::{BlockDelta, ContentBlock, Message, MessageEnd, StreamEvent, UsageBody};
+use super::types::{BlockDelta, ContentBlock, Message, MessageEnd, SIGNATURE, StreamEvent, UsageBody};
 use crate::error::{ApiError, Family};
 use crate::ids::new_id;
 use crate::sse::{self, Encode, Frames};
@@ -18,6 +18,7 @@ use crate::tools::{AnswerParser, Piece, TextEnd, ToolCall, ToolUse};
 enum Position {
     BeforeStart,
     BetweenBlocks,
+    InThinking,
     InText,
     InCall,
 }
@@ -57,13 +58,22 @@ impl MessageStream {
     }
 
     fn text(&mut self, text: &str, frames: &mut Frames) {
-        if self.position != Position::InText {
+        self.open(Position::InText, ContentBlock::Text { text: "" }, frames);
+        frames.push_back(frame(&StreamEvent::ContentBlockDelta { index: self.index, delta: BlockDelta::Text { text } }));
+    }
+
+    fn thinking(&mut self, thinking: &str, frames: &mut Frames) {
+        self.open(Position::InThinking, ContentBlock::Thinking { thinking: "", signature: "" }, frames);
+        frames.push_back(frame(&StreamEvent::ContentBlockDelta { index: self.index, delta: BlockDelta::Thinking { thinking } }));
+    }
+
+    /// Opens a block, unless it is open.
+    fn open(&mut self, position: Position, content_block: ContentBlock, frames: &mut Frames) {
+        if self.position != position {
             self.close_block(frames);
-            let content_block = ContentBlock::Text { text: "" };
             frames.push_back(frame(&StreamEvent::ContentBlockStart { index: self.index, content_block }));
-            self.position = Position::InText;
+            self.position = position;
         }
-        frames.push_back(frame(&StreamEvent::ContentBlockDelta { index: self.index, delta: BlockDelta::TextDelta { text } }));
     }
 
     fn call(&mut self, call: &ToolCall, frames: &mut Frames) {
@@ -74,19 +84,22 @@ impl MessageStream {
 
     fn open_call(&mut self, id: &str, name: &str, frames: &mut Frames) {
         self.close_block(frames);
-        let content_block = ContentBlock::ToolUse { id, name, input: &Map::new() };
-        frames.push_back(frame(&StreamEvent::ContentBlockStart { index: self.index, content_block }));
-        self.position = Position::InCall;
+        self.open(Position::InCall, ContentBlock::ToolUse { id, name, input: &Map::new() }, frames);
         self.called = true;
     }
 
     fn arguments(&self, partial_json: &str, frames: &mut Frames) {
-        let delta = BlockDelta::InputJsonDelta { partial_json };
+        let delta = BlockDelta::InputJson { partial_json };
         frames.push_back(frame(&StreamEvent::ContentBlockDelta { index: self.index, delta }));
     }
 
+    /// Closes the open block, if there is one.
     fn close_block(&mut self, frames: &mut Frames) {
-        if matches!(self.position, Position::InText | Position::InCall) {
+        if self.position == Position::InThinking {
+            let delta = BlockDelta::Signature { signature: SIGNATURE };
+            frames.push_back(frame(&StreamEvent::ContentBlockDelta { index: self.index, delta }));
+        }
+        if matches!(self.position, Position::InThinking | Position::InText | Position::InCall) {
             frames.push_back(frame(&StreamEvent::ContentBlockStop { index: self.index }));
             self.position = Position::BetweenBlocks;
             self.index += 1;
@@ -117,6 +130,7 @@ impl Encode for MessageStream {
                 let pieces = self.parser.feed(&text);
                 self.pieces(pieces, frames);
             }
+            GenerateEvent::Reasoning { text, .. } if !text.is_empty() => self.thinking(&text, frames),
             GenerateEvent::CallStarted { id, name, .. } => {
                 let pieces = self.parser.finish(TextEnd::Complete);
                 self.pieces(pieces, frames);
@@ -129,7 +143,7 @@ impl Encode for MessageStream {
                 self.reason = reason;
             }
             GenerateEvent::Done(usage) => self.usage = usage,
-            GenerateEvent::PromptLogprobs(_) | GenerateEvent::Failed(_) => {}
+            GenerateEvent::Reasoning { .. } | GenerateEvent::PromptLogprobs(_) | GenerateEvent::Failed(_) => {}
         }
     }
 

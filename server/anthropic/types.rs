@@ -25,12 +25,26 @@ impl<'a> Message<'a> {
     }
 }
 
+/// What stands in `signature`: some clients drop thinking that has none.
+pub(crate) const SIGNATURE: &str = "pagoda";
+
 /// A block of an answer.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ContentBlock<'a> {
-    Text { text: &'a str },
-    ToolUse { id: &'a str, name: &'a str, input: &'a Map<String, Value> },
+    Text {
+        text: &'a str,
+    },
+    /// `signature` proves nothing here; clients send it back with the text.
+    Thinking {
+        thinking: &'a str,
+        signature: &'a str,
+    },
+    ToolUse {
+        id: &'a str,
+        name: &'a str,
+        input: &'a Map<String, Value>,
+    },
 }
 
 /// Token counts; the three input counts add up to the prompt.
@@ -83,10 +97,16 @@ impl StreamEvent<'_> {
 
 /// A piece of a block.
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 pub(crate) enum BlockDelta<'a> {
-    TextDelta { text: &'a str },
-    InputJsonDelta { partial_json: &'a str },
+    #[serde(rename = "text_delta")]
+    Text { text: &'a str },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: &'a str },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: &'a str },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: &'a str },
 }
 
 /// Why a message ended.

@@ -43,6 +43,7 @@ impl Recording {
                 self.started.get_or_insert_with(Instant::now);
             }
             GenerateEvent::Delta { choice, text, tokens } if !text.is_empty() || !tokens.is_empty() => self.note_token(*choice as usize),
+            GenerateEvent::Reasoning { choice, .. } => self.note_token(*choice as usize),
             GenerateEvent::Finished { reason, .. } => self.ending = Ending::of(reason),
             GenerateEvent::Done(usage) => self.done(usage),
             // Never begun: another server may take it, and nothing failed.

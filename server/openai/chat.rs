@@ -62,11 +62,18 @@ fn whole<'a>(
 fn whole_choice<'a>(index: usize, choice: &'a Choice, format: Format, tools: &ToolUse) -> ChatChoice<'a> {
     let (pieces, called) = AnswerParser::parse(tools, &choice.text, TextEnd::of(&choice.reason));
     let called = called || !choice.calls.is_empty();
+    let reasoning_content = (!choice.reasoning.is_empty()).then_some(choice.reasoning.as_str());
     let content = if called { text_of(&pieces).map(Cow::Owned) } else { Some(Cow::Borrowed(choice.text.as_str())) };
     let calls = calls_of(&pieces).into_iter().chain(choice.calls.iter().map(ToolCallBody::found));
     ChatChoice {
         index,
-        message: ChatMessageBody { role: "assistant", content, refusal: None, tool_calls: called.then(|| calls.collect()) },
+        message: ChatMessageBody {
+            role: "assistant",
+            content,
+            reasoning_content,
+            refusal: None,
+            tool_calls: called.then(|| calls.collect()),
+        },
         logprobs: format.logprobs.then(|| ChatLogprobs::new(&choice.tokens, format.token_names)),
         finish_reason: finish_reason(&choice.reason, called),
         stop_reason: stop_reason(&choice.reason),

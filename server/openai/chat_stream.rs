@@ -56,7 +56,7 @@ impl ChatStream {
     /// The role of every choice, before its content.
     fn start(&mut self, prompt_token_ids: &[u32], frames: &mut Frames) {
         for index in 0..self.choices.len() {
-            let delta = ChatDelta { role: Some("assistant"), content: Some(""), tool_calls: None };
+            let delta = ChatDelta { role: Some("assistant"), content: Some(""), ..ChatDelta::default() };
             let mut chunk = self.chunk(vec![ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }]);
             chunk.prompt_token_ids = (self.format.token_ids && index == 0).then_some(prompt_token_ids);
             frames.push_back(sse::data_frame(&chunk));
@@ -78,10 +78,21 @@ impl ChatStream {
         }
     }
 
+    fn reasoning(&mut self, index: usize, text: &str, tokens: &[TokenInfo], frames: &mut Frames) {
+        self.usage.completion_tokens += tokens.len();
+        if !text.is_empty() || (self.format.logprobs || self.format.token_ids) && !tokens.is_empty() {
+            self.piece(index, ChatDelta { reasoning_content: Some(text), ..ChatDelta::default() }, tokens, frames);
+        }
+    }
+
     fn content(&self, index: usize, text: &str, tokens: &[TokenInfo], frames: &mut Frames) {
+        self.piece(index, ChatDelta { content: Some(text), ..ChatDelta::default() }, tokens, frames);
+    }
+
+    fn piece(&self, index: usize, delta: ChatDelta, tokens: &[TokenInfo], frames: &mut Frames) {
         let choice = ChatChunkChoice {
             index,
-            delta: ChatDelta { content: Some(text), ..ChatDelta::default() },
+            delta,
             logprobs: (self.format.logprobs && !tokens.is_empty()).then(|| ChatLogprobs::new(tokens, self.format.token_names)),
             token_ids: self.format.token_ids.then(|| token_ids(tokens)),
             ..ChatChunkChoice::default()
@@ -153,6 +164,7 @@ impl Encode for ChatStream {
             GenerateEvent::Delta { choice, text, tokens } => self.delta(choice as usize, &text, &tokens, frames),
             GenerateEvent::CallStarted { choice, id, name } => self.open_call(choice as usize, &id, &name, frames),
             GenerateEvent::CallArguments { choice, text } => self.arguments(choice as usize, &text, frames),
+            GenerateEvent::Reasoning { choice, text, tokens } => self.reasoning(choice as usize, &text, &tokens, frames),
             GenerateEvent::Finished { choice, reason } => self.finish(choice as usize, &reason, frames),
             GenerateEvent::Done(usage) => self.usage = usage,
             GenerateEvent::PromptLogprobs(_) | GenerateEvent::Failed(_) => {}

@@ -135,7 +135,9 @@ impl Encode for CompletionStream {
                 }
             }
             GenerateEvent::PromptLogprobs(tokens) => self.open(prompt_idx, &tokens, frames),
-            GenerateEvent::Delta { choice, text, tokens } => self.delta(prompt_idx, choice as usize, text, &tokens, frames),
+            GenerateEvent::Delta { choice, text, tokens } | GenerateEvent::Reasoning { choice, text, tokens } => {
+                self.delta(prompt_idx, choice as usize, text, &tokens, frames)
+            }
             GenerateEvent::Finished { choice, reason } => self.finish(prompt_idx, choice as usize, &reason, frames),
             GenerateEvent::Done(usage) => self.prompts[prompt_idx].usage = usage,
             GenerateEvent::CallStarted { .. } | GenerateEvent::CallArguments { .. } | GenerateEvent::Failed(_) => {}

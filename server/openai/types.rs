@@ -103,6 +103,8 @@ pub(crate) struct ChatChoice<'a> {
 pub(crate) struct ChatMessageBody<'a> {
     pub(crate) role: &'static str,
     pub(crate) content: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<&'a str>,
     pub(crate) refusal: Option<&'static str>,
     pub(crate) tool_calls: Option<Vec<ToolCallBody>>,
 }
@@ -194,6 +196,8 @@ pub(crate) struct ChatDelta<'a> {
     pub(crate) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tool_calls: Option<[ToolCallDelta<'a>; 1]>,
 }

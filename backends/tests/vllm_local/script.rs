@@ -50,6 +50,11 @@ pub fn bytes_as_tokens(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
 
 /// An engine whose output `choice` says `script[choice]`, then repeats its last token.
 pub fn scripted(script: Vec<Vec<u32>>, with_template: bool) -> Scripted {
+    scripted_with(script, with_template.then_some(CHAT_TEMPLATE))
+}
+
+/// The same with a chat template.
+pub fn scripted_with(script: Vec<Vec<u32>>, template: Option<&str>) -> Scripted {
     let gate = Arc::new(Mutex::new(()));
     let config = EngineConfig {
         scheduler: SchedulerConfig {
@@ -72,7 +77,7 @@ pub fn scripted(script: Vec<Vec<u32>>, with_template: bool) -> Scripted {
         drop(closed.lock());
         Ok(answer(&script, &mut choices, &inputs))
     };
-    let chat_template = with_template.then(|| ChatTemplate::new(CHAT_TEMPLATE, &TextConfig::default()).unwrap());
+    let chat_template = template.map(|source| ChatTemplate::new(source, &TextConfig::default()).unwrap());
     let backend = VllmLocal::from_parts(Parts {
         handle: start(config, execute).unwrap(),
         tokenizer: tokenizer(),
@@ -106,6 +111,8 @@ pub fn config() -> GenerationConfig {
 pub struct Seen {
     pub prompt: Vec<u32>,
     pub texts: Vec<String>,
+    /// Of all choices, as it came.
+    pub reasoning: String,
     pub tokens: Vec<Vec<TokenInfo>>,
     pub reasons: Vec<Option<StopReason>>,
     pub usage: Usage,
@@ -124,6 +131,11 @@ impl Seen {
                 GenerateEvent::Delta { choice, text, tokens } => {
                     assert_eq!(seen.reasons[choice as usize], None, "no text after the end");
                     seen.texts[choice as usize].push_str(&text);
+                    seen.tokens[choice as usize].extend(tokens);
+                }
+                GenerateEvent::Reasoning { choice, text, tokens } => {
+                    assert!(seen.texts[choice as usize].is_empty(), "reasoning comes before the answer");
+                    seen.reasoning.push_str(&text);
                     seen.tokens[choice as usize].extend(tokens);
                 }
                 GenerateEvent::Finished { choice, reason } => {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may stop at a surprise")]
 
 mod chat;
+mod claude_code;
 mod client;
 mod completions;
 mod exposition;

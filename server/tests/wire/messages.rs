@@ -238,3 +238,47 @@ async fn extras_reach_the_backend() {
     assert_eq!((config.stop_sequences, config.max_tokens), (vec!["x".to_owned(), " \n".to_owned()], Some(u32::MAX)));
     assert_ne!(config.cache_salt, 0);
 }
+
+#[tokio::test]
+async fn thinking() {
+    let server = Server::start().await;
+    let thought = |text: &str| GenerateEvent::Reasoning { choice: 0, text: text.into(), tokens: Vec::new() };
+    let events = |rest: Vec<GenerateEvent>| {
+        let end = [
+            GenerateEvent::Finished { choice: 0, reason: StopReason::EndOfTurn },
+            GenerateEvent::Done(Usage { prompt_tokens: 40, cached_tokens: 32, completion_tokens: 5 }),
+        ];
+        [vec![started()], rest, end.to_vec()].concat()
+    };
+    let mut transcript = String::new();
+    for (name, rest) in [
+        ("thought and answered", vec![thought("Let"), thought(""), thought(" me see."), delta("Four"), delta(".")]),
+        ("only thought", vec![thought("Hm")]),
+    ] {
+        for path in ["/v1/messages", "/v1/chat/completions"] {
+            for stream in [true, false] {
+                server.backend.play(events(rest.clone()));
+                transcript.push_str(&format!("{name}, {path}\n{}\n", server.post(path, &body(stream)).await.text()));
+            }
+        }
+    }
+    insta::assert_snapshot!("thinking", redacted(&transcript));
+}
+
+#[tokio::test]
+async fn thinking_is_a_switch_of_the_template() {
+    let server = Server::start().await;
+    let cases = [
+        (json!({}), false),
+        (json!({"thinking": {"type": "disabled"}}), false),
+        (json!({"thinking": {"type": "adaptive", "display": "omitted"}}), true),
+        (json!({"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2000}), true),
+        (json!({"thinking": {"type": "adaptive"}, "chat_template_kwargs": {"enable_thinking": false, "thinking": false}}), false),
+    ];
+    for (extra, wanted) in cases {
+        let mut body = body(false);
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let kwargs = converted(&server, body).await.template_kwargs;
+        assert_eq!((&kwargs["enable_thinking"], &kwargs["thinking"]), (&json!(wanted), &json!(wanted)), "{extra}");
+    }
+}
