@@ -335,6 +335,18 @@ pub struct BackendStats {
     pub step_sizes: StepSizes,
 }
 
+impl BackendStats {
+    /// Adds what `other` counted; what is true only now stays.
+    pub fn add_counts(&mut self, other: &BackendStats) {
+        self.num_preemptions += other.num_preemptions;
+        self.num_steps += other.num_steps;
+        self.max_running = self.max_running.max(other.max_running);
+        self.prefix_queries += other.prefix_queries;
+        self.prefix_hits += other.prefix_hits;
+        self.step_sizes.add(&other.step_sizes);
+    }
+}
+
 /// A backend: one loaded model behind one way of running it.
 #[async_trait]
 pub trait InferenceBackend: Send + Sync + 'static {
@@ -370,4 +382,6 @@ pub trait InferenceBackend: Send + Sync + 'static {
     fn stats(&self) -> BackendStats;
     /// Err with the reason once the backend cannot serve any more.
     fn health(&self) -> Result<(), String>;
+    /// Frees what the backend holds and waits until it is free; requests that still run are ended. Blocks.
+    fn unload(&self) {}
 }

@@ -66,6 +66,10 @@ pub struct NativeOptions {
     pub memory_utilization: f32,
     /// Taken for the free memory.
     pub memory_limit_bytes: Option<usize>,
+    /// Memory of several models together.
+    pub model_memory_bytes: Option<usize>,
+    /// Several models are loaded at the start, as many as fit.
+    pub load_at_start: bool,
     /// GPUs of one model.
     pub tensor_parallel_size: usize,
     /// Format of weights.
@@ -253,6 +257,8 @@ impl Values<'_> {
             restart_on_failure: self.switch("restart_on_failure"),
             threads: self.count("threads"),
             memory_limit_bytes: self.count("memory_limit_bytes"),
+            model_memory_bytes: self.count("model_memory_bytes"),
+            load_at_start: self.text("load_models").as_deref() == Some("start"),
             memory_utilization: self.number("gpu_memory_utilization") as f32,
             tensor_parallel_size: count("tensor_parallel_size"),
             quantization: self.text("quantization"),

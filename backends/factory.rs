@@ -13,7 +13,7 @@ use pagoda_engine::{EngineError, Result as EngineResult};
 
 use crate::config::{Config, NativeOptions};
 use crate::registry::{BackendKind, ModelConfig, ModelType};
-use crate::{InferenceBackend, VllmLocal};
+use crate::{BackendError, InferenceBackend, VllmLocal};
 
 /// Kinds that this build can make.
 pub const AVAILABLE: &[BackendKind] = &[BackendKind::VllmLocal];
@@ -37,6 +37,9 @@ pub enum FactoryError {
     /// The type of model is not served by any kind of this build.
     #[error("model `{0}`: type {1:?} is not available in this build; available: causal_lm")]
     Type(String, ModelType),
+    /// A model does not fit into the memory of all.
+    #[error("--model-memory-bytes: {0}")]
+    Pool(BackendError),
     /// The engine refused the model.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -108,7 +111,7 @@ pub fn load_local(
     Ok(VllmLocal::new(model))
 }
 
-fn template_from(file: &Path, model: &Path) -> EngineResult<ChatTemplate> {
+pub(crate) fn template_from(file: &Path, model: &Path) -> EngineResult<ChatTemplate> {
     let source = std::fs::read_to_string(file).map_err(|source| EngineError::Io { path: file.into(), source })?;
     ChatTemplate::new(&source, &Checkpoint::open(model)?.text)
 }

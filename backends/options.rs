@@ -186,6 +186,22 @@ pub const OPTIONS: &[OptionSpec] = &{
         row(Engine, "memory_limit_bytes", None, Count(1, u64::MAX), None, "Taken for the free memory; unset: asked of the system"),
         row(
             Engine,
+            "model_memory_bytes",
+            None,
+            Count(1, u64::MAX),
+            None,
+            "Memory of several models together; unset: the usable share of what is free",
+        ),
+        row(
+            Engine,
+            "load_models",
+            None,
+            Choice(&["start", "first_use"]),
+            Some("start"),
+            "When several models are loaded: as many as fit at the start, or each at its first request",
+        ),
+        row(
+            Engine,
             "gpu_memory_utilization",
             Some("VLLM_GPU_MEMORY_UTILIZATION"),
             Number(0.01, 1.0),

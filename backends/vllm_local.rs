@@ -5,6 +5,7 @@
 
 mod output;
 mod params;
+mod text;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::{
     InferenceBackend, Json, Prompt, ReasoningSplitter, ReasoningTags,
 };
 use output::Output;
+pub use text::LocalText;
 
 /// Formats of weights that the engine runs (docs/quantization.md).
 const QUANTIZATION: [&str; 16] = [
@@ -51,10 +53,11 @@ const RETRY_AFTER_S: u32 = 1;
 #[derive(Clone)]
 pub struct VllmLocal {
     inner: Arc<Inner>,
+    handle: EngineHandle,
 }
 
+/// What needs no engine.
 struct Inner {
-    handle: EngineHandle,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
     /// How the template marks reasoning; None: it does not.
@@ -93,39 +96,18 @@ impl VllmLocal {
 
     /// Wraps an engine.
     pub fn from_parts(parts: Parts) -> VllmLocal {
-        let max_model_len = parts.handle.max_model_len();
-        let tool_calling = parts.chat_template.as_ref().is_some_and(|template| template.source().contains("tools"));
-        let inner = Inner {
-            max_model_len,
-            default_config: default_config(&parts.generation),
-            capabilities: capabilities(max_model_len, tool_calling),
-            handle: parts.handle,
-            tokenizer: parts.tokenizer,
-            reasoning: parts.chat_template.as_ref().and_then(|template| ReasoningTags::of_template(template.source())),
-            chat_template: parts.chat_template,
-            eos_token_ids: parts.eos_token_ids,
-        };
-        VllmLocal { inner: Arc::new(inner) }
+        let Parts { handle, tokenizer, chat_template, eos_token_ids, generation } = parts;
+        LocalText::new(tokenizer, chat_template, eos_token_ids, &generation, handle.max_model_len()).with_engine(handle)
     }
 
     /// The engine behind it.
     pub fn handle(&self) -> &EngineHandle {
-        &self.inner.handle
+        &self.handle
     }
 
     /// Whether chat prompts can be rendered.
     pub fn has_chat_template(&self) -> bool {
         self.inner.chat_template.is_some()
-    }
-
-    /// Runs work that takes longer than an async thread should be held.
-    async fn on_blocking_pool<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Inner) -> Result<T, BackendError> + Send + 'static,
-    ) -> Result<T, BackendError> {
-        let inner = self.inner.clone();
-        let outcome = tokio::task::spawn_blocking(move || work(&inner)).await;
-        outcome.unwrap_or_else(|error| Err(BackendError::Internal(format!("text processing failed: {error}"))))
     }
 }
 
@@ -133,25 +115,25 @@ impl VllmLocal {
 impl InferenceBackend for VllmLocal {
     async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
         let GenerateRequest { prompt, config } = request;
-        let prepared = self.on_blocking_pool(move |inner| Ok((inner.request(&prompt, &config)?, config))).await?;
+        let prepared = self.inner.on_blocking_pool(move |inner| Ok((inner.request(&prompt, &config)?, config))).await?;
         let ((request, splitter), config) = prepared;
         let inner = &self.inner;
         let prompt = request.prompt.clone();
         // Ends at the room left in the window rather than at the client's own limit.
         let is_clamped = config.max_tokens.is_none_or(|max| max > request.sampling.max_tokens);
         let output = Output::new(&inner.tokenizer, &inner.eos_token_ids, config, prompt, is_clamped)?.with_reasoning(splitter);
-        let stream = inner.handle.submit(request).map_err(engine_error)?;
+        let stream = self.handle.submit(request).map_err(engine_error)?;
         Ok(output.into_stream(stream).boxed())
     }
 
     async fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError> {
         let prompt = prompt.clone();
-        self.on_blocking_pool(move |inner| inner.tokenize(&prompt)).await
+        self.inner.on_blocking_pool(move |inner| inner.tokenize(&prompt)).await
     }
 
     async fn detokenize(&self, tokens: &[u32]) -> Result<String, BackendError> {
         let tokens = tokens.to_vec();
-        self.on_blocking_pool(move |inner| inner.tokenizer.decode(&tokens, false).map_err(engine_error)).await
+        self.inner.on_blocking_pool(move |inner| inner.tokenizer.decode(&tokens, false).map_err(engine_error)).await
     }
 
     fn token_str(&self, token: u32) -> Option<String> {
@@ -167,7 +149,7 @@ impl InferenceBackend for VllmLocal {
     }
 
     fn stats(&self) -> BackendStats {
-        let stats = self.inner.handle.stats();
+        let stats = self.handle.stats();
         BackendStats {
             num_running: stats.num_running,
             num_waiting: stats.num_waiting,
@@ -185,11 +167,25 @@ impl InferenceBackend for VllmLocal {
     }
 
     fn health(&self) -> Result<(), String> {
-        self.inner.handle.health()
+        self.handle.health()
+    }
+
+    fn unload(&self) {
+        self.handle.unload();
     }
 }
 
 impl Inner {
+    /// Runs work that takes longer than an async thread should be held.
+    async fn on_blocking_pool<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Inner) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let inner = self.clone();
+        let outcome = tokio::task::spawn_blocking(move || work(&inner)).await;
+        outcome.unwrap_or_else(|error| Err(BackendError::Internal(format!("text processing failed: {error}"))))
+    }
+
     fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError> {
         Ok(self.read(prompt)?.0)
     }

@@ -8,11 +8,13 @@ use pagoda::hub::Hub;
 use pagoda_backends::config::Config;
 use pagoda_backends::factory;
 use pagoda_backends::settings::Origin;
+use pagoda_engine::description::usable_memory;
 use pagoda_engine::loader::{self, EngineOptions};
 use pagoda_engine::request::{Event, Request};
 use pagoda_engine::sampling::SamplingParams;
 
 use super::flags::Flags;
+use super::models::Target;
 use super::terminal::bytes;
 use super::{context, machine, models, terminal};
 
@@ -98,10 +100,26 @@ fn config_section(text: &mut String, config: &Config, file: Option<&Path>) -> Re
     Ok(())
 }
 
-/// Which kind of backend would run, and where the model's memory would go.
+/// Which kind of backend would run each model, and where the memory of each would go.
 fn backend_section(text: &mut String, hub: &Hub, config: &Config, arguments: &Arguments) -> Result<()> {
     writeln!(text, "\nbackend")?;
-    let target = models::target_for(config, arguments.model.as_deref())?;
+    let targets = models::targets(config, arguments.model.as_deref())?;
+    for target in &targets {
+        if let Some(entry) = target.entry.as_ref().filter(|_| targets.len() > 1) {
+            writeln!(text, "  {}", entry.name)?;
+        }
+        target_lines(text, hub, config, (target, arguments.load))?;
+    }
+    if targets.len() > 1 {
+        let when = if config.native.load_at_start { "as many as fit at the start" } else { "each at its first request" };
+        let budget = usable_memory(&factory::options_for(None, config))?;
+        let budget = config.native.model_memory_bytes.unwrap_or(budget) as u64;
+        writeln!(text, "  together  {} for {} models, loaded {when}", bytes(budget), targets.len())?;
+    }
+    Ok(())
+}
+
+fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, load): (&Target, bool)) -> Result<()> {
     writeln!(text, "  kind      {} ({})", target.kind.as_str(), target.reason)?;
     let Some(path) = target.find(hub)? else {
         writeln!(text, "  model     not on this machine yet; `pagoda pull` fetches it")?;
@@ -113,7 +131,7 @@ fn backend_section(text: &mut String, hub: &Hub, config: &Config, arguments: &Ar
     for line in plan.to_string().lines() {
         writeln!(text, "  {line}")?;
     }
-    if arguments.load {
+    if load {
         taken_line(text, &path, &factory::options_for(target.entry.as_ref(), config))?;
     }
     Ok(())

@@ -7,9 +7,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, ensure};
 use pagoda::hub::{Hub, Located, Report};
 use pagoda_backends::config::Config;
-use pagoda_backends::registry::{BackendKind, ModelConfig, ModelSource};
+use pagoda_backends::pool::local::{LocalModel, local_pool};
+use pagoda_backends::registry::{BackendKind, ModelConfig, ModelSource, ModelType};
 use pagoda_backends::{InferenceBackend, factory};
 use pagoda_engine::loader::{self, EngineOptions, LoadProgress, LoadedModel};
+use tokio::runtime::Handle;
 use tracing::info;
 
 use super::context;
@@ -91,13 +93,46 @@ impl Target {
         progress.finish();
         let name = self.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
         info!(model = name, seconds = started.elapsed().as_secs_f32(), "model loaded");
-        Ok(Running {
-            backend,
-            aliases: self.entry.as_ref().map_or_else(Vec::new, |entry| entry.aliases.clone()),
-            name,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
-        })
+        Ok(self.running(name, backend))
     }
+
+    /// Whether the model can share memory with others, by being unloaded.
+    fn is_pooled(&self) -> bool {
+        self.kind == BackendKind::VllmLocal && self.entry.as_ref().is_none_or(|entry| entry.model_type == ModelType::CausalLm)
+    }
+
+    fn running(&self, name: String, backend: Arc<dyn InferenceBackend>) -> Running {
+        let aliases = self.entry.as_ref().map_or_else(Vec::new, |entry| entry.aliases.clone());
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        Running { backend, name, aliases, created }
+    }
+}
+
+/// The models of a server. A single one is loaded for good; several share their memory, as far as they run on pagoda's own engine.
+pub fn load_all(targets: &[Target], hub: &Hub, config: &Config, progress: &mut Progress) -> Result<Vec<Running>> {
+    let mut running = Vec::with_capacity(targets.len());
+    let (mut local, mut places) = (Vec::new(), Vec::new());
+    for target in targets {
+        if targets.len() > 1 && target.is_pooled() {
+            let located = target.locate(hub, progress)?;
+            let name = target.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
+            local.push(LocalModel { name: name.clone(), path: located.path, entry: target.entry.clone() });
+            places.push((running.len() + places.len(), name, target));
+        } else {
+            running.push(target.load(hub, config, progress)?);
+        }
+    }
+    if local.is_empty() {
+        return Ok(running);
+    }
+    let (pool, on_demand) = local_pool(local, config)?;
+    for ((at, name, target), backend) in places.into_iter().zip(on_demand) {
+        running.insert(at, target.running(name, Arc::new(backend)));
+    }
+    if config.native.load_at_start {
+        Handle::current().block_on(pool.preload())?;
+    }
+    Ok(running)
 }
 
 /// Loads a model for `command`, which measures the engine alone: no server, no backend around it. `adjust` has the last word on the options.

@@ -109,10 +109,7 @@ fn ended(outcome: Result<Result<(), pagoda_server::ServerError>, tokio::task::Jo
 fn load(targets: &[Target], config: &Config, served_names: &[String]) -> Result<Vec<Running>> {
     let hub = context::hub()?;
     let mut progress = Progress::new();
-    let mut running = Vec::with_capacity(targets.len());
-    for target in targets {
-        running.push(target.load(&hub, config, &mut progress)?);
-    }
+    let mut running = models::load_all(targets, &hub, config, &mut progress)?;
     if let [only] = running.as_mut_slice()
         && let Some((first, rest)) = served_names.split_first()
     {

@@ -3,6 +3,7 @@
 //! Arrows: `loader -> core -> runner -> models -> device`, `core -> scheduler`. Knows no wire format and no HTTP.
 
 pub mod core;
+pub mod description;
 pub mod device;
 pub mod error;
 pub mod loader;

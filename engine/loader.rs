@@ -50,7 +50,7 @@ pub enum DeviceChoice {
 
 impl DeviceChoice {
     /// Whether it comes to CUDA on this machine.
-    fn is_cuda(self) -> bool {
+    pub(crate) fn is_cuda(self) -> bool {
         match self {
             DeviceChoice::Auto => !CudaDevice::available().is_empty(),
             DeviceChoice::Cpu => false,
@@ -205,10 +205,25 @@ pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadP
     Ok(LoadedModel { handle, tokenizer, chat_template, config, generation, plan, memory, device })
 }
 
-fn read_text(checkpoint: &Checkpoint) -> Result<(Tokenizer, Option<ChatTemplate>)> {
+pub(crate) fn read_text(checkpoint: &Checkpoint) -> Result<(Tokenizer, Option<ChatTemplate>)> {
     let tokenizer = Tokenizer::from_source(&checkpoint.tokenizer, &checkpoint.text)?;
     let chat_template = checkpoint.text.chat_template.as_deref().map(|source| ChatTemplate::new(source, &checkpoint.text)).transpose()?;
     Ok((tokenizer, chat_template))
+}
+
+/// Opens the checkpoint at `path`, loads it and starts an engine thread, for a caller who has read its texts already.
+///
+/// # Errors
+/// As `load`.
+pub fn load_engine(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(LoadProgress)) -> Result<EngineHandle> {
+    options.validate()?;
+    let checkpoint = open(path, options)?;
+    let started = if options.device.is_cuda() {
+        load_on(&Arc::new(cuda_device(options)?), &checkpoint, options, progress)
+    } else {
+        load_on(&Arc::new(CpuDevice::new(options.threads)?), &checkpoint, options, progress)
+    };
+    Ok(started?.handle)
 }
 
 /// The memory plan of a checkpoint, without loading it.
@@ -218,15 +233,19 @@ fn read_text(checkpoint: &Checkpoint) -> Result<(Tokenizer, Option<ChatTemplate>
 pub fn plan(path: &Path, options: &EngineOptions) -> Result<(ModelConfig, MemoryPlan)> {
     options.validate()?;
     let checkpoint = open(path, options)?;
-    let plan = if options.device.is_cuda() {
-        plan_on(&cuda_device(options)?, &checkpoint, options)?
-    } else {
-        plan_on(&CpuDevice::new(options.threads)?, &checkpoint, options)?
-    };
+    let plan = plan_of(&checkpoint, options)?;
     Ok((checkpoint.config, plan))
 }
 
-fn open(path: &Path, options: &EngineOptions) -> Result<Checkpoint> {
+pub(crate) fn plan_of(checkpoint: &Checkpoint, options: &EngineOptions) -> Result<MemoryPlan> {
+    if options.device.is_cuda() {
+        plan_on(&cuda_device(options)?, checkpoint, options)
+    } else {
+        plan_on(&CpuDevice::new(options.threads)?, checkpoint, options)
+    }
+}
+
+pub(crate) fn open(path: &Path, options: &EngineOptions) -> Result<Checkpoint> {
     let mut checkpoint = Checkpoint::open(path)?;
     if options.quantization.is_some() || options.head_format.is_some() {
         checkpoint.quantize_at_load(options.quantization, options.head_format)?;
@@ -234,7 +253,7 @@ fn open(path: &Path, options: &EngineOptions) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-fn cuda_device(options: &EngineOptions) -> Result<CudaDevice> {
+pub(crate) fn cuda_device(options: &EngineOptions) -> Result<CudaDevice> {
     let device = CudaDevice::new(0)?;
     Ok(if options.deterministic { device.deterministic() } else { device })
 }

@@ -74,8 +74,14 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
         host_time: Duration::ZERO,
     };
     let thread = std::thread::Builder::new().name("pagoda-engine".into());
-    thread.spawn(move || engine.run()).map_err(|e| EngineError::Device(format!("cannot start the engine thread: {e}")))?;
-    Ok(EngineHandle { shared, commands: sender })
+    let (alive, ended) = bounded(0);
+    let run = move || {
+        engine.run();
+        // Now that the engine has let go of the device.
+        drop(alive);
+    };
+    thread.spawn(run).map_err(|e| EngineError::Device(format!("cannot start the engine thread: {e}")))?;
+    Ok(EngineHandle { shared, commands: sender, ended })
 }
 
 fn new_scheduler(config: &EngineConfig) -> Result<Scheduler> {

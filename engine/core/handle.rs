@@ -1,5 +1,6 @@
 //! `EngineHandle`: the way into the engine thread; `RequestStream`: the way out of it.
 
+use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -74,6 +75,8 @@ impl Shared {
 pub struct EngineHandle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: Sender<Command>,
+    /// Never sends; closes when the engine and all that it held are gone.
+    pub(crate) ended: crossbeam_channel::Receiver<Infallible>,
 }
 
 impl EngineHandle {
@@ -121,6 +124,12 @@ impl EngineHandle {
     /// Lets running requests finish, refuses new ones, then ends the engine thread.
     pub fn shutdown(&self) {
         let _ = self.commands.send(Command::Shutdown);
+    }
+
+    /// Ends the engine thread once running requests have finished, and waits until its device memory is free.
+    pub fn unload(&self) {
+        self.shutdown();
+        let _ = self.ended.recv();
     }
 
     fn validate(&self, request: &Request) -> Result<()> {

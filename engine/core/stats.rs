@@ -15,6 +15,12 @@ pub struct StepSizes {
 }
 
 impl StepSizes {
+    /// Adds the steps of another engine.
+    pub fn add(&mut self, other: &StepSizes) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.num_tokens += other.num_tokens;
+    }
+
     /// Counts a step.
     pub(crate) fn note(&mut self, num_tokens: usize) {
         self.counts[STEP_SIZE_BOUNDS.partition_point(|&bound| bound < num_tokens)] += 1;

@@ -76,18 +76,23 @@ pub fn serve_with(extra: &[&str], prepare: impl Fn(&Path)) -> Served {
     let folder = home();
     let tiny: PathBuf = write_tiny(folder.path(), "llama", 1);
     prepare(&tiny);
-    let stderr = folder.path().join("stderr");
-    let errors = fs::File::create(&stderr).expect("a file");
     let path = tiny.display().to_string();
     let mut arguments = vec!["serve", "--port", "0", "--served-model-name", "tiny,alias", &path];
     arguments.extend(extra);
-    let mut child = pagoda(folder.path(), &arguments).stdout(Stdio::piped()).stderr(errors).spawn().expect("runs");
+    start(folder, &arguments)
+}
+
+/// Runs `pagoda` with `arguments`, which serve something, until it is ready.
+pub fn start(folder: TempDir, arguments: &[&str]) -> Served {
+    let stderr = folder.path().join("stderr");
+    let errors = fs::File::create(&stderr).expect("a file");
+    let mut child = pagoda(folder.path(), arguments).stdout(Stdio::piped()).stderr(errors).spawn().expect("runs");
     let mut reader = BufReader::new(child.stdout.take().expect("stdout"));
     let mut lines = Vec::new();
     let mut line = String::new();
     while reader.read_line(&mut line).expect("stdout") > 0 {
         lines.push(std::mem::take(&mut line).trim_end().to_string());
-        let is_last = if extra.contains(&"--try") { "serving; Ctrl-C ends" } else { "  curl " };
+        let is_last = if arguments.contains(&"--try") { "serving; Ctrl-C ends" } else { "  curl " };
         if lines.last().is_some_and(|line| line.starts_with(is_last)) {
             break;
         }

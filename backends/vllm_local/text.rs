@@ -1,0 +1,85 @@
+//! `LocalText`: the side of a model on pagoda's own engine that needs no weights: its template, tokeniser and defaults.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pagoda_engine::core::EngineHandle;
+use pagoda_engine::text::{ChatTemplate, Tokenizer};
+use pagoda_engine::weights::checkpoint::GenerationDefaults;
+
+use super::{Inner, VllmLocal, capabilities, default_config, engine_error};
+use crate::{
+    BackendCapabilities, BackendError, BackendStats, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend, Prompt,
+    ReasoningTags,
+};
+
+/// A model without its engine: reads and counts prompts, and refuses to generate. Clones share it.
+#[derive(Clone)]
+pub struct LocalText {
+    inner: Arc<Inner>,
+}
+
+impl LocalText {
+    /// The text side of a model whose engine holds at most `max_model_len` tokens of a sequence.
+    pub fn new(
+        tokenizer: Tokenizer,
+        chat_template: Option<ChatTemplate>,
+        eos_token_ids: Vec<u32>,
+        generation: &GenerationDefaults,
+        max_model_len: usize,
+    ) -> LocalText {
+        let tool_calling = chat_template.as_ref().is_some_and(|template| template.source().contains("tools"));
+        let inner = Inner {
+            max_model_len,
+            default_config: default_config(generation),
+            capabilities: capabilities(max_model_len, tool_calling),
+            tokenizer,
+            reasoning: chat_template.as_ref().and_then(|template| ReasoningTags::of_template(template.source())),
+            chat_template,
+            eos_token_ids,
+        };
+        LocalText { inner: Arc::new(inner) }
+    }
+
+    /// The model with an engine that runs it.
+    pub fn with_engine(&self, handle: EngineHandle) -> VllmLocal {
+        VllmLocal { inner: self.inner.clone(), handle }
+    }
+}
+
+#[async_trait]
+impl InferenceBackend for LocalText {
+    async fn generate_stream(&self, _request: GenerateRequest) -> Result<GenerateStream, BackendError> {
+        Err(BackendError::Unavailable("the model is not loaded".into()))
+    }
+
+    async fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError> {
+        let prompt = prompt.clone();
+        self.inner.on_blocking_pool(move |inner| inner.tokenize(&prompt)).await
+    }
+
+    async fn detokenize(&self, tokens: &[u32]) -> Result<String, BackendError> {
+        let tokens = tokens.to_vec();
+        self.inner.on_blocking_pool(move |inner| inner.tokenizer.decode(&tokens, false).map_err(engine_error)).await
+    }
+
+    fn token_str(&self, token: u32) -> Option<String> {
+        self.inner.tokenizer.token_str(token)
+    }
+
+    fn default_config(&self) -> GenerationConfig {
+        self.inner.default_config.clone()
+    }
+
+    fn capabilities(&self) -> &BackendCapabilities {
+        &self.inner.capabilities
+    }
+
+    fn stats(&self) -> BackendStats {
+        BackendStats::default()
+    }
+
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Two models on one server with memory for one: 32 clients mix them, all answers are right and none is lost.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Mutex;
+
+use pagoda_engine::description::describe;
+use pagoda_engine::loader::EngineOptions;
+use pagoda_engine::testing::write_tiny;
+use serde_json::{Value, json};
+
+mod process;
+
+use process::{Served, home, start};
+
+const MODELS: [(&str, &str, u64); 2] = [("first", "llama", 1), ("second", "qwen2", 2)];
+const NUM_CLIENTS: usize = 32;
+const NUM_TURNS: usize = 6;
+const KV_BYTES: usize = 1 << 20;
+
+/// Sends a request; the body of a good answer, and the status of any.
+fn send(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("connects");
+    let length = body.len();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: pagoda\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).expect("sends");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answers");
+    let (head, rest) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.split(' ').nth(1).expect("a status").parse().expect("a number"), rest.to_owned())
+}
+
+fn complete(address: &str, model: &str, prompt: usize) -> String {
+    let body = json!({"model": model, "prompt": format!("The fox number {prompt}"), "max_tokens": 12, "temperature": 0});
+    let (status, answer) = send(address, "POST", "/v1/completions", &body.to_string());
+    assert_eq!(status, 200, "{answer}");
+    serde_json::from_str::<Value>(&answer).expect("JSON")["choices"][0]["text"].as_str().expect("text").to_owned()
+}
+
+/// What the larger model takes.
+fn need(folder: &Path) -> usize {
+    let options = EngineOptions {
+        kv_cache_bytes: Some(KV_BYTES),
+        max_model_len: Some(256),
+        max_num_seqs: Some(4),
+        max_num_batched_tokens: Some(64),
+        memory_limit_bytes: Some(1 << 40),
+        ..EngineOptions::default()
+    };
+    let needs = MODELS.map(|(_, arch, seed)| describe(&write_tiny(folder, arch, seed), &options).expect("described").plan.total_bytes());
+    needs.into_iter().max().expect("two models")
+}
+
+fn serve_both(load_models: &str) -> Served {
+    let folder = home();
+    // More than either, less than both.
+    let budget = need(folder.path()) * 3 / 2;
+    let entry = |(name, arch, seed): (&str, &str, u64)| {
+        let path = folder.path().join(format!("{arch}-s{seed}"));
+        format!("[[models]]\nname = \"{name}\"\npath = \"{}\"\naliases = [\"{name}-alias\"]\n", path.display())
+    };
+    let options = format!("model_memory_bytes = {budget}\nload_models = \"{load_models}\"\nkv_cache_bytes = {KV_BYTES}\n");
+    let file = folder.path().join("pagoda.toml");
+    fs::write(&file, options + &MODELS.map(entry).concat()).expect("written");
+    let file = file.display().to_string();
+    let sizes = ["--max-model-len", "256", "--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--device", "cpu"];
+    start(folder, &[&["serve", "--config", &file, "--port", "0"], &sizes[..]].concat())
+}
+
+#[test]
+fn clients_mix_two_models_with_memory_for_one() {
+    let server = serve_both("start");
+    // Alone, one after the other.
+    let mut expected = HashMap::new();
+    for (name, _, _) in MODELS {
+        for prompt in 0..NUM_TURNS {
+            expected.insert((name, prompt), complete(&server.address, name, prompt));
+        }
+    }
+    assert!((0..NUM_TURNS).any(|prompt| expected[&("first", prompt)] != expected[&("second", prompt)]), "the models differ");
+    let num_answers = Mutex::new(0);
+    std::thread::scope(|scope| {
+        for client in 0..NUM_CLIENTS {
+            let (server, expected, num_answers) = (&server, &expected, &num_answers);
+            scope.spawn(move || {
+                for turn in 0..NUM_TURNS {
+                    let (name, _, _) = MODELS[(client + turn) % MODELS.len()];
+                    let asked = if client.is_multiple_of(3) { format!("{name}-alias") } else { name.to_owned() };
+                    assert_eq!(complete(&server.address, &asked, turn), expected[&(name, turn)], "{name}, prompt {turn}");
+                    *num_answers.lock().expect("nobody panicked") += 1;
+                }
+            });
+        }
+    });
+    assert_eq!(*num_answers.lock().expect("nobody panicked"), NUM_CLIENTS * NUM_TURNS);
+    let (status, metrics) = send(&server.address, "GET", "/metrics", "");
+    let told = MODELS.len() * NUM_TURNS + NUM_CLIENTS * NUM_TURNS;
+    let ended: f64 = metrics.lines().filter(|line| line.starts_with("vllm:request_success_total")).map(value).sum();
+    assert_eq!((status, ended as usize), (200, told));
+    // The engines' own counts outlive them: every prompt was looked up in some cache.
+    let queried: f64 = metrics.lines().filter(|line| line.starts_with("vllm:prefix_cache_queries_total")).map(value).sum();
+    let prompts: f64 = metrics.lines().filter(|line| line.starts_with("vllm:prompt_tokens_total")).map(value).sum();
+    assert!(queried == prompts && prompts > 0.0, "{queried} {prompts}");
+    let log = fs::read_to_string(&server.stderr).expect("a log");
+    let num_unloads = log.matches("model unloaded").count();
+    assert!(num_unloads >= 2 && num_unloads < told / 2, "{num_unloads} unloads for {told} answers");
+}
+
+fn value(line: &str) -> f64 {
+    line.rsplit(' ').next().expect("a value").parse().expect("a number")
+}
+
+#[test]
+fn a_model_is_loaded_at_its_first_use() {
+    let server = serve_both("first_use");
+    let log = || fs::read_to_string(&server.stderr).expect("a log");
+    let (_, models) = send(&server.address, "GET", "/v1/models", "");
+    let models: Value = serde_json::from_str(&models).expect("JSON");
+    let ids: Vec<&str> = models["data"].as_array().expect("models").iter().filter_map(|model| model["id"].as_str()).collect();
+    assert_eq!(ids, ["first", "first-alias", "second", "second-alias"]);
+    let body = json!({"model": "second", "prompt": "The fox"}).to_string();
+    assert_eq!(send(&server.address, "POST", "/tokenize", &body).0, 200);
+    assert!(!log().contains("model loaded"), "{}", log());
+    complete(&server.address, "second", 1);
+    assert_eq!(log().matches("model loaded").count(), 1, "{}", log());
+    assert_eq!(send(&server.address, "GET", "/health", "").0, 200);
+}
