@@ -8,7 +8,8 @@ use std::time::Instant;
 use pagoda_engine::device::cpu::simd::SimdLevel;
 use pagoda_engine::device::cpu::{CpuDevice, CpuKv};
 use pagoda_engine::device::{
-    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, RopeKvParams, RopeStyle, RopeTable, StepTensors, Tensor,
+    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MatrixUse, RopeKvParams, RopeStyle, RopeTable,
+    StepTensors, Tensor,
 };
 use pagoda_engine::models::config::Activation;
 use pagoda_engine::weights::format::WeightFormat;
@@ -125,7 +126,12 @@ fn layer(device: &CpuDevice, format: WeightFormat, ns: &[usize], k: usize) -> Li
 fn codes(device: &CpuDevice, format: LoadFormat, n: usize, k: usize, tokens: usize, bandwidth: f64) {
     let HostMatrix::Coded(matrix) = format.convert(HostMatrix::Rows(weight(WeightFormat::BF16, n, k))) else { panic!("{format:?}") };
     let bytes = matrix.bytes() as f64;
-    let layer = Linear { parts: vec![device.load_matrix(HostMatrix::Coded(matrix)).unwrap()], bias: None, n, k };
+    let layer = Linear {
+        parts: vec![device.load_matrix(HostMatrix::Coded(matrix), MatrixLoad { usage: MatrixUse::Projection, quantize: None }).unwrap()],
+        bias: None,
+        n,
+        k,
+    };
     let (x, mut out) = (tensor(device, tokens, k), tensor(device, tokens, n));
     let runs = (1usize << 31).div_ceil(n * k * tokens).clamp(3, 400);
     let seconds = best(runs, || device.linear(&mut out, &x, &layer).unwrap());

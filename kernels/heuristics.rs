@@ -2,9 +2,11 @@
 
 mod products;
 mod skinny;
+mod w8;
 
 pub use products::{GroupedPlan, GroupedShape, ProductPlan, ProductShape, WidePlan, grouped_plan, product_plan, wide_plan};
 pub use skinny::{GpuClass, MAX_SKINNY_TOKENS, SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder, skinny_plan};
+pub use w8::{W8Plan, has_w8_kernels, skinny_w8_plan, w8_plan, wide_block_tiles};
 
 /// 16-byte vectors a thread of a row kernel holds at most (`kMaxVecs` in cuda/norm.cuh).
 const MAX_VECS_PER_THREAD: usize = 4;

@@ -123,6 +123,7 @@ pub struct Arena {
 }
 
 struct ArenaState {
+    step: usize,
     used: usize,
     mapped: usize,
     handles: Vec<(sys::CUmemGenericAllocationHandle, usize)>,
@@ -130,11 +131,19 @@ struct ArenaState {
 }
 
 impl Arena {
-    /// An empty arena.
+    /// An empty arena for matrices.
     ///
     /// # Errors
     /// `Driver`.
     pub fn new(gpu: &Arc<Gpu>) -> Result<Arena> {
+        Arena::with_step(gpu, ARENA_STEP)
+    }
+
+    /// An empty arena that takes about `step` bytes of physical memory at a time.
+    ///
+    /// # Errors
+    /// `Driver`.
+    pub fn with_step(gpu: &Arc<Gpu>, step: usize) -> Result<Arena> {
         gpu.bind()?;
         let properties = properties(gpu);
         let mut granularity = 0;
@@ -146,7 +155,7 @@ impl Arena {
         // SAFETY: writes one address to a live local; reserves addresses only, given back in drop.
         let answer = unsafe { sys::cuMemAddressReserve(&mut base, ARENA_SPACE, 0, 0, 0) };
         answer.result().map_err(|e| driver_error("cuMemAddressReserve", e))?;
-        let state = Mutex::new(ArenaState { used: 0, mapped: 0, handles: Vec::new(), granularity: granularity.max(1) });
+        let state = Mutex::new(ArenaState { step, used: 0, mapped: 0, handles: Vec::new(), granularity: granularity.max(1) });
         Ok(Arena { gpu: gpu.clone(), base, state })
     }
 
@@ -173,7 +182,7 @@ impl Arena {
     }
 
     fn grow(&self, state: &mut ArenaState, end: usize) -> Result<()> {
-        let size = (end - state.mapped).max(ARENA_STEP).next_multiple_of(state.granularity);
+        let size = (end - state.mapped).max(state.step).next_multiple_of(state.granularity);
         if state.mapped + size > ARENA_SPACE {
             return Err(KernelError::OutOfMemory { needed: size, free: ARENA_SPACE - state.mapped });
         }

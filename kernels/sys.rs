@@ -765,3 +765,133 @@ const _: () = {
 unsafe extern "C" {
     pub fn pagoda_set_counts(params: *const pagoda_set_counts_params, stream: pagoda_stream) -> pagoda_status;
 }
+pub const PAGODA_W8_E4M3: pagoda_w8_code = 0;
+pub const PAGODA_W8_INT8: pagoda_w8_code = 1;
+pub type pagoda_w8_code = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_w8_permute_params {
+    pub codes: *mut ::core::ffi::c_void,
+    pub num_chunks: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_w8_permute_params"][::core::mem::size_of::<pagoda_w8_permute_params>() - 16usize];
+    ["Alignment of pagoda_w8_permute_params"][::core::mem::align_of::<pagoda_w8_permute_params>() - 8usize];
+    ["Offset of field: pagoda_w8_permute_params::codes"][::core::mem::offset_of!(pagoda_w8_permute_params, codes) - 0usize];
+    ["Offset of field: pagoda_w8_permute_params::num_chunks"][::core::mem::offset_of!(pagoda_w8_permute_params, num_chunks) - 8usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_w8_permute(params: *const pagoda_w8_permute_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_e4m3_quantize_params {
+    pub codes: *mut ::core::ffi::c_void,
+    pub scales: *mut f32,
+    pub x: *const ::core::ffi::c_void,
+    pub num_rows: i32,
+    pub cols: i32,
+    pub group_cols: i32,
+    pub ld_scales: i32,
+    pub divides: i32,
+    pub min_scale: f32,
+    pub dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_e4m3_quantize_params"][::core::mem::size_of::<pagoda_e4m3_quantize_params>() - 56usize];
+    ["Alignment of pagoda_e4m3_quantize_params"][::core::mem::align_of::<pagoda_e4m3_quantize_params>() - 8usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::codes"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, codes) - 0usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::scales"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, scales) - 8usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::x"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, x) - 16usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::num_rows"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, num_rows) - 24usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::cols"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, cols) - 28usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::group_cols"]
+        [::core::mem::offset_of!(pagoda_e4m3_quantize_params, group_cols) - 32usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::ld_scales"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, ld_scales) - 36usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::divides"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, divides) - 40usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::min_scale"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, min_scale) - 44usize];
+    ["Offset of field: pagoda_e4m3_quantize_params::dtype"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, dtype) - 48usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_e4m3_quantize(params: *const pagoda_e4m3_quantize_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_w8_dequantize_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub codes: *const ::core::ffi::c_void,
+    pub scales: *const f32,
+    pub index: *const i32,
+    pub num_rows: i32,
+    pub num_code_rows: i32,
+    pub cols: i32,
+    pub has_blocks: i32,
+    pub factor: f32,
+    pub code: pagoda_w8_code,
+    pub out_dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_w8_dequantize_params"][::core::mem::size_of::<pagoda_w8_dequantize_params>() - 64usize];
+    ["Alignment of pagoda_w8_dequantize_params"][::core::mem::align_of::<pagoda_w8_dequantize_params>() - 8usize];
+    ["Offset of field: pagoda_w8_dequantize_params::out"][::core::mem::offset_of!(pagoda_w8_dequantize_params, out) - 0usize];
+    ["Offset of field: pagoda_w8_dequantize_params::codes"][::core::mem::offset_of!(pagoda_w8_dequantize_params, codes) - 8usize];
+    ["Offset of field: pagoda_w8_dequantize_params::scales"][::core::mem::offset_of!(pagoda_w8_dequantize_params, scales) - 16usize];
+    ["Offset of field: pagoda_w8_dequantize_params::index"][::core::mem::offset_of!(pagoda_w8_dequantize_params, index) - 24usize];
+    ["Offset of field: pagoda_w8_dequantize_params::num_rows"][::core::mem::offset_of!(pagoda_w8_dequantize_params, num_rows) - 32usize];
+    ["Offset of field: pagoda_w8_dequantize_params::num_code_rows"]
+        [::core::mem::offset_of!(pagoda_w8_dequantize_params, num_code_rows) - 36usize];
+    ["Offset of field: pagoda_w8_dequantize_params::cols"][::core::mem::offset_of!(pagoda_w8_dequantize_params, cols) - 40usize];
+    ["Offset of field: pagoda_w8_dequantize_params::has_blocks"]
+        [::core::mem::offset_of!(pagoda_w8_dequantize_params, has_blocks) - 44usize];
+    ["Offset of field: pagoda_w8_dequantize_params::factor"][::core::mem::offset_of!(pagoda_w8_dequantize_params, factor) - 48usize];
+    ["Offset of field: pagoda_w8_dequantize_params::code"][::core::mem::offset_of!(pagoda_w8_dequantize_params, code) - 52usize];
+    ["Offset of field: pagoda_w8_dequantize_params::out_dtype"][::core::mem::offset_of!(pagoda_w8_dequantize_params, out_dtype) - 56usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_w8_dequantize(params: *const pagoda_w8_dequantize_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_skinny_w8_params {
+    pub gemm: pagoda_skinny_gemm_params,
+    pub scales: *const f32,
+    pub has_blocks: i32,
+    pub code: pagoda_w8_code,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_skinny_w8_params"][::core::mem::size_of::<pagoda_skinny_w8_params>() - 120usize];
+    ["Alignment of pagoda_skinny_w8_params"][::core::mem::align_of::<pagoda_skinny_w8_params>() - 8usize];
+    ["Offset of field: pagoda_skinny_w8_params::gemm"][::core::mem::offset_of!(pagoda_skinny_w8_params, gemm) - 0usize];
+    ["Offset of field: pagoda_skinny_w8_params::scales"][::core::mem::offset_of!(pagoda_skinny_w8_params, scales) - 104usize];
+    ["Offset of field: pagoda_skinny_w8_params::has_blocks"][::core::mem::offset_of!(pagoda_skinny_w8_params, has_blocks) - 112usize];
+    ["Offset of field: pagoda_skinny_w8_params::code"][::core::mem::offset_of!(pagoda_skinny_w8_params, code) - 116usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_skinny_w8(params: *const pagoda_skinny_w8_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_wide_w8_params {
+    pub gemm: pagoda_wide_gemm_params,
+    pub x_scales: *const f32,
+    pub w_scales: *const f32,
+    pub ld_x_scales: i32,
+    pub has_blocks: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_wide_w8_params"][::core::mem::size_of::<pagoda_wide_w8_params>() - 120usize];
+    ["Alignment of pagoda_wide_w8_params"][::core::mem::align_of::<pagoda_wide_w8_params>() - 8usize];
+    ["Offset of field: pagoda_wide_w8_params::gemm"][::core::mem::offset_of!(pagoda_wide_w8_params, gemm) - 0usize];
+    ["Offset of field: pagoda_wide_w8_params::x_scales"][::core::mem::offset_of!(pagoda_wide_w8_params, x_scales) - 96usize];
+    ["Offset of field: pagoda_wide_w8_params::w_scales"][::core::mem::offset_of!(pagoda_wide_w8_params, w_scales) - 104usize];
+    ["Offset of field: pagoda_wide_w8_params::ld_x_scales"][::core::mem::offset_of!(pagoda_wide_w8_params, ld_x_scales) - 112usize];
+    ["Offset of field: pagoda_wide_w8_params::has_blocks"][::core::mem::offset_of!(pagoda_wide_w8_params, has_blocks) - 116usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_wide_w8(params: *const pagoda_wide_w8_params, stream: pagoda_stream) -> pagoda_status;
+}

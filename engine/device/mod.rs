@@ -6,11 +6,13 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod form;
 pub mod step;
 pub mod tensor;
 
 use std::sync::Arc;
 
+pub use form::{CodeForm, CodedForm, MatrixForm, MatrixLoad, MatrixUse, StoredForm, ZeroForm};
 pub use step::{StepInts, StepRoom, StepTensors};
 pub use tensor::{DType, HostMatrix, HostWeight, Ints, Tensor};
 
@@ -18,6 +20,7 @@ use crate::error::EngineError;
 use crate::memory_plan::StepSize;
 use crate::models::config::{Activation, ModelConfig};
 use crate::sampling::{SampleOutput, SampleRow, SamplingParams, TokenHistory};
+use crate::weights::size::WeightSize;
 
 /// A linear layer: `out[t, n] = sum_k x[t, k] * w[n, k] + bias[n]`.
 ///
@@ -159,14 +162,14 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// Bytes that could be taken right now.
     fn free_memory(&self) -> Result<usize, EngineError>;
 
-    /// Bytes that a checkpoint takes on this device: `file_bytes` as stored, `values` numbers.
-    fn weight_bytes(&self, file_bytes: usize, values: usize) -> usize;
+    /// Bytes that a checkpoint's weights take on this device.
+    fn weight_bytes(&self, weights: &WeightSize) -> usize;
     /// Share of the free memory that the KV pool takes when nobody says how much.
     fn kv_share(&self) -> f32;
     /// How large a step may be when nobody says.
     fn step_size(&self) -> StepSize;
     /// Bytes that this device takes for a model beside weights, workspace and KV pool, at the latest in its first step.
-    fn scratch_bytes(&self, _config: &ModelConfig, _step: StepSize) -> usize {
+    fn scratch_bytes(&self, _config: &ModelConfig, _step: StepSize, _weights: &WeightSize) -> usize {
         0
     }
     /// Bytes of the device's own memory that are taken, by whomever; None where weights are not copied to memory of its own.
@@ -188,8 +191,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// Takes a weight matrix from the host. The CPU keeps the mapping; a GPU uploads and repacks.
     fn load_weight(&self, weight: HostWeight) -> Result<Self::Weight, EngineError>;
     /// Takes a matrix of either form. A device without kernels for codes makes bf16 of them.
-    fn load_matrix(&self, matrix: HostMatrix) -> Result<Self::Weight, EngineError> {
-        self.load_weight(matrix.into_rows())
+    fn load_matrix(&self, matrix: HostMatrix, load: MatrixLoad) -> Result<Self::Weight, EngineError> {
+        self.load_weight(matrix.converted(load).into_rows())
     }
     /// Takes a vector from the host.
     fn load_vector(&self, values: &[f32]) -> Result<Self::Vector, EngineError>;

@@ -38,7 +38,7 @@ impl<D: Device> Decoder<D> {
             None
         } else {
             let mut host = checkpoint.linear(LinearRole::Embedding, 0)?;
-            Some(device.load_matrix(host.parts.swap_remove(0))?)
+            Some(device.load_matrix(host.parts.swap_remove(0), host.load)?)
         };
         let rotations = Rotations {
             global: rope::load_table(device, &config.rope, max_positions)?,

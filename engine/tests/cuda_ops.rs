@@ -4,6 +4,7 @@
 
 mod cuda_attention;
 mod cuda_pair;
+mod cuda_w8;
 
 use cuda_pair::{Case, Inputs, Pair, noise};
 use pagoda_engine::device::{AttentionParams, DType, Device, KvShape, Linear, MoeWeights, RopeKvParams, RopeStyle, RopeTable, Tensor};

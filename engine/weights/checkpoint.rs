@@ -10,7 +10,7 @@ use super::quant::{self, AtLoad, LoadFormat, QuantConfig, Quantization, Source};
 use super::size::WeightSize;
 use super::store::TensorStore;
 use super::{gguf_model, safetensors, text_files};
-use crate::device::HostMatrix;
+use crate::device::{HostMatrix, MatrixLoad, MatrixUse};
 use crate::error::{EngineError, Result};
 use crate::models::config::ModelConfig;
 use crate::models::families;
@@ -62,6 +62,8 @@ pub enum VectorRole {
 pub struct HostLinear {
     /// Stacked along n, each a view into the file where its layout allows.
     pub parts: Vec<HostMatrix>,
+    /// How a device is to take each of them.
+    pub load: MatrixLoad,
     /// Concatenated biases, f32, or none.
     pub bias: Option<Vec<f32>>,
 }
@@ -160,16 +162,8 @@ pub(super) struct Plan {
     pub rows: Vec<usize>,
     pub k: usize,
     pub bias: bool,
+    pub usage: MatrixUse,
     expert: Option<usize>,
-    kind: Kind,
-}
-
-/// What may be done to a matrix while it is read.
-#[derive(Clone, Copy)]
-enum Kind {
-    Projection,
-    Head,
-    Router,
 }
 
 impl Checkpoint {
@@ -226,7 +220,7 @@ impl Checkpoint {
                 self.biases(&plan, layer).into_iter().map(|(name, len)| self.store.vector(&name, len)).collect();
             bias = Some(values?.concat());
         }
-        Ok(HostLinear { parts, bias })
+        Ok(HostLinear { parts, load: MatrixLoad { usage: plan.usage, quantize: self.load_format(plan.usage) }, bias })
     }
 
     /// A vector in f32; `layer` is ignored for `FinalNorm`.
@@ -240,6 +234,11 @@ impl Checkpoint {
             values.iter_mut().for_each(|value| *value += 1.0);
         }
         Ok(values)
+    }
+
+    /// How large the weights are, and every matrix's form.
+    pub fn weight_size(&self) -> &WeightSize {
+        &self.size
     }
 
     /// Bytes the weights take.
@@ -296,18 +295,19 @@ impl Checkpoint {
         let names = self.names;
         let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
         let moe = c.moe.map_or((0, 0), |moe| (moe.num_experts, moe.intermediate_size));
-        let kind = match role {
-            LinearRole::Embedding | LinearRole::LmHead => Kind::Head,
-            LinearRole::Router => Kind::Router,
-            _ => Kind::Projection,
+        let usage = match role {
+            LinearRole::Embedding | LinearRole::LmHead => MatrixUse::Table,
+            LinearRole::Router => MatrixUse::Router,
+            LinearRole::ExpertGateUp(_) | LinearRole::ExpertDown(_) => MatrixUse::Expert,
+            _ => MatrixUse::Projection,
         };
         let plan = |stems: &'static [&'static str], rows: Vec<usize>, k: usize, bias: bool, expert: Option<usize>| Plan {
             stems,
             rows,
             k,
             bias,
+            usage,
             expert,
-            kind,
         };
         let one = std::slice::from_ref::<&'static str>;
         match role {
@@ -334,16 +334,20 @@ impl Checkpoint {
                 _ => quant::find(&self.store, self.quantization.as_ref(), &name, n, plan.k),
             }
         };
-        let format = match plan.kind {
-            Kind::Projection => self.at_load.projections,
-            Kind::Head => self.at_load.head,
-            Kind::Router => None,
-        };
+        let format = self.load_format(plan.usage);
         let load_in = |source: Source| match format {
             Some(format) => source.load_in(format),
             None => source,
         };
         plan.stems.iter().zip(plan.part_rows()).map(|stem| part(stem).map(load_in)).collect()
+    }
+
+    fn load_format(&self, usage: MatrixUse) -> Option<LoadFormat> {
+        match usage {
+            MatrixUse::Projection | MatrixUse::Expert => self.at_load.projections,
+            MatrixUse::Table => self.at_load.head,
+            MatrixUse::Router => None,
+        }
     }
 
     pub(super) fn biases(&self, plan: &Plan, layer: usize) -> Vec<(String, usize)> {

@@ -15,7 +15,7 @@ pub(crate) mod names;
 pub mod quant;
 pub mod safetensors;
 pub mod safetensors_file;
-mod size;
+pub mod size;
 mod store;
 mod text_files;
 

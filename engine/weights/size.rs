@@ -1,20 +1,39 @@
 //! The size of a checkpoint's weights, found while every tensor that the decoder will ask for is checked: name, shape, format.
 
 use super::checkpoint::{Checkpoint, LinearRole, VectorRole};
+use crate::device::{MatrixForm, MatrixUse};
 use crate::error::{EngineError, Result};
 
 /// How large weights are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct WeightSize {
-    /// Bytes in memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WeightSize {
+    /// Bytes in memory, as a checkpoint's formats have them.
     pub bytes: usize,
     /// Numbers.
     pub values: usize,
+    /// Every matrix among them; the other numbers are vectors.
+    pub matrices: Vec<(MatrixForm, MatrixUse)>,
+}
+
+impl WeightSize {
+    fn vector(bytes: usize, values: usize) -> WeightSize {
+        WeightSize { bytes, values, matrices: Vec::new() }
+    }
+
+    /// Numbers that are in no matrix.
+    pub fn vector_values(&self) -> usize {
+        self.values - self.matrices.iter().map(|(form, _)| form.values()).sum::<usize>()
+    }
 }
 
 impl std::iter::Sum for WeightSize {
     fn sum<I: Iterator<Item = WeightSize>>(sizes: I) -> WeightSize {
-        sizes.fold(WeightSize::default(), |a, b| WeightSize { bytes: a.bytes + b.bytes, values: a.values + b.values })
+        sizes.fold(WeightSize::default(), |mut all, next| {
+            all.bytes += next.bytes;
+            all.values += next.values;
+            all.matrices.extend(next.matrices);
+            all
+        })
     }
 }
 
@@ -72,8 +91,12 @@ impl Checkpoint {
 
     fn check_linear(&self, role: LinearRole, layer: usize) -> Result<WeightSize> {
         let plan = self.plan(role);
-        let values = plan.k * plan.rows.iter().sum::<usize>();
-        let mut size = WeightSize { bytes: self.parts(&plan, layer)?.iter().map(|part| part.bytes).sum(), values };
+        let parts = self.parts(&plan, layer)?;
+        let mut size = WeightSize {
+            bytes: parts.iter().map(|part| part.bytes).sum(),
+            values: parts.iter().map(|part| part.form.values()).sum(),
+            matrices: parts.iter().map(|part| (part.form, plan.usage)).collect(),
+        };
         for (name, len) in self.biases(&plan, layer) {
             if plan.bias {
                 size.bytes += self.store.check_vector(&name, len)?;
@@ -94,6 +117,6 @@ impl Checkpoint {
 
     fn check_vector(&self, role: VectorRole, layer: usize) -> Result<WeightSize> {
         let (name, len) = self.vector_name(role, layer)?;
-        Ok(WeightSize { bytes: self.store.check_vector(&name, len)?, values: len })
+        Ok(WeightSize::vector(self.store.check_vector(&name, len)?, len))
     }
 }

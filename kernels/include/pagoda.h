@@ -1,4 +1,5 @@
-/* The whole C ABI of pagoda's CUDA kernels: one params struct and one function an op. Sampling is in pagoda_sampling.h, included below.
+/* The whole C ABI of pagoda's CUDA kernels: one params struct and one function an op. Sampling is in pagoda_sampling.h, weights of 8
+ * bits are in pagoda_w8.h, both included below.
  *
  * Plain C, no CUDA header, so that bindings can be made without a toolkit. Every function is asynchronous on the given stream,
  * allocates nothing, may be captured into a graph, and returns a pagoda_status; none throws, exits, prints or synchronises.
@@ -328,6 +329,7 @@ typedef struct pagoda_moe_combine_params {
 pagoda_status pagoda_moe_combine(const pagoda_moe_combine_params *params, pagoda_stream stream);
 
 #include "pagoda_sampling.h"
+#include "pagoda_w8.h"
 
 #ifdef __cplusplus
 }

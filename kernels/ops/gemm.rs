@@ -72,12 +72,12 @@ pub struct SkinnyGroups {
 /// # Errors
 /// `InvalidArgument` for a range too short or not aligned, `Unsupported` for a shape or plan no kernel has, `NotBuilt`, `Cuda`.
 pub fn skinny_gemm(params: &SkinnyGemmParams, stream: Stream) -> Result<()> {
-    let raw = lower(params)?;
+    let raw = lower(params, 2)?;
     launch(&raw, stream, || format!("{params:?}"))
 }
 
-/// Checks everything that pagoda.h asks for and fills its struct.
-fn lower(p: &SkinnyGemmParams) -> Result<sys::pagoda_skinny_gemm_params> {
+/// Checks everything that pagoda.h asks for and fills its struct; elements of w have `w_bytes`.
+pub(super) fn lower(p: &SkinnyGemmParams, w_bytes: usize) -> Result<sys::pagoda_skinny_gemm_params> {
     let SkinnyShape { num_tokens, n, k } = p.shape;
     let num_groups = p.groups.map_or(1, |groups| groups.num_groups);
     let most = if p.groups.is_some() { i32::MAX as usize } else { 128 };
@@ -101,7 +101,7 @@ fn lower(p: &SkinnyGemmParams) -> Result<sys::pagoda_skinny_gemm_params> {
     let out_bytes = ((num_tokens - 1) * p.ld_out + num_cols).saturating_mul(p.out_dtype.size());
     check_range("out", p.out, out_bytes, p.out_dtype.size() as u64)?;
     check_range("x", p.x, num_tokens.saturating_mul(k) * 2, ALIGNMENT)?;
-    check_range("w", p.w, n.saturating_mul(k).saturating_mul(2 * num_groups), ALIGNMENT)?;
+    check_range("w", p.w, n.saturating_mul(k).saturating_mul(w_bytes * num_groups), ALIGNMENT)?;
     p.groups.map_or(Ok(()), |groups| check_range("offsets", groups.offsets, (num_groups + 1) * 4, 4))?;
     p.bias.map_or(Ok(()), |bias| check_range("bias", bias, n * 4, 4))?;
     p.residual.map_or(Ok(()), |residual| check_range("residual", residual, out_bytes, p.out_dtype.size() as u64))?;
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_valid_call_is_lowered() {
-        let raw = lower(&params()).expect("valid");
+        let raw = lower(&params(), 2).expect("valid");
         assert_eq!((raw.num_tokens, raw.n, raw.k, raw.ld_out, raw.gated, raw.programmatic), (3, 32, 64, 40, 0, 1));
         assert_eq!((raw.kernel, raw.out_dtype, raw.residual.is_null()), (sys::PAGODA_SKINNY_SM90, sys::PAGODA_BF16, true));
     }
@@ -224,7 +224,7 @@ mod tests {
         for (change, expected) in cases {
             let mut p = params();
             change(&mut p);
-            let message = lower(&p).expect_err(expected).to_string();
+            let message = lower(&p, 2).expect_err(expected).to_string();
             assert!(message.contains(expected), "{message} does not say {expected}");
         }
     }

@@ -40,6 +40,12 @@ pub struct WideGemm {
 /// # Errors
 /// `InvalidArgument` for a range too short or not aligned, `Unsupported` for a shape, plan or GPU without kernel, `NotBuilt`, `Cuda`.
 pub fn wide_gemm(p: &WideGemm, stream: Stream) -> Result<()> {
+    let raw = lower(p, 2)?;
+    launch!(pagoda_wide_gemm, raw, stream)
+}
+
+/// Checks everything that pagoda.h asks for and fills its struct; elements of x and w have `element_bytes`.
+pub(super) fn lower(p: &WideGemm, element_bytes: usize) -> Result<sys::pagoda_wide_gemm_params> {
     const OP: &str = "wide_gemm";
     let num_groups = p.groups.map_or(1, |(_, num_groups)| num_groups);
     let gated = p.epilogue == Epilogue::SiluMul;
@@ -49,11 +55,11 @@ pub fn wide_gemm(p: &WideGemm, stream: Stream) -> Result<()> {
     }
     let out_elements = if p.num_rows == 0 { 0 } else { (p.num_rows - 1) * p.ld_out + num_cols };
     check_range(OP, "out", p.out, out_elements * 2, ALIGNMENT)?;
-    check_range(OP, "x", p.x, p.num_rows * p.k * 2, ALIGNMENT)?;
-    check_range(OP, "w", p.w, num_groups * p.n * p.k * 2, ALIGNMENT)?;
+    check_range(OP, "x", p.x, p.num_rows * p.k * element_bytes, ALIGNMENT)?;
+    check_range(OP, "w", p.w, num_groups * p.n * p.k * element_bytes, ALIGNMENT)?;
     p.bias.map_or(Ok(()), |bias| check_range(OP, "bias", bias, p.n * 4, 4))?;
     p.groups.map_or(Ok(()), |(offsets, _)| check_range(OP, "offsets", offsets, (num_groups + 1) * 4, 4))?;
-    let raw = sys::pagoda_wide_gemm_params {
+    Ok(sys::pagoda_wide_gemm_params {
         out: p.out.as_ptr(),
         x: p.x.as_ptr::<std::ffi::c_void>(),
         w: p.w.as_ptr::<std::ffi::c_void>(),
@@ -72,6 +78,5 @@ pub fn wide_gemm(p: &WideGemm, stream: Stream) -> Result<()> {
         raster: int(OP, "raster", p.plan.raster as usize)?,
         max_ctas: int(OP, "max_ctas", p.plan.max_ctas as usize)?,
         programmatic: i32::from(p.start == Start::Early),
-    };
-    launch!(pagoda_wide_gemm, raw, stream)
+    })
 }

@@ -11,7 +11,7 @@ use super::norm::{AddRmsNorm, NormStore, RmsNorm};
 use super::threads::SharedMut;
 use super::{CpuBuffer, CpuDevice, CpuKv, CpuVector, CpuWeight, memory};
 use crate::device::{
-    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, StepTensors, Tensor,
+    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepTensors, Tensor,
 };
 use crate::error::EngineError;
 use crate::memory_plan::StepSize;
@@ -19,6 +19,7 @@ use crate::models::config::Activation;
 use crate::sampling::logprobs::token_logprobs;
 use crate::sampling::sampler::sample_row;
 use crate::sampling::{SampleOutput, SampleRow, TokenLogprobs};
+use crate::weights::size::WeightSize;
 
 type CpuTensor = Tensor<CpuDevice>;
 
@@ -60,8 +61,8 @@ impl Device for CpuDevice {
         memory::available()
     }
 
-    fn weight_bytes(&self, file_bytes: usize, _values: usize) -> usize {
-        file_bytes
+    fn weight_bytes(&self, weights: &WeightSize) -> usize {
+        weights.bytes
     }
 
     fn kv_share(&self) -> f32 {
@@ -102,8 +103,8 @@ impl Device for CpuDevice {
         Ok(CpuWeight { host: HostMatrix::Rows(weight) })
     }
 
-    fn load_matrix(&self, matrix: HostMatrix) -> Result<CpuWeight, EngineError> {
-        match matrix {
+    fn load_matrix(&self, matrix: HostMatrix, load: MatrixLoad) -> Result<CpuWeight, EngineError> {
+        match matrix.converted(load) {
             HostMatrix::Rows(weight) => self.load_weight(weight),
             HostMatrix::Coded(matrix) if is_supported(&matrix) => Ok(CpuWeight { host: HostMatrix::Coded(matrix) }),
             // Odd shapes: exact, but eight times as large.

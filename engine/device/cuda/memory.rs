@@ -7,7 +7,7 @@ use pagoda_kernels::DeviceMemory;
 use pagoda_kernels::ops::DeviceBytes;
 use rayon::prelude::*;
 
-use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, engine_error};
+use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, Stored, engine_error};
 use crate::device::{DType, HostWeight, KvShape, StepInts, StepRoom, StepTensors, Tensor};
 use crate::error::{EngineError, Result};
 use crate::weights::dequant::dequantize_row;
@@ -105,12 +105,12 @@ impl CudaDevice {
             WeightFormat::BF16 => read_parallel(piece, &host.bytes, start),
             _ => convert_rows(piece, host, start / (k * 2)),
         })?;
-        Ok(CudaWeight { bytes, n, k })
+        Ok(CudaWeight { stored: Stored::Dense(bytes), n, k })
     }
 }
 
 /// dst = the bytes from `start` on, read by all threads.
-fn read_parallel(dst: &mut [u8], src: &MappedBytes, start: usize) {
+pub(super) fn read_parallel(dst: &mut [u8], src: &MappedBytes, start: usize) {
     dst.par_chunks_mut(TASK_BYTES).enumerate().for_each(|(task, dst)| src.copy_to(start + task * TASK_BYTES, dst));
 }
 

@@ -1,14 +1,16 @@
 //! The CUDA device: `trait Device` over `pagoda-kernels` on one GPU. Activations and KV cache are bf16, logits f32, sums f32.
 //!
-//! Weights of every format become bf16 when they are loaded. One stream orders all work; ops only queue it, and the host waits in
+//! Weights of 8 bits stay so where there are kernels for them (`bytes.rs`), every other format becomes bf16 when it is loaded. One stream orders all work; ops only queue it, and the host waits in
 //! `sampled` and `row_logprobs` alone (and in `sample` for the few rows that are sampled on the host).
 
 mod attention;
+mod bytes;
 mod memory;
 mod moe;
 mod ops;
 mod plan;
 mod product;
+mod product_w8;
 mod sample;
 mod staging;
 
@@ -16,11 +18,13 @@ use std::sync::Arc;
 
 use pagoda_kernels::heuristics::has_prefix_kernel;
 use pagoda_kernels::ops::DeviceBytes;
+use pagoda_kernels::ops::w8::ByteMatrix;
 use pagoda_kernels::{Arena, CublasLt, DeviceMemory, Gpu, GpuInfo, KernelError};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use self::moe::MoeScratch;
+use self::product_w8::RoundedInputs;
 use self::sample::SampleScratch;
 use self::staging::{Staging, StepRing};
 use super::{DType, KvShape, Tensor};
@@ -29,14 +33,25 @@ use crate::error::{EngineError, Result};
 /// Bytes of partial results of split decode attention. Enough for as many tokens as fit into 80 GB beside their weights; with more, which
 /// takes shared prefixes, contexts are cut more coarsely.
 const PARTIALS_BYTES: usize = 64 << 20;
+/// Memory that scales take at a time.
+const SCALES_STEP: usize = 2 << 20;
 /// Counters of split decode attention: two, and one for each pair of sequence and query head.
 const MAX_COUNTERS: usize = 1 << 19;
 
-/// A matrix of weights on the GPU, bf16.
+/// A matrix of weights `[n, k]` on the GPU.
 pub struct CudaWeight {
-    bytes: DeviceBytes,
+    stored: Stored,
     n: usize,
     k: usize,
+}
+
+/// How a matrix lies in the GPU's memory.
+#[derive(Clone, Copy)]
+enum Stored {
+    /// bf16.
+    Dense(DeviceBytes),
+    /// A byte a weight, with scales.
+    Bytes(ByteMatrix),
 }
 
 /// A vector of f32 on the GPU.
@@ -66,6 +81,8 @@ pub struct CudaKv {
 pub struct CudaDevice {
     gpu: Arc<Gpu>,
     weights: Arena,
+    /// Scales of codes: apart, so that codes loaded one after another lie one after another.
+    scales: Arena,
     blas: Option<CublasLt>,
     staging: Mutex<Staging>,
     step_ring: Mutex<StepRing>,
@@ -74,6 +91,7 @@ pub struct CudaDevice {
     counters: DeviceMemory,
     sample_scratch: Mutex<SampleScratch>,
     moe_scratch: Mutex<Option<MoeScratch>>,
+    rounded_inputs: Mutex<RoundedInputs>,
     /// Kernels, tiles and splits follow from the model alone, never from what else is in the step.
     deterministic: bool,
 }
@@ -94,6 +112,7 @@ impl CudaDevice {
         let zeroed = |len| DeviceMemory::zeroed(&gpu, len).map_err(engine_error);
         Ok(CudaDevice {
             weights: Arena::new(&gpu).map_err(engine_error)?,
+            scales: Arena::with_step(&gpu, SCALES_STEP).map_err(engine_error)?,
             blas,
             staging: Mutex::new(Staging::new(&gpu)?),
             step_ring: Mutex::new(StepRing::new(&gpu)?),
@@ -102,6 +121,7 @@ impl CudaDevice {
             counters: zeroed(MAX_COUNTERS * 4)?,
             sample_scratch: Mutex::new(SampleScratch::new(&gpu)?),
             moe_scratch: Mutex::new(None),
+            rounded_inputs: Mutex::default(),
             deterministic: false,
             gpu,
         })

@@ -13,8 +13,8 @@ use pagoda_kernels::ops::wide::{WideGemm, wide_gemm};
 use pagoda_kernels::ops::{DType, DeviceBytes};
 
 use super::ops::kernel_activation;
-use super::product::{Rows, joined};
-use super::{CudaDevice, engine_error};
+use super::product::{Matrix, Rows, joined};
+use super::{CudaDevice, Stored, engine_error};
 use crate::device::{Linear, MoeWeights, Tensor};
 use crate::error::{EngineError, Result};
 use crate::models::config::{Activation, MoeConfig};
@@ -90,7 +90,7 @@ fn stacked(experts: &[Linear<CudaDevice>]) -> Result<DeviceBytes> {
     let matrices = joined(experts.iter().flat_map(|expert| &expert.parts));
     let same = experts.iter().all(|expert| (expert.n, expert.k) == (experts[0].n, experts[0].k) && expert.bias.is_none());
     match matrices[..] {
-        [matrix] if same => Ok(matrix.bytes),
+        [Matrix { stored: Stored::Dense(bytes), .. }] if same => Ok(bytes),
         _ => Err(EngineError::Unsupported("experts with a bias, of different shapes or loaded out of order on CUDA".into())),
     }
 }

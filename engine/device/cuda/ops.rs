@@ -7,14 +7,16 @@ use pagoda_kernels::{Capture, DeviceMemory, Graph};
 
 use super::product::Rows;
 use super::sample::{CudaPending, is_on_host};
-use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, engine_error};
+use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, Stored, engine_error};
 use crate::device::{
-    AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, StepInts, StepRoom, StepTensors, Tensor,
+    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepInts, StepRoom,
+    StepTensors, Tensor,
 };
 use crate::error::Result;
 use crate::memory_plan::StepSize;
 use crate::models::config::{Activation, ModelConfig};
 use crate::sampling::{SampleOutput, SampleRow, SamplingParams, TokenLogprobs};
+use crate::weights::size::WeightSize;
 
 type CudaTensor = Tensor<CudaDevice>;
 
@@ -107,8 +109,8 @@ impl Device for CudaDevice {
         self.gpu.memory().map(|(free, _)| free).map_err(engine_error)
     }
 
-    fn weight_bytes(&self, _file_bytes: usize, values: usize) -> usize {
-        2 * values
+    fn weight_bytes(&self, weights: &WeightSize) -> usize {
+        self.planned_weights(weights)
     }
 
     fn kv_share(&self) -> f32 {
@@ -119,8 +121,8 @@ impl Device for CudaDevice {
         self.default_step_size()
     }
 
-    fn scratch_bytes(&self, config: &ModelConfig, step: StepSize) -> usize {
-        self.planned_scratch(config, step)
+    fn scratch_bytes(&self, config: &ModelConfig, step: StepSize, weights: &WeightSize) -> usize {
+        self.planned_scratch(config, step, weights)
     }
 
     fn memory_in_use(&self) -> Option<usize> {
@@ -145,6 +147,10 @@ impl Device for CudaDevice {
 
     fn load_weight(&self, weight: HostWeight) -> Result<CudaWeight> {
         self.upload_weight(&weight)
+    }
+
+    fn load_matrix(&self, matrix: HostMatrix, load: MatrixLoad) -> Result<CudaWeight> {
+        self.upload_matrix(matrix, load)
     }
 
     fn load_vector(&self, values: &[f32]) -> Result<CudaVector> {
@@ -175,7 +181,10 @@ impl Device for CudaDevice {
     fn embedding(&self, out: &mut CudaTensor, table: &CudaWeight, step: &StepTensors<Self>, scale: f32) -> Result<()> {
         assert_eq!(out.cols, table.k, "columns of the embedding");
         out.set_rows(step.num_tokens);
-        self.gather(out, (table.bytes, DType::BF16, table.n), step.token_ids.bytes(), scale)
+        match table.stored {
+            Stored::Dense(bytes) => self.gather(out, (bytes, DType::BF16, table.n), step.token_ids.bytes(), scale),
+            Stored::Bytes(matrix) => self.gather_bytes(out, &matrix, table.n, step.token_ids.bytes(), scale),
+        }
     }
 
     fn rms_norm(&self, out: &mut CudaTensor, x: &CudaTensor, weight: &CudaVector, eps: f32) -> Result<()> {

@@ -1,10 +1,15 @@
 //! What a GPU takes beside weights, workspace and KV pool, and how large its steps are. For the memory plan.
 
+use pagoda_kernels::ops::w8::ByteCode;
+
 use super::CudaDevice;
 use super::moe::MoeScratch;
+use super::product_w8::RoundedInputs;
 use super::sample::sampler_bytes;
+use crate::device::{MatrixForm, MatrixUse};
 use crate::memory_plan::StepSize;
 use crate::models::config::ModelConfig;
+use crate::weights::size::WeightSize;
 
 /// A GPU of at least this much memory runs large batches by default.
 const LARGE_GPU_BYTES: usize = 32 << 30;
@@ -25,9 +30,26 @@ impl CudaDevice {
     }
 
     /// Partial results, staging and the workspace of the library are taken when the device is opened, before free memory is asked for.
-    pub(super) fn planned_scratch(&self, config: &ModelConfig, step: StepSize) -> usize {
+    pub(super) fn planned_scratch(&self, config: &ModelConfig, step: StepSize, weights: &WeightSize) -> usize {
         let moe = config.moe.map_or(0, |moe| MoeScratch::bytes(config.hidden_size, moe, step.max_num_batched_tokens));
         let sampler = sampler_bytes(step.max_num_seqs, config.vocab_size).unwrap_or(0);
-        CODE_BYTES + GRAPH_BYTES + moe + sampler
+        let rounded_inputs = self.byte_cols(weights).map_or(0, |cols| RoundedInputs::bytes(step.max_num_batched_tokens, cols));
+        CODE_BYTES + GRAPH_BYTES + moe + sampler + rounded_inputs
+    }
+
+    /// Matrices as they will lie on the GPU, and vectors in f32 and bf16.
+    pub(super) fn planned_weights(&self, weights: &WeightSize) -> usize {
+        let matrices = weights.matrices.iter().map(|(form, usage)| match self.byte_form(form, *usage) {
+            Some(bytes) => form.values() + 4 * bytes.grid.count(form.n, form.k),
+            None => 2 * form.values(),
+        });
+        matrices.sum::<usize>() + 6 * weights.vector_values()
+    }
+
+    /// The longest row of a matrix whose inputs are rounded to 8 bits where tokens are many.
+    fn byte_cols(&self, weights: &WeightSize) -> Option<usize> {
+        let rounds = |form: &MatrixForm, usage| self.byte_form(form, usage).is_some_and(|bytes| bytes.code == ByteCode::E4m3);
+        let projections = weights.matrices.iter().filter(|(form, usage)| *usage == MatrixUse::Projection && rounds(form, *usage));
+        projections.map(|(form, _)| form.k).max()
     }
 }

@@ -11,7 +11,8 @@ use pagoda_kernels::ops::step::add_bias;
 use pagoda_kernels::ops::wide::{WideGemm, wide_gemm};
 use pagoda_kernels::ops::{self, DeviceBytes};
 
-use super::{CudaDevice, CudaVector, CudaWeight, engine_error};
+use super::bytes::join_bytes;
+use super::{CudaDevice, CudaVector, CudaWeight, Stored, engine_error};
 use crate::device::Linear;
 use crate::error::{EngineError, Result};
 
@@ -29,42 +30,54 @@ pub(super) struct Rows {
 /// A matrix that lies in one piece: some neighbouring parts of a layer.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
-    /// `[n, k]` bf16.
-    pub bytes: DeviceBytes,
+    /// `[n, k]`.
+    pub stored: Stored,
     /// Rows.
     pub n: usize,
+}
+
+impl Matrix {
+    /// This matrix and the rows of `next` behind it, where they lie so.
+    fn join(&self, next: &CudaWeight) -> Option<Matrix> {
+        let stored = match (self.stored, next.stored) {
+            (Stored::Dense(rows), Stored::Dense(next)) => Stored::Dense(rows.join(next)?),
+            (Stored::Bytes(rows), Stored::Bytes(next)) => Stored::Bytes(join_bytes(&rows, self.n, &next)?),
+            _ => return None,
+        };
+        Some(Matrix { stored, n: self.n + next.n })
+    }
 }
 
 /// The parts as few matrices as possible. Parts loaded one after another lie one after another.
 pub(super) fn joined<'a>(parts: impl IntoIterator<Item = &'a CudaWeight>) -> Vec<Matrix> {
     let mut matrices: Vec<Matrix> = Vec::with_capacity(1);
     for part in parts {
-        match matrices.last_mut().and_then(|last| Some((last.bytes.join(part.bytes)?, last))) {
-            Some((bytes, last)) => *last = Matrix { bytes, n: last.n + part.n },
-            None => matrices.push(Matrix { bytes: part.bytes, n: part.n }),
+        match matrices.last_mut().and_then(|last| Some((last.join(part)?, last))) {
+            Some((joined, last)) => *last = joined,
+            None => matrices.push(Matrix { stored: part.stored, n: part.n }),
         }
     }
     matrices
 }
 
 /// One matrix times some tokens, into columns of `out`.
-struct Product<'a> {
+pub(super) struct Product<'a> {
     /// Its first column is the matrix's first row.
-    out: Rows,
-    x: Rows,
-    num_tokens: usize,
-    matrix: Matrix,
-    k: usize,
+    pub out: Rows,
+    pub x: Rows,
+    pub num_tokens: usize,
+    pub matrix: Matrix,
+    pub k: usize,
     /// Elements between two rows of `out`.
-    ld_out: usize,
+    pub ld_out: usize,
     bias: Option<&'a CudaVector>,
     /// First row of the matrix in the layer, for the bias.
     first_row: usize,
-    epilogue: Epilogue,
+    pub epilogue: Epilogue,
 }
 
 impl Product<'_> {
-    fn shape(&self, library: bool) -> ProductShape {
+    pub fn shape(&self, library: bool) -> ProductShape {
         const VECTOR: usize = 8;
         let gated = self.epilogue == Epilogue::SiluMul;
         let num_cols = if gated { self.matrix.n / 2 } else { self.matrix.n };
@@ -75,7 +88,7 @@ impl Product<'_> {
         ProductShape { num_tokens: self.num_tokens, n: self.matrix.n, k: self.k, gated, whole, library }
     }
 
-    fn bias(&self) -> Option<DeviceBytes> {
+    pub fn bias(&self) -> Option<DeviceBytes> {
         self.bias.map(|bias| bias.bytes.from(self.first_row * 4))
     }
 
@@ -86,7 +99,7 @@ impl Product<'_> {
     }
 
     /// Rows `first ..` of input and output.
-    fn rows_from(&self, first: usize) -> (DeviceBytes, DeviceBytes) {
+    pub fn rows_from(&self, first: usize) -> (DeviceBytes, DeviceBytes) {
         (self.out.bytes.from(first * self.ld_out * self.out.dtype.size()), self.x.bytes.from(first * self.k * 2))
     }
 }
@@ -119,7 +132,10 @@ impl CudaDevice {
         let [matrix] = joined(&linear.parts)[..] else { return Ok(false) };
         let (k, ld_out, bias, epilogue) = (linear.k, linear.n / 2, linear.bias.as_ref(), Epilogue::SiluMul);
         let product = Product { out, x, num_tokens, matrix, k, ld_out, bias, first_row: 0, epilogue };
-        let fused = matches!(self.product_plan(&product), ProductPlan::Skinny(_) | ProductPlan::Wide(_));
+        let fused = match matrix.stored {
+            Stored::Bytes(_) => true,
+            Stored::Dense(_) => matches!(self.product_plan(&product), ProductPlan::Skinny(_) | ProductPlan::Wide(_)),
+        };
         if fused && num_tokens > 0 {
             self.run_product(&product)?;
         }
@@ -141,6 +157,9 @@ impl CudaDevice {
 
     /// Whether the launch of the product adds its bias.
     fn adds_bias(&self, p: &Product<'_>) -> bool {
+        if matches!(p.matrix.stored, Stored::Bytes(_)) {
+            return true;
+        }
         match self.product_plan(p) {
             ProductPlan::Skinny(_) | ProductPlan::Wide(_) => true,
             ProductPlan::Library => p.half_bias().is_some(),
@@ -151,10 +170,14 @@ impl CudaDevice {
     fn run_product(&self, p: &Product<'_>) -> Result<()> {
         let stream = self.gpu.stream().map_err(engine_error)?;
         let Product { num_tokens, k, ld_out, epilogue, .. } = *p;
-        let Matrix { bytes: w, n } = p.matrix;
+        let Matrix { stored, n } = p.matrix;
+        let w = match stored {
+            Stored::Dense(w) => w,
+            Stored::Bytes(w) => return self.run_w8(p, &w),
+        };
         match self.product_plan(p) {
             ProductPlan::Skinny(rows) => {
-                (0..num_tokens).step_by(rows).try_for_each(|first| self.skinny(p, first, rows.min(num_tokens - first)))
+                (0..num_tokens).step_by(rows).try_for_each(|first| self.skinny(p, w, first, rows.min(num_tokens - first)))
             }
             ProductPlan::Wide(plan) => {
                 let (out, x, bias) = (p.out.bytes, p.x.bytes, p.bias());
@@ -178,7 +201,7 @@ impl CudaDevice {
     }
 
     /// Tokens `first .. first + num_tokens` of a product.
-    fn skinny(&self, p: &Product<'_>, first: usize, num_tokens: usize) -> Result<()> {
+    fn skinny(&self, p: &Product<'_>, w: DeviceBytes, first: usize, num_tokens: usize) -> Result<()> {
         let shape = SkinnyShape { num_tokens, n: p.matrix.n, k: p.k };
         let plan = skinny_plan(shape, self.gpu_class(), self.sum_order())
             .ok_or_else(|| EngineError::Unsupported(format!("product {shape:?} on CUDA, expected k in whole vectors of 8")))?;
@@ -186,7 +209,7 @@ impl CudaDevice {
         let params = SkinnyGemmParams {
             out,
             x,
-            w: p.matrix.bytes,
+            w,
             bias: p.bias(),
             residual: None,
             shape,

@@ -26,6 +26,7 @@ use crate::memory_plan::StepSize;
 use crate::models::config::Activation;
 use crate::sampling::{SampleOutput, SampleRow, TokenLogprobs, sample_row, token_logprobs};
 use crate::weights::dequant::dequantize_row;
+use crate::weights::size::WeightSize;
 
 type Rows = Tensor<RoundedDevice>;
 
@@ -124,8 +125,8 @@ impl Device for RoundedDevice {
         Ok(1 << 30)
     }
 
-    fn weight_bytes(&self, _file_bytes: usize, values: usize) -> usize {
-        4 * values
+    fn weight_bytes(&self, weights: &WeightSize) -> usize {
+        4 * weights.values
     }
 
     fn kv_share(&self) -> f32 {

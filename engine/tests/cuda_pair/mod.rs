@@ -66,7 +66,8 @@ impl<D: Device> Inputs<'_, D> {
         self.rows_of(&vec![value; rows * cols], rows, cols, self.0.activation_dtype())
     }
 
-    fn rows_of(&self, values: &[f32], rows: usize, cols: usize, dtype: DType) -> Tensor<D> {
+    /// `[rows, cols]` of these values.
+    pub fn rows_of(&self, values: &[f32], rows: usize, cols: usize, dtype: DType) -> Tensor<D> {
         let table = self.matrix(values, rows, cols);
         let mut step = self.step(&vec![0; rows]);
         let ids: Vec<i32> = (0..rows as i32).collect();
@@ -198,6 +199,18 @@ impl Pair {
             check_elements(&format!("{what}: output {i}"), expected, &got, cols);
         }
         eprintln!("{what}: {worst:.1e}");
+    }
+
+    /// Runs a case on both, which must give the same bits.
+    pub fn check_bits(&self, what: &str, case: &impl Case) {
+        let expected = case.run(&self.cpu, &Inputs(&self.cpu));
+        let got = case.run(&self.gpu, &Inputs(&self.gpu));
+        for (i, (expected, got)) in expected.iter().zip(&got).enumerate() {
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            let (expected, got) = (bits(expected.values()), bits(&self.gpu.read(got).unwrap()));
+            let differing = expected.iter().zip(&got).filter(|(e, g)| e != g).count();
+            assert_eq!((got.len(), differing), (expected.len(), 0), "{what}: output {i}, elements that differ");
+        }
     }
 
     /// Tokens and logprobs of `rows` rows under many parameters, and what is left in `last_tokens`.

@@ -7,7 +7,7 @@ use super::coded::{Code, CodedMatrix, Nibble, Zeros};
 use super::repack::{awq_codes, transpose, unpack_awq};
 use super::scales::Scales;
 use super::source::{Site, Source};
-use crate::device::HostMatrix;
+use crate::device::{CodeForm, CodedForm, HostMatrix, ZeroForm};
 use crate::error::Result;
 
 /// The tensors of a matrix.
@@ -31,7 +31,8 @@ pub(super) fn find(site: &Site<'_>) -> Result<Source> {
     let zeros = site.bytes("qzeros", &["I32"], &[&[groups, n / 8]])?;
     let name = site.label();
     let bytes = codes.len() + scales.len() + groups * n;
-    Ok(Source::new(bytes, move || {
+    let form = CodedForm { zeros: ZeroForm::Groups, ..CodedForm::plain(CodeForm::Four, 1, group) };
+    Ok(Source::new(bytes, site.form(form), move || {
         let scales = transpose(scales.as_slice(), groups, n, 2);
         let zeros = transpose(&unpack_awq(zeros.as_slice()), groups, n, 1);
         Ok(HostMatrix::from(CodedMatrix {

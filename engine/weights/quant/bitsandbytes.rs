@@ -10,8 +10,9 @@ use super::books::Book;
 use super::coded::{Code, CodedMatrix, Nibble, Zeros};
 use super::scales::{ScaleValues, Scales};
 use super::source::{Site, Source};
-use crate::device::HostMatrix;
+use crate::device::{CodeForm, CodedForm, HostMatrix, MatrixForm, StoredForm, ZeroForm};
 use crate::error::Result;
+use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
 
 /// Longest quant_state that is read.
@@ -62,12 +63,13 @@ pub(super) fn find(site: &Site<'_>, kind: &QuantType) -> Result<Source> {
     if k.is_multiple_of(state.blocksize) {
         let scales = Scales::new(1, state.blocksize, k, values);
         let matrix = CodedMatrix { name: site.label(), n, k, code, codes, scales, zeros: Zeros::None, order: None };
-        return Ok(Source::new(matrix.bytes(), || Ok(HostMatrix::from(matrix))));
+        return Ok(Source::of(HostMatrix::from(matrix)));
     }
     // Blocks run across the ends of rows: the whole is one row of codes, and becomes rows of floats.
     let (len, name) = (2 * packed, site.label());
     let scales = Scales::new(1, state.blocksize, n * k, values);
-    Ok(Source::new(4 * n * k, move || {
+    let form = MatrixForm { n, k, stored: StoredForm::Rows(WeightFormat::F32) };
+    Ok(Source::new(4 * n * k, form, move || {
         let flat = CodedMatrix { name, n: 1, k: len, code, codes, scales, zeros: Zeros::None, order: None };
         let mut rows = flat.to_f32();
         (rows.n, rows.k, rows.bytes) = (n, k, rows.bytes.slice(0, 4 * n * k));
@@ -119,7 +121,8 @@ pub(super) fn find_int8(site: &Site<'_>) -> Result<Source> {
     let largest = site.bytes("SCB", &["F32"], &[&[n], &[n, 1]])?;
     let codes = site.bytes("weight", &["I8"], &[&[n, k]])?;
     let name = site.label();
-    Ok(Source::new(n * k + 4 * n, move || {
+    let form = CodedForm { zeros: ZeroForm::Same(128.0), ..CodedForm::plain(CodeForm::U8, 1, k) };
+    Ok(Source::new(n * k + 4 * n, site.form(form), move || {
         let scales = MappedBytes::build(4 * n, |out| {
             for (out, word) in out.as_chunks_mut::<4>().0.iter_mut().zip(largest.as_slice().as_chunks::<4>().0) {
                 *out = (f32::from_le_bytes(*word) / 127.0).to_le_bytes();

@@ -12,7 +12,7 @@ use super::order::column_order;
 use super::repack::{reorder, transpose, unpack};
 use super::scales::Scales;
 use super::source::{Site, Source};
-use crate::device::HostMatrix;
+use crate::device::{CodeForm, CodedForm, HostMatrix, ZeroForm};
 use crate::error::Result;
 use crate::weights::mapped::MappedBytes;
 
@@ -42,7 +42,7 @@ pub(super) fn find_packed(site: &Site<'_>) -> Result<Source> {
         order = column_order(g_idx.as_slice(), groups, scales.cols).map_err(|reason| site.error("weight_g_idx", reason))?;
     }
     let mut matrix = CodedMatrix { name: site.label(), n, k, code, codes, scales, zeros, order };
-    Ok(Source::new(matrix.bytes(), move || {
+    Ok(Source::new(matrix.bytes(), matrix.form(), move || {
         if let Some(order) = &matrix.order {
             matrix.codes = reorder(matrix.codes.as_slice(), k * bits / 8, order);
         }
@@ -84,7 +84,9 @@ pub(super) fn find_int8(site: &Site<'_>) -> Result<Source> {
     }
     let (scales, _) = scales(site)?;
     let name = site.label();
-    Ok(Source::new(n * k + scales.bytes(), move || Ok(HostMatrix::from(signed_bytes(name, n, k, &codes, scales)))))
+    let form = CodedForm { zeros: ZeroForm::Same(128.0), ..CodedForm::plain(CodeForm::U8, scales.rows, scales.cols) };
+    let bytes = n * k + scales.bytes();
+    Ok(Source::new(bytes, site.form(form), move || Ok(HostMatrix::from(signed_bytes(name, n, k, &codes, scales)))))
 }
 
 /// Signed bytes as unsigned ones with a zero point of 128.

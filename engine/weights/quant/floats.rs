@@ -78,5 +78,5 @@ fn grouped(site: &Site<'_>, key: &str, group: usize, scale_types: &[&str], table
 
 fn coded(site: &Site<'_>, code: Code, codes: MappedBytes, scales: Scales) -> Result<Source> {
     let matrix = CodedMatrix { name: site.label(), n: site.n, k: site.k, code, codes, scales, zeros: Zeros::None, order: None };
-    Ok(Source::new(matrix.bytes(), || Ok(HostMatrix::from(matrix))))
+    Ok(Source::of(HostMatrix::from(matrix)))
 }

@@ -10,7 +10,7 @@ use super::order::column_order;
 use super::repack::{reorder, transpose, unpack};
 use super::scales::{ScaleValues, Scales};
 use super::source::{Site, Source};
-use crate::device::HostMatrix;
+use crate::device::{CodeForm, CodedForm, HostMatrix, ZeroForm};
 use crate::error::Result;
 use crate::weights::mapped::MappedBytes;
 
@@ -38,7 +38,9 @@ pub(super) fn find(site: &Site<'_>, config: &GptqConfig) -> Result<Source> {
     }
     let (name, plus) = (site.label(), u8::from(!config.stores_zero));
     let bytes = codes.len() + scales.len() + groups * n + order.as_ref().map_or(0, |order| 4 * order.len());
-    Ok(Source::new(bytes, move || {
+    let code = if bits == 4 { CodeForm::Four } else { CodeForm::U8 };
+    let form = CodedForm { zeros: ZeroForm::Groups, is_ordered: order.is_some(), ..CodedForm::plain(code, 1, group) };
+    Ok(Source::new(bytes, site.form(form), move || {
         let mut codes = transpose(codes.as_slice(), words, n, 4);
         if let Some(order) = &order {
             codes = reorder(codes.as_slice(), k * bits / 8, order);

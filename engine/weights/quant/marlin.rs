@@ -9,7 +9,7 @@ use super::coded::{Code, CodedMatrix, Nibble, Zeros};
 use super::repack::transpose;
 use super::scales::{ScaleValues, Scales};
 use super::source::{Site, Source};
-use crate::device::HostMatrix;
+use crate::device::{CodeForm, CodedForm, HostMatrix};
 use crate::error::Result;
 use crate::weights::mapped::MappedBytes;
 
@@ -34,7 +34,8 @@ pub(super) fn find(site: &Site<'_>) -> Result<Source> {
     let group = site.group("s", groups, None)?;
     let scales = site.bytes("s", &["F16"], &[&[groups, n]])?;
     let name = site.label();
-    Ok(Source::new(codes.len() + scales.len(), move || {
+    let form = site.form(CodedForm::plain(CodeForm::Four, 1, group));
+    Ok(Source::new(codes.len() + scales.len(), form, move || {
         let scales = unpermuted_scales(scales.as_slice(), groups);
         let scales = transpose(&scales, groups, n, 2);
         Ok(HostMatrix::from(CodedMatrix {

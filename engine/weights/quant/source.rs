@@ -7,7 +7,7 @@ use super::config::{Method, QuantConfig};
 use super::quantize::at_load::LoadFormat;
 use super::scales::ScaleValues;
 use super::{awq, bitsandbytes, compressed, floats, gptq, marlin};
-use crate::device::{HostMatrix, HostWeight};
+use crate::device::{CodedForm, HostMatrix, HostWeight, MatrixForm, StoredForm};
 use crate::error::{EngineError, Result};
 use crate::weights::mapped::MappedBytes;
 use crate::weights::store::{StoredTensor, TensorStore, aligned};
@@ -16,27 +16,35 @@ use crate::weights::store::{StoredTensor, TensorStore, aligned};
 pub(crate) struct Source {
     /// Bytes it will take.
     pub bytes: usize,
-    /// Rows and columns of a dense matrix, which may become codes.
-    dense: Option<[usize; 2]>,
+    /// What it will be.
+    pub form: MatrixForm,
     read: Box<dyn FnOnce() -> Result<HostMatrix>>,
 }
 
 impl Source {
     /// A matrix of `bytes` bytes that `read` makes.
-    pub(super) fn new(bytes: usize, read: impl FnOnce() -> Result<HostMatrix> + 'static) -> Source {
-        Source { bytes, dense: None, read: Box::new(read) }
+    pub(super) fn new(bytes: usize, form: MatrixForm, read: impl FnOnce() -> Result<HostMatrix> + 'static) -> Source {
+        Source { bytes, form, read: Box::new(read) }
+    }
+
+    /// A matrix that needs no more reading.
+    pub(super) fn of(matrix: HostMatrix) -> Source {
+        Source::new(matrix.bytes(), matrix.form(), || Ok(matrix))
     }
 
     /// Rows as a file stores them.
     pub fn rows(weight: HostWeight) -> Source {
-        let dense = weight.format.is_dense().then_some([weight.n, weight.k]);
-        Source { dense, ..Source::new(weight.bytes.len(), || Ok(HostMatrix::Rows(aligned(weight)))) }
+        let form = MatrixForm { n: weight.n, k: weight.k, stored: StoredForm::Rows(weight.format) };
+        Source::new(weight.bytes.len(), form, || Ok(HostMatrix::Rows(aligned(weight))))
     }
 
-    /// The same matrix, quantised when it is read if it is dense and of a shape that the format takes.
+    /// The same matrix with the size and form that it has when it was quantised, if it is dense and of a shape that the format takes. It is
+    /// still read as it is: a device quantises.
     pub fn load_in(self, format: LoadFormat) -> Source {
-        match self.dense.and_then(|[n, k]| format.bytes(n, k)) {
-            Some(bytes) => Source::new(bytes, move || Ok(format.convert(self.read()?))),
+        let MatrixForm { n, k, stored } = self.form;
+        let is_dense = matches!(stored, StoredForm::Rows(stored) if stored.is_dense());
+        match format.bytes(n, k).filter(|_| is_dense) {
+            Some(bytes) => Source { bytes, form: MatrixForm::loaded_in(format, n, k), read: self.read },
             None => self,
         }
     }
@@ -178,6 +186,11 @@ impl Site<'_> {
             return Err(self.error(suffix, format_args!("has {groups} groups, which do not divide {} columns", self.k)));
         }
         Ok(self.k / groups)
+    }
+
+    /// The matrix as codes.
+    pub fn form(&self, coded: CodedForm) -> MatrixForm {
+        MatrixForm { n: self.n, k: self.k, stored: StoredForm::Coded(coded) }
     }
 
     /// Name of the matrix, for errors.

@@ -52,16 +52,26 @@ inline pagoda_status launch(const Launch &how, void **args, bool programmatic, c
   return to_status(error);
 }
 
-// Boxes of [rows, 64] of a row-major [num_rows, k] bf16 matrix.
-inline bool encode(CUtensorMap *map, const void *matrix, int64_t num_rows, int k, int rows) {
+// Boxes of [rows, 128 bytes] of a row-major matrix [num_rows, k] whose elements have `element_bytes`.
+inline bool encode_boxes(CUtensorMap *map, CUtensorMapDataType type, int element_bytes, const void *matrix, int64_t num_rows, int k, int rows) {
   const EncodeTiled encoder = tensor_map_encoder();
   if (!encoder) return false;
   const cuuint64_t dims[2] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(num_rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(k) * 2};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(kBoxK), static_cast<cuuint32_t>(rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(k) * element_bytes};
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(2 * kBoxK / element_bytes), static_cast<cuuint32_t>(rows)};
   const cuuint32_t steps[2] = {1, 1};
-  return encoder(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void *>(matrix), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encoder(map, type, 2, const_cast<void *>(matrix), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+// Boxes of [rows, 64] of a row-major [num_rows, k] bf16 matrix.
+inline bool encode(CUtensorMap *map, const void *matrix, int64_t num_rows, int k, int rows) {
+  return encode_boxes(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix, num_rows, k, rows);
+}
+
+// Boxes of [rows, 128] of a row-major [num_rows, k] matrix of bytes.
+inline bool encode_bytes(CUtensorMap *map, const void *matrix, int64_t num_rows, int k, int rows) {
+  return encode_boxes(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, matrix, num_rows, k, rows);
 }
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }

@@ -39,6 +39,7 @@ template <int kTiles, int kStageBoxes, int kWarpgroups, bool kInGroups = false> 
   static constexpr int kTokens = 8 * kTokenTiles;
   static constexpr int kBlockN = kSkinnyRows * kWarpgroups;
   static constexpr int kBoxes = kStageBoxes;
+  static constexpr int kBoxCols = kBoxK;
   static constexpr int kConsumerWarps = kBlockN / 16;
   static constexpr int kConsumers = kConsumerWarps * kWarpSize;
   static constexpr int kThreads = kConsumers + kWarpSize;
@@ -63,13 +64,13 @@ struct SkinnyTile {
 // rows of w follow each other.
 template <typename Tile> struct SkinnyWork {
   const pagoda_skinny_gemm_params &p;
-  const GroupUnits &groups;
+  const GroupUnits *groups; // in groups
   int first_tile, tile_stride, num_tiles, box_begin, box_end, num_cols;
-  __device__ __forceinline__ SkinnyWork(const pagoda_skinny_gemm_params &params, const GroupUnits &units) : p(params), groups(units) {
-    const int num_boxes = (p.k + kBoxK - 1) / kBoxK;
+  __device__ __forceinline__ SkinnyWork(const pagoda_skinny_gemm_params &params, const GroupUnits *units) : p(params), groups(units) {
+    const int num_boxes = (p.k + Tile::kBoxCols - 1) / Tile::kBoxCols;
     const int rank = blockIdx.x % p.split_k;
     num_cols = (skinny_out_cols(p) + tile_cols() - 1) / tile_cols();
-    num_tiles = Tile::kGrouped ? num_cols * groups.begin[p.num_groups] : num_cols;
+    num_tiles = Tile::kGrouped ? num_cols * groups->begin[p.num_groups] : num_cols;
     first_tile = blockIdx.x / p.split_k;
     tile_stride = gridDim.x / p.split_k;
     box_begin = num_boxes * rank / p.split_k;
@@ -79,8 +80,8 @@ template <typename Tile> struct SkinnyWork {
   __device__ __forceinline__ SkinnyTile at(int index) const {
     SkinnyTile tile = {index * tile_cols(), 0, 0, p.num_tokens, index * tile_cols()};
     if (Tile::kGrouped) {
-      const int group = group_of_unit(groups, p.num_groups, index / num_cols);
-      const int local = index - groups.begin[group] * num_cols, num_units = groups.begin[group + 1] - groups.begin[group];
+      const int group = group_of_unit(*groups, p.num_groups, index / num_cols);
+      const int local = index - groups->begin[group] * num_cols, num_units = groups->begin[group + 1] - groups->begin[group];
       tile.col = local / num_units * tile_cols();
       tile.w_row = group * p.n + tile.col;
       tile.x_row = __ldcg(p.offsets + group) + local % num_units * Tile::kTokens;
@@ -281,7 +282,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kTokens > 64 ? 1 : 2)
     if (threadIdx.x < kWarpSize) count_units(groups_smem, p.offsets, p.num_groups, Tile::kTokens, threadIdx.x);
   }
   __syncthreads();
-  const SkinnyWork<Tile> work(p, groups_smem);
+  const SkinnyWork<Tile> work(p, &groups_smem);
   // Through a shuffle, so that the compiler knows that whole warps take a branch.
   if (__shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0) < Tile::kConsumerWarps) {
     skinny_consume<Tile>(work, ring, acc_smem, full, empty);

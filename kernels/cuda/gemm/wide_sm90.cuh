@@ -40,6 +40,8 @@ template <int kTokens, int kWRows, WideShare kShared, bool kGate, bool kInRanges
   static constexpr int kBlocks = kRows / 128; // of 64 tokens, of a warpgroup
   static constexpr int kXBoxRows = kShare == WideShare::kTokens ? kRows / 2 : kRows;
   static constexpr int kTiles = kCols / 8; // of the sums of a block
+  static constexpr int kBoxCols = kBoxK; // 128 bytes
+  static constexpr bool kScaled = false; // sums are multiplied by WideScales
   static constexpr int kConsumers = 256, kThreads = 384;
   static constexpr int kXBytes = kRows * kBoxK * 2;
   static constexpr int kHalfBytes = kCols / 2 * kBoxK * 2;
@@ -49,6 +51,15 @@ template <int kTokens, int kWRows, WideShare kShared, bool kGate, bool kInRanges
   static constexpr int kWarpOutBytes = 16 * kPassCols * 2;
   static constexpr int kSmemBytes = kStages * kStageBytes + kConsumers / kWarpSize * kWarpOutBytes + kSwizzleAlignment;
   static_assert(kSmemBytes + sizeof(GroupUnits) + 16 * kStages <= 227 * 1024, "shared memory of a multiprocessor");
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  // One step of a product: 32 bytes of k.
+  __device__ __forceinline__ static void multiply(float (&d)[kTiles][4], uint64_t a, uint64_t b) { ptx::multiply_group(d, a, b); }
+#endif
+};
+
+// What sums are multiplied by, where the operands are codes: one for each token, one for each row of w.
+struct WideScales {
+  const float *x, *w;
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -94,7 +105,7 @@ template <typename T>
 __device__ __forceinline__ void wide_produce(const pagoda_wide_gemm_params &p, const CUtensorMap *w_map, const CUtensorMap *x_map, const GroupUnits &groups, uint32_t ring,
                                              uint32_t full, uint32_t empty) {
   const uint64_t policy = ptx::normal_policy();
-  const int num_boxes = (p.k + kBoxK - 1) / kBoxK;
+  const int num_boxes = (p.k + T::kBoxCols - 1) / T::kBoxCols;
   const int rank = blockIdx.x % T::kCluster;
   WideTiles<T> tiles(p, groups);
   WideTile tile;
@@ -107,15 +118,15 @@ __device__ __forceinline__ void wide_produce(const pagoda_wide_gemm_params &p, c
       ptx::arrive_expecting(barrier, T::kStageBytes);
       const uint32_t w_smem = smem + T::kXBytes;
       if (T::kShare == WideShare::kTokens) {
-        ptx::copy_box_to(smem + rank * (T::kXBytes / 2), x_map, box * kBoxK, tile.row + rank * T::kXBoxRows, barrier, 3, policy);
+        ptx::copy_box_to(smem + rank * (T::kXBytes / 2), x_map, box * T::kBoxCols, tile.row + rank * T::kXBoxRows, barrier, 3, policy);
       } else {
-        ptx::copy_box(smem, x_map, box * kBoxK, tile.row, barrier, policy);
+        ptx::copy_box(smem, x_map, box * T::kBoxCols, tile.row, barrier, policy);
       }
       if (T::kShare != WideShare::kWeights) {
-        ptx::copy_box(w_smem, w_map, box * kBoxK, tile.w_row, barrier, policy);
-        ptx::copy_box(w_smem + T::kHalfBytes, w_map, box * kBoxK, tile.up_row, barrier, policy);
+        ptx::copy_box(w_smem, w_map, box * T::kBoxCols, tile.w_row, barrier, policy);
+        ptx::copy_box(w_smem + T::kHalfBytes, w_map, box * T::kBoxCols, tile.up_row, barrier, policy);
       } else {
-        ptx::copy_box_to(w_smem + rank * T::kHalfBytes, w_map, box * kBoxK, rank ? tile.up_row : tile.w_row, barrier, 3, policy);
+        ptx::copy_box_to(w_smem + rank * T::kHalfBytes, w_map, box * T::kBoxCols, rank ? tile.up_row : tile.w_row, barrier, 3, policy);
       }
     }
   }
@@ -147,7 +158,7 @@ __device__ __forceinline__ void wide_multiply(WideSums<T> &acc, int num_boxes, R
 #pragma unroll
       for (int block = 0; block < T::kBlocks; ++block) {
         constexpr int kBlockBytes = 64 * kBoxK * 2;
-        ptx::multiply_group(reinterpret_cast<float(&)[T::kTiles][4]>(acc[block * T::kTiles]), x_rows + block * (kBlockBytes >> 4) + 2 * step, w_rows + 2 * step);
+        T::multiply(reinterpret_cast<float(&)[T::kTiles][4]>(acc[block * T::kTiles]), x_rows + block * (kBlockBytes >> 4) + 2 * step, w_rows + 2 * step);
       }
     }
     ptx::finish_products_but<1>(acc);
@@ -166,14 +177,20 @@ template <typename T> __device__ __forceinline__ void wide_skip(int num_boxes, R
   }
 }
 
-// One warp: bias, gate, rounding, and the 16 tokens from `first_row` on through shared memory into whole lines of out.
+// One warp: scales, bias, gate, rounding, and the 16 tokens from `first_row` on through shared memory into whole lines of out.
 template <typename T>
-__device__ __forceinline__ void wide_store_block(const pagoda_wide_gemm_params &p, const float (&acc)[T::kTiles][4], const WideTile &tile, int first_row, uint32_t smem, int lane) {
+__device__ __forceinline__ void wide_store_block(const pagoda_wide_gemm_params &p, const WideScales &scales, const float (&acc)[T::kTiles][4], const WideTile &tile, int first_row,
+                                                 uint32_t smem, int lane) {
   constexpr int kPassTiles = T::kPassCols / 8, kPasses = T::kOutCols / T::kPassCols;
   constexpr int kLanes = T::kPassCols / 8, kStep = kWarpSize / kLanes; // lanes a row, rows at a time
   const int out_cols = wide_out_cols(p);
   const int put_row = lane / 8 % 2 * 8 + lane % 8;
   const float *bias = p.bias; // of all groups
+  float x_scale[2] = {}; // of rows lane / 4 and 8 further
+  if (T::kScaled) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) x_scale[h] = __ldcg(scales.x + min(first_row + lane / 4 + 8 * h, tile.row_end - 1));
+  }
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
 #pragma unroll
@@ -186,6 +203,17 @@ __device__ __forceinline__ void wide_store_block(const pagoda_wide_gemm_params &
         if (T::kGated) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) up[e] = acc[(t + T::kTiles / 2) % T::kTiles][e];
+        }
+        if (T::kScaled) {
+          const int row = min(tile.w_row + t * 8 + lane % 4 * 2, p.n - 2);
+          const float2 w = __ldg(reinterpret_cast<const float2 *>(scales.w + row));
+          float2 u = w;
+          if (T::kGated) u = __ldg(reinterpret_cast<const float2 *>(scales.w + min(row + p.n / 2, p.n - 2)));
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            v[e] *= x_scale[e / 2] * (e % 2 ? w.y : w.x);
+            if (T::kGated) up[e] *= x_scale[e / 2] * (e % 2 ? u.y : u.x);
+          }
         }
         if (bias) {
           const int col = min(tile.col + t * 8 + lane % 4 * 2, out_cols - 2);
@@ -217,18 +245,19 @@ __device__ __forceinline__ void wide_store_block(const pagoda_wide_gemm_params &
   }
 }
 
-template <typename T> __device__ __forceinline__ void wide_store(const pagoda_wide_gemm_params &p, const WideSums<T> &acc, const WideTile &tile, uint32_t smem, int warp, int lane) {
+template <typename T>
+__device__ __forceinline__ void wide_store(const pagoda_wide_gemm_params &p, const WideScales &scales, const WideSums<T> &acc, const WideTile &tile, uint32_t smem, int warp, int lane) {
 #pragma unroll
   for (int block = 0; block < T::kBlocks; ++block) {
     const int row = tile.row + warp / 4 * (T::kRows / 2) + block * 64 + warp % 4 * 16;
-    wide_store_block<T>(p, reinterpret_cast<const float(&)[T::kTiles][4]>(acc[block * T::kTiles]), tile, row, smem, lane);
+    wide_store_block<T>(p, scales, reinterpret_cast<const float(&)[T::kTiles][4]>(acc[block * T::kTiles]), tile, row, smem, lane);
   }
 }
 
 template <typename T>
-__device__ __forceinline__ void wide_consume(const pagoda_wide_gemm_params &p, const GroupUnits &groups, uint32_t ring, uint32_t out_smem, uint32_t full, uint32_t empty) {
+__device__ __forceinline__ void wide_consume(const pagoda_wide_gemm_params &p, const WideScales &scales, const GroupUnits &groups, uint32_t ring, uint32_t out_smem, uint32_t full, uint32_t empty) {
   const int lane = threadIdx.x % kWarpSize, warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
-  const int num_boxes = (p.k + kBoxK - 1) / kBoxK;
+  const int num_boxes = (p.k + T::kBoxCols - 1) / T::kBoxCols;
   WideTiles<T> tiles(p, groups);
   WideTile tile;
   RingSlot slot;
@@ -249,27 +278,24 @@ __device__ __forceinline__ void wide_consume(const pagoda_wide_gemm_params &p, c
           for (int e = 0; e < 4; ++e) total[t][e] += acc[t][e], acc[t][e] = 0.0f;
         }
       }
-      wide_store<T>(p, total, tile, out_smem + warp * T::kWarpOutBytes, warp, lane);
+      wide_store<T>(p, scales, total, tile, out_smem + warp * T::kWarpOutBytes, warp, lane);
     } else {
       wide_multiply<T>(acc, num_boxes, slot, ring, full, empty, warp / 4, lane);
-      wide_store<T>(p, acc, tile, out_smem + warp * T::kWarpOutBytes, warp, lane);
+      wide_store<T>(p, scales, acc, tile, out_smem + warp * T::kWarpOutBytes, warp, lane);
     }
   }
 }
 
-#endif
-
-template <typename T>
-__global__ void __launch_bounds__(T::kThreads, 1)
-    wide_gemm_sm90_kernel(const __grid_constant__ pagoda_wide_gemm_params p, const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+// One CTA: a warpgroup that keeps the ring full, and those that do consume(groups, ring, out_smem, full, empty).
+template <typename T, typename Consume>
+__device__ __forceinline__ void wide_run(const pagoda_wide_gemm_params &p, const CUtensorMap *w_map, const CUtensorMap *x_map, Consume consume) {
   extern __shared__ unsigned char dynamic_smem[];
   __shared__ alignas(8) uint64_t barriers_smem[2 * T::kStages];
   const uint32_t ring = (ptx::shared_address(dynamic_smem) + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
   const uint32_t full = ptx::shared_address(barriers_smem), empty = full + 8 * T::kStages;
   if (threadIdx.x == T::kConsumers) {
-    ptx::prefetch_map(&w_map);
-    ptx::prefetch_map(&x_map);
+    ptx::prefetch_map(w_map);
+    ptx::prefetch_map(x_map);
     for (int stage = 0; stage < T::kStages; ++stage) {
       ptx::init_barrier(full + 8 * stage, 1);
       ptx::init_barrier(empty + 8 * stage, T::kConsumers / kWarpSize * T::kCluster);
@@ -284,13 +310,24 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   else __syncthreads();
   if (__shfl_sync(0xffffffffu, threadIdx.x / 128, 0) == T::kConsumers / 128) {
     ptx::release_registers<40>();
-    if (threadIdx.x == T::kConsumers) wide_produce<T>(p, &w_map, &x_map, groups_smem, ring, full, empty);
+    if (threadIdx.x == T::kConsumers) wide_produce<T>(p, w_map, x_map, groups_smem, ring, full, empty);
     __syncwarp();
   } else {
     ptx::acquire_registers<232>();
-    wide_consume<T>(p, groups_smem, ring, ring + T::kStages * T::kStageBytes, full, empty);
+    consume(groups_smem, ring, ring + T::kStages * T::kStageBytes, full, empty);
   }
   if (T::kCluster > 1) ptx::sync_cluster(); // nobody leaves while the other copies into its ring
+}
+
+#endif
+
+template <typename T>
+__global__ void __launch_bounds__(T::kThreads, 1)
+    wide_gemm_sm90_kernel(const __grid_constant__ pagoda_wide_gemm_params p, const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  wide_run<T>(p, &w_map, &x_map, [&](const GroupUnits &groups, uint32_t ring, uint32_t out_smem, uint32_t full, uint32_t empty) {
+    wide_consume<T>(p, WideScales{}, groups, ring, out_smem, full, empty);
+  });
 #endif
 }
 

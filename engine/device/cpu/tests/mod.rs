@@ -11,7 +11,7 @@ mod step;
 
 use super::simd::SimdLevel;
 use super::{CpuDevice, CpuVector, CpuWeight};
-use crate::device::{DType, Device, HostMatrix, HostWeight, Linear, Tensor};
+use crate::device::{DType, Device, HostMatrix, HostWeight, Linear, MatrixLoad, MatrixUse, Tensor};
 use crate::weights::dequant::dequantize_row;
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
@@ -107,7 +107,10 @@ pub fn linear_layer(device: &CpuDevice, parts: &[HostWeight], bias: Option<&[f32
 
 pub fn layer_of(device: &CpuDevice, parts: &[HostMatrix], bias: Option<&[f32]>) -> Linear<CpuDevice> {
     let (n, k) = (parts.iter().map(HostMatrix::n).sum(), parts[0].k());
-    let parts: Vec<CpuWeight> = parts.iter().map(|part| device.load_matrix(part.clone()).unwrap()).collect();
+    let parts: Vec<CpuWeight> = parts
+        .iter()
+        .map(|part| device.load_matrix(part.clone(), MatrixLoad { usage: MatrixUse::Projection, quantize: None }).unwrap())
+        .collect();
     Linear { parts, bias: bias.map(|bias| vector(device, bias)), n, k }
 }
 

@@ -51,13 +51,16 @@ impl LoadFormat {
     /// The matrix in this format: dense ones of a shape it takes. What is quantised already stays.
     pub fn convert(self, matrix: HostMatrix) -> HostMatrix {
         match matrix {
-            HostMatrix::Rows(weight) if self.takes(&weight) => self.quantize(&weight).into(),
+            HostMatrix::Rows(weight) if weight.format.is_dense() && self.bytes(weight.n, weight.k).is_some() => {
+                self.quantize(&weight).into()
+            }
             other => other,
         }
     }
 
-    fn takes(self, weight: &HostWeight) -> bool {
-        weight.format.is_dense() && self.bytes(weight.n, weight.k).is_some()
+    /// Whether `convert` quantises the matrix.
+    pub fn takes(self, matrix: &HostMatrix) -> bool {
+        matches!(matrix, HostMatrix::Rows(weight) if weight.format.is_dense() && self.bytes(weight.n, weight.k).is_some())
     }
 
     fn quantize(self, weight: &HostWeight) -> CodedMatrix {

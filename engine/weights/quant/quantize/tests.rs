@@ -154,7 +154,10 @@ fn loading_in_a_format_gives_its_recorded_values() {
 fn projections_and_heads_are_quantised_at_load_each_on_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let path = crate::testing::write_tiny(folder.path(), "llama", 1);
-    let is_coded = |checkpoint: &Checkpoint, role| matches!(checkpoint.linear(role, 0).unwrap().parts[0], HostMatrix::Coded(_));
+    let is_coded = |checkpoint: &Checkpoint, role| {
+        let linear = checkpoint.linear(role, 0).unwrap();
+        matches!(linear.parts[0].clone().converted(linear.load), HostMatrix::Coded(_))
+    };
     let cases = [
         (None, Some(LoadFormat::Int8), [false, false, true, true]),
         (Some(Quantization::Bitsandbytes), None, [true, true, false, false]),
