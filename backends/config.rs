@@ -76,6 +76,8 @@ pub struct NativeOptions {
     pub quantization: Option<String>,
     /// Bits of embedding and head: 4, 8 or 16.
     pub head_bits: usize,
+    /// Dense copies of packed weights: auto, on, off.
+    pub dense_copy: String,
     /// File with a chat template.
     pub chat_template: Option<PathBuf>,
 }
@@ -263,6 +265,7 @@ impl Values<'_> {
             tensor_parallel_size: count("tensor_parallel_size"),
             quantization: self.text("quantization"),
             head_bits: count("head_bits"),
+            dense_copy: self.text("dense_copy").unwrap_or_default(),
             chat_template: self.text("chat_template").map(PathBuf::from),
         }
     }

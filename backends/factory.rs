@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pagoda_engine::loader::{self, DeviceChoice, EngineOptions, KvDtype, LoadProgress};
+use pagoda_engine::loader::{self, DenseCopy, DeviceChoice, EngineOptions, KvDtype, LoadProgress};
 use pagoda_engine::memory_plan::MemoryPlan;
 use pagoda_engine::models::config::ModelConfig as ModelShape;
 use pagoda_engine::text::ChatTemplate;
@@ -153,6 +153,11 @@ fn engine_options(native: &NativeOptions) -> EngineOptions {
             4 => Some(LoadFormat::Nf4),
             8 => Some(LoadFormat::Int8),
             _ => None,
+        },
+        dense_copy: match native.dense_copy.as_str() {
+            "on" => DenseCopy::On,
+            "off" => DenseCopy::Off,
+            _ => DenseCopy::Auto,
         },
         max_model_len: native.max_model_len,
         block_size: native.block_size,

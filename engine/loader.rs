@@ -59,6 +59,18 @@ impl DeviceChoice {
     }
 }
 
+/// Whether a device that packs weights keeps a dense copy beside them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DenseCopy {
+    /// Where a KV pool of a useful size still fits.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
 /// How to run a model. `Default` holds the documented defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
@@ -72,6 +84,8 @@ pub struct EngineOptions {
     pub quantization: Option<Quantization>,
     /// What embedding and head are made at load; None: as stored.
     pub head_format: Option<LoadFormat>,
+    /// Whether packed weights are kept as bf16 too, for steps of many tokens.
+    pub dense_copy: DenseCopy,
     /// Longest prompt plus output; None: what the checkpoint allows, at most 32768 and what the memory holds.
     pub max_model_len: Option<usize>,
     /// Tokens of a KV block.
@@ -108,6 +122,7 @@ impl Default for EngineOptions {
             kv_cache_dtype: KvDtype::Auto,
             quantization: None,
             head_format: None,
+            dense_copy: DenseCopy::Auto,
             max_model_len: None,
             block_size: 16,
             kv_cache_bytes: None,
@@ -271,6 +286,7 @@ fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptio
         activation_dtype: device.activation_dtype(),
         residual_dtype: device.residual_dtype(),
         weight_bytes: device.weight_bytes(checkpoint.weight_size()),
+        dense_copy_bytes: device.dense_copy_bytes(checkpoint.weight_size()),
         scratch_bytes: device.scratch_bytes(&checkpoint.config, step, checkpoint.weight_size()),
         free_bytes,
         in_use_bytes: device.memory_in_use(),
@@ -295,6 +311,7 @@ fn load_on<D: Device>(
 ) -> Result<Started> {
     let plan = plan_on(&**device, checkpoint, options)?;
     let memory = MemoryMeter::new(device.clone());
+    device.keep_dense_copies(plan.dense_copy_bytes > 0);
     let total_bytes = plan.weight_bytes;
     let mut on_layer = |done: usize, layers: usize| {
         progress(LoadProgress { stage: "weights", done_bytes: total_bytes / layers * done, total_bytes });

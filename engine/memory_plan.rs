@@ -4,12 +4,15 @@ use std::fmt;
 
 use crate::device::DType;
 use crate::error::{EngineError, Result};
-use crate::loader::EngineOptions;
+use crate::loader::{DenseCopy, EngineOptions};
 use crate::models::config::ModelConfig;
 use crate::runner::workspace::workspace_bytes;
 
 /// Context length that a default start offers at most; a longer one must be asked for.
 const DEFAULT_MAX_MODEL_LEN: usize = 32_768;
+
+/// Tokens of each sequence of a full batch that the KV pool has to hold before memory goes to dense copies of weights.
+const USEFUL_LEN: usize = 1024;
 
 /// How large a step may be: what the options say, else what suits the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub struct PlanRequest<'a> {
     pub residual_dtype: DType,
     /// Bytes of the weights.
     pub weight_bytes: usize,
+    /// Bytes of dense copies of packed weights, if they are kept.
+    pub dense_copy_bytes: usize,
     /// Bytes that the device needs beside weights, workspace and KV pool.
     pub scratch_bytes: usize,
     /// Bytes that are free now.
@@ -73,6 +78,8 @@ pub struct MemoryPlan {
     pub in_use_bytes: Option<usize>,
     /// Weights (mapped from their files on a CPU).
     pub weight_bytes: usize,
+    /// Dense copies of packed weights; 0 where none are kept.
+    pub dense_copy_bytes: usize,
     /// Activations and rope tables.
     pub workspace_bytes: usize,
     /// What the device takes beside: scratch of its ops, step metadata, graphs, code.
@@ -96,7 +103,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// Everything that is to be taken.
     pub fn total_bytes(&self) -> usize {
-        self.weight_bytes + self.workspace_bytes + self.scratch_bytes + self.kv_bytes
+        self.weight_bytes + self.dense_copy_bytes + self.workspace_bytes + self.scratch_bytes + self.kv_bytes
     }
 
     /// Plans.
@@ -111,16 +118,19 @@ impl MemoryPlan {
         let (activations, residual) = (request.activation_dtype, request.residual_dtype);
         let workspace_bytes = rope_bytes + workspace_bytes(config, max_num_batched_tokens, max_logit_rows, activations, residual);
         let budget = (request.free_bytes as f64 * f64::from(options.memory_utilization)) as usize;
-        let fixed = request.weight_bytes.saturating_add(workspace_bytes).saturating_add(request.scratch_bytes);
+        let mut fixed = request.weight_bytes.saturating_add(workspace_bytes).saturating_add(request.scratch_bytes);
+        let kv_bytes_per_token = config.kv_bytes_per_token(request.kv_dtype.size());
+        let left = budget.saturating_sub(fixed);
+        let dense_copy_bytes = dense_copy(request, wanted_len, kv_bytes_per_token, left);
+        fixed += dense_copy_bytes;
         if fixed > budget {
             return Err(EngineError::OutOfMemory {
                 what: "model weights and workspace".into(),
                 needed_bytes: fixed,
                 available_bytes: budget,
-                hint: "use a smaller or more quantised model, or free memory".into(),
+                hint: "use a smaller or more quantised model, no dense copy, or free memory".into(),
             });
         }
-        let kv_bytes_per_token = config.kv_bytes_per_token(request.kv_dtype.size());
         let block_bytes = kv_bytes_per_token * options.block_size;
         let num_blocks = num_blocks(request, wanted_len, block_bytes, budget - fixed)?;
         let max_model_len = model_len(options, wanted_len, num_blocks, block_bytes, budget - fixed)?;
@@ -128,6 +138,7 @@ impl MemoryPlan {
             free_bytes: request.free_bytes,
             in_use_bytes: request.in_use_bytes,
             weight_bytes: request.weight_bytes,
+            dense_copy_bytes,
             workspace_bytes,
             scratch_bytes: request.scratch_bytes,
             kv_bytes: num_blocks * block_bytes,
@@ -149,6 +160,20 @@ fn wanted_len(config: &ModelConfig, options: &EngineOptions) -> Result<usize> {
         }
         Some(len) => Ok(len),
         None => Ok(most.min(DEFAULT_MAX_MODEL_LEN)),
+    }
+}
+
+/// Bytes of dense copies: those that there could be, or none. `left_bytes` is what weights, workspace and scratch leave.
+fn dense_copy(request: &PlanRequest<'_>, wanted_len: usize, kv_bytes_per_token: usize, left_bytes: usize) -> usize {
+    let options = request.options;
+    let full_batch =
+        request.step.max_num_seqs.saturating_mul(wanted_len.min(USEFUL_LEN)).max(wanted_len).saturating_mul(kv_bytes_per_token);
+    let pool = options.kv_cache_bytes.unwrap_or(full_batch);
+    match options.dense_copy {
+        DenseCopy::Off => 0,
+        DenseCopy::On => request.dense_copy_bytes,
+        DenseCopy::Auto if request.dense_copy_bytes.saturating_add(pool) <= left_bytes => request.dense_copy_bytes,
+        DenseCopy::Auto => 0,
     }
 }
 
@@ -196,6 +221,9 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
         writeln!(f, "weights      {:>10.1} MiB", mib(self.weight_bytes))?;
+        if self.dense_copy_bytes > 0 {
+            writeln!(f, "dense copy   {:>10.1} MiB for steps of many tokens", mib(self.dense_copy_bytes))?;
+        }
         let StepSize { max_num_seqs, max_num_batched_tokens, .. } = self.step;
         let workspace = mib(self.workspace_bytes);
         writeln!(f, "workspace    {workspace:>10.1} MiB for {max_num_seqs} sequences, {max_num_batched_tokens} tokens a step")?;
@@ -207,5 +235,49 @@ impl fmt::Display for MemoryPlan {
             writeln!(f, "in use       {:>10.1} MiB before: others, context, workspaces of libraries and kernels", mib(in_use))?;
         }
         write!(f, "in all       {:>10.1} MiB of {:.1} MiB free", mib(self.total_bytes()), mib(self.free_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dense_copies_are_kept_where_a_full_batch_still_fits() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = crate::testing::write_tiny(folder.path(), "qwen2", 1);
+        let config = crate::weights::Checkpoint::open(&path).expect("opens").config;
+        let step = StepSize { max_num_seqs: 4, max_num_batched_tokens: 64, max_logit_rows: 4 };
+        let plan = |dense_copy, kv_cache_bytes, free_bytes| {
+            let options = EngineOptions { dense_copy, kv_cache_bytes, memory_utilization: 1.0, ..EngineOptions::default() };
+            let request = PlanRequest {
+                config: &config,
+                options: &options,
+                kv_dtype: DType::BF16,
+                activation_dtype: DType::BF16,
+                residual_dtype: DType::F32,
+                weight_bytes: 10 << 20,
+                dense_copy_bytes: 40 << 20,
+                scratch_bytes: 1 << 20,
+                free_bytes,
+                in_use_bytes: None,
+                step,
+                kv_share: 1.0,
+            };
+            MemoryPlan::new(&request)
+        };
+        let none = plan(DenseCopy::Off, None, 1 << 30).expect("fits");
+        let len = none.max_model_len.min(USEFUL_LEN);
+        let pool = (4 * len).max(none.max_model_len) * none.kv_bytes_per_token;
+        let enough = none.total_bytes() - none.kv_bytes + (40 << 20) + pool;
+        let copies = |plan: Result<MemoryPlan>| plan.map(|plan| plan.dense_copy_bytes).map_err(|error| error.to_string());
+        assert_eq!(copies(plan(DenseCopy::Auto, None, enough)), Ok(40 << 20));
+        assert_eq!(copies(plan(DenseCopy::Auto, None, enough - 1)), Ok(0));
+        assert_eq!(copies(plan(DenseCopy::Auto, Some(1 << 20), enough - pool + (1 << 20))), Ok(40 << 20), "a pool of a size of its own");
+        assert_eq!(copies(plan(DenseCopy::On, None, enough - 1)), Ok(40 << 20));
+        assert!(copies(plan(DenseCopy::On, None, 50 << 20)).is_err_and(|error| error.contains("no dense copy")));
+        let with = plan(DenseCopy::On, None, 1 << 30).expect("fits");
+        assert!(with.to_string().contains("dense copy") && !none.to_string().contains("dense copy"));
+        assert!(with.total_bytes() <= 1 << 30);
     }
 }

@@ -895,3 +895,149 @@ const _: () = {
 unsafe extern "C" {
     pub fn pagoda_wide_w8(params: *const pagoda_wide_w8_params, stream: pagoda_stream) -> pagoda_status;
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_w4_matrix {
+    pub tiles: *mut ::core::ffi::c_void,
+    pub book: [f32; 16usize],
+    pub scale_factor: f32,
+    pub n: i32,
+    pub k: i32,
+    pub scales_per_tile: i32,
+    pub has_zeros: i32,
+    pub interleaved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_w4_matrix"][::core::mem::size_of::<pagoda_w4_matrix>() - 96usize];
+    ["Alignment of pagoda_w4_matrix"][::core::mem::align_of::<pagoda_w4_matrix>() - 8usize];
+    ["Offset of field: pagoda_w4_matrix::tiles"][::core::mem::offset_of!(pagoda_w4_matrix, tiles) - 0usize];
+    ["Offset of field: pagoda_w4_matrix::book"][::core::mem::offset_of!(pagoda_w4_matrix, book) - 8usize];
+    ["Offset of field: pagoda_w4_matrix::scale_factor"][::core::mem::offset_of!(pagoda_w4_matrix, scale_factor) - 72usize];
+    ["Offset of field: pagoda_w4_matrix::n"][::core::mem::offset_of!(pagoda_w4_matrix, n) - 76usize];
+    ["Offset of field: pagoda_w4_matrix::k"][::core::mem::offset_of!(pagoda_w4_matrix, k) - 80usize];
+    ["Offset of field: pagoda_w4_matrix::scales_per_tile"][::core::mem::offset_of!(pagoda_w4_matrix, scales_per_tile) - 84usize];
+    ["Offset of field: pagoda_w4_matrix::has_zeros"][::core::mem::offset_of!(pagoda_w4_matrix, has_zeros) - 88usize];
+    ["Offset of field: pagoda_w4_matrix::interleaved"][::core::mem::offset_of!(pagoda_w4_matrix, interleaved) - 92usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_w4_pack_params {
+    pub matrix: pagoda_w4_matrix,
+    pub codes: *const u8,
+    pub scales: *const f32,
+    pub zeros: *const u8,
+    pub zero_plus: i32,
+    pub group: i32,
+    pub first_high: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_w4_pack_params"][::core::mem::size_of::<pagoda_w4_pack_params>() - 136usize];
+    ["Alignment of pagoda_w4_pack_params"][::core::mem::align_of::<pagoda_w4_pack_params>() - 8usize];
+    ["Offset of field: pagoda_w4_pack_params::matrix"][::core::mem::offset_of!(pagoda_w4_pack_params, matrix) - 0usize];
+    ["Offset of field: pagoda_w4_pack_params::codes"][::core::mem::offset_of!(pagoda_w4_pack_params, codes) - 96usize];
+    ["Offset of field: pagoda_w4_pack_params::scales"][::core::mem::offset_of!(pagoda_w4_pack_params, scales) - 104usize];
+    ["Offset of field: pagoda_w4_pack_params::zeros"][::core::mem::offset_of!(pagoda_w4_pack_params, zeros) - 112usize];
+    ["Offset of field: pagoda_w4_pack_params::zero_plus"][::core::mem::offset_of!(pagoda_w4_pack_params, zero_plus) - 120usize];
+    ["Offset of field: pagoda_w4_pack_params::group"][::core::mem::offset_of!(pagoda_w4_pack_params, group) - 124usize];
+    ["Offset of field: pagoda_w4_pack_params::first_high"][::core::mem::offset_of!(pagoda_w4_pack_params, first_high) - 128usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_w4_pack(params: *const pagoda_w4_pack_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_w4_quantize_params {
+    pub codes: *mut u8,
+    pub absmax: *mut f32,
+    pub largest: *mut f32,
+    pub values: *const ::core::ffi::c_void,
+    pub count: i64,
+    pub dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_w4_quantize_params"][::core::mem::size_of::<pagoda_w4_quantize_params>() - 48usize];
+    ["Alignment of pagoda_w4_quantize_params"][::core::mem::align_of::<pagoda_w4_quantize_params>() - 8usize];
+    ["Offset of field: pagoda_w4_quantize_params::codes"][::core::mem::offset_of!(pagoda_w4_quantize_params, codes) - 0usize];
+    ["Offset of field: pagoda_w4_quantize_params::absmax"][::core::mem::offset_of!(pagoda_w4_quantize_params, absmax) - 8usize];
+    ["Offset of field: pagoda_w4_quantize_params::largest"][::core::mem::offset_of!(pagoda_w4_quantize_params, largest) - 16usize];
+    ["Offset of field: pagoda_w4_quantize_params::values"][::core::mem::offset_of!(pagoda_w4_quantize_params, values) - 24usize];
+    ["Offset of field: pagoda_w4_quantize_params::count"][::core::mem::offset_of!(pagoda_w4_quantize_params, count) - 32usize];
+    ["Offset of field: pagoda_w4_quantize_params::dtype"][::core::mem::offset_of!(pagoda_w4_quantize_params, dtype) - 40usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_w4_quantize(params: *const pagoda_w4_quantize_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_w4_dequantize_params {
+    pub matrix: pagoda_w4_matrix,
+    pub out: *mut ::core::ffi::c_void,
+    pub order: *const i32,
+    pub first_tile: i32,
+    pub num_rows: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_w4_dequantize_params"][::core::mem::size_of::<pagoda_w4_dequantize_params>() - 120usize];
+    ["Alignment of pagoda_w4_dequantize_params"][::core::mem::align_of::<pagoda_w4_dequantize_params>() - 8usize];
+    ["Offset of field: pagoda_w4_dequantize_params::matrix"][::core::mem::offset_of!(pagoda_w4_dequantize_params, matrix) - 0usize];
+    ["Offset of field: pagoda_w4_dequantize_params::out"][::core::mem::offset_of!(pagoda_w4_dequantize_params, out) - 96usize];
+    ["Offset of field: pagoda_w4_dequantize_params::order"][::core::mem::offset_of!(pagoda_w4_dequantize_params, order) - 104usize];
+    ["Offset of field: pagoda_w4_dequantize_params::first_tile"]
+        [::core::mem::offset_of!(pagoda_w4_dequantize_params, first_tile) - 112usize];
+    ["Offset of field: pagoda_w4_dequantize_params::num_rows"][::core::mem::offset_of!(pagoda_w4_dequantize_params, num_rows) - 116usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_w4_dequantize(params: *const pagoda_w4_dequantize_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_w4_gather_rows_params {
+    pub matrix: pagoda_w4_matrix,
+    pub out: *mut ::core::ffi::c_void,
+    pub index: *const i32,
+    pub num_rows: i32,
+    pub scale: f32,
+    pub out_dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_w4_gather_rows_params"][::core::mem::size_of::<pagoda_w4_gather_rows_params>() - 128usize];
+    ["Alignment of pagoda_w4_gather_rows_params"][::core::mem::align_of::<pagoda_w4_gather_rows_params>() - 8usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::matrix"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, matrix) - 0usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::out"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, out) - 96usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::index"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, index) - 104usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::num_rows"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, num_rows) - 112usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::scale"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, scale) - 116usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::out_dtype"]
+        [::core::mem::offset_of!(pagoda_w4_gather_rows_params, out_dtype) - 120usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_w4_gather_rows(params: *const pagoda_w4_gather_rows_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_gather_columns_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub order: *const i32,
+    pub num_tokens: i32,
+    pub k: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_gather_columns_params"][::core::mem::size_of::<pagoda_gather_columns_params>() - 32usize];
+    ["Alignment of pagoda_gather_columns_params"][::core::mem::align_of::<pagoda_gather_columns_params>() - 8usize];
+    ["Offset of field: pagoda_gather_columns_params::out"][::core::mem::offset_of!(pagoda_gather_columns_params, out) - 0usize];
+    ["Offset of field: pagoda_gather_columns_params::x"][::core::mem::offset_of!(pagoda_gather_columns_params, x) - 8usize];
+    ["Offset of field: pagoda_gather_columns_params::order"][::core::mem::offset_of!(pagoda_gather_columns_params, order) - 16usize];
+    ["Offset of field: pagoda_gather_columns_params::num_tokens"]
+        [::core::mem::offset_of!(pagoda_gather_columns_params, num_tokens) - 24usize];
+    ["Offset of field: pagoda_gather_columns_params::k"][::core::mem::offset_of!(pagoda_gather_columns_params, k) - 28usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_gather_columns(params: *const pagoda_gather_columns_params, stream: pagoda_stream) -> pagoda_status;
+}

@@ -9,12 +9,21 @@ use crate::weights::quant::{Code, CodedMatrix, LoadFormat, Zeros};
 pub enum MatrixUse {
     /// A projection of attention or of a dense MLP.
     Projection,
+    /// Gate and up of a dense MLP, which SiLU joins.
+    GateUp,
     /// Embedding or head: its rows are read one by one, or all for logits.
     Table,
     /// A projection of an expert: many of them lie side by side.
     Expert,
     /// Chooses experts.
     Router,
+}
+
+impl MatrixUse {
+    /// Whether it is a projection of a layer without experts.
+    pub fn is_projection(self) -> bool {
+        matches!(self, MatrixUse::Projection | MatrixUse::GateUp)
+    }
 }
 
 /// How a device is to take a matrix.
@@ -55,7 +64,7 @@ pub struct CodedForm {
     pub rows: usize,
     /// Columns that share a scale.
     pub cols: usize,
-    /// Zero points. `Groups` also where only reading tells whether they are all the same.
+    /// Zero points.
     pub zeros: ZeroForm,
     /// Whether columns are stored in an order of their own.
     pub is_ordered: bool,

@@ -164,6 +164,10 @@ pub trait Device: Send + Sync + Sized + 'static {
 
     /// Bytes that a checkpoint's weights take on this device.
     fn weight_bytes(&self, weights: &WeightSize) -> usize;
+    /// Bytes of dense copies of what is packed of them, if they are kept.
+    fn dense_copy_bytes(&self, _weights: &WeightSize) -> usize {
+        0
+    }
     /// Share of the free memory that the KV pool takes when nobody says how much.
     fn kv_share(&self) -> f32;
     /// How large a step may be when nobody says.
@@ -193,6 +197,16 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// Takes a matrix of either form. A device without kernels for codes makes bf16 of them.
     fn load_matrix(&self, matrix: HostMatrix, load: MatrixLoad) -> Result<Self::Weight, EngineError> {
         self.load_weight(matrix.converted(load).into_rows())
+    }
+    /// Takes the parts of a linear layer. A device may stack neighbours: then it answers with fewer matrices.
+    fn load_parts(&self, parts: Vec<HostMatrix>, load: MatrixLoad) -> Result<Vec<Self::Weight>, EngineError> {
+        parts.into_iter().map(|part| self.load_matrix(part, load)).collect()
+    }
+    /// Whether matrices loaded from now on keep a dense copy beside their codes, on a device that packs them.
+    fn keep_dense_copies(&self, _kept: bool) {}
+    /// All weights are there: gives back what only loading needed.
+    fn weights_loaded(&self) -> Result<(), EngineError> {
+        Ok(())
     }
     /// Takes a vector from the host.
     fn load_vector(&self, values: &[f32]) -> Result<Self::Vector, EngineError>;

@@ -37,8 +37,7 @@ impl<D: Device> Decoder<D> {
         let embedding = if config.tie_word_embeddings {
             None
         } else {
-            let mut host = checkpoint.linear(LinearRole::Embedding, 0)?;
-            Some(device.load_matrix(host.parts.swap_remove(0), host.load)?)
+            Some(load_linear(device, checkpoint.linear(LinearRole::Embedding, 0)?)?.parts.swap_remove(0))
         };
         let rotations = Rotations {
             global: rope::load_table(device, &config.rope, max_positions)?,
@@ -46,6 +45,7 @@ impl<D: Device> Decoder<D> {
         };
         let final_norm = device.load_vector(&checkpoint.vector(VectorRole::FinalNorm, 0)?)?;
         let lm_head = load_linear(device, checkpoint.linear(LinearRole::LmHead, 0)?)?;
+        device.weights_loaded()?;
         Ok(Decoder { config, embedding, layers, final_norm, lm_head, rotations })
     }
 

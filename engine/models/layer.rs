@@ -156,6 +156,5 @@ pub fn load_linear<D: Device>(device: &D, host: HostLinear) -> Result<Linear<D>>
     let n = host.parts.iter().map(|p| p.n()).sum();
     let k = host.parts.first().map_or(0, |p| p.k());
     let bias = host.bias.map(|b| device.load_vector(&b)).transpose()?;
-    let parts = host.parts.into_iter().map(|p| device.load_matrix(p, host.load)).collect::<Result<Vec<_>>>()?;
-    Ok(Linear { parts, bias, n, k })
+    Ok(Linear { parts: device.load_parts(host.parts, host.load)?, bias, n, k })
 }

@@ -12,7 +12,7 @@ use super::store::TensorStore;
 use super::{gguf_model, safetensors, text_files};
 use crate::device::{HostMatrix, MatrixLoad, MatrixUse};
 use crate::error::{EngineError, Result};
-use crate::models::config::ModelConfig;
+use crate::models::config::{Activation, ModelConfig};
 use crate::models::families;
 use crate::models::limits::check_config;
 
@@ -299,6 +299,7 @@ impl Checkpoint {
             LinearRole::Embedding | LinearRole::LmHead => MatrixUse::Table,
             LinearRole::Router => MatrixUse::Router,
             LinearRole::ExpertGateUp(_) | LinearRole::ExpertDown(_) => MatrixUse::Expert,
+            LinearRole::GateUp if c.activation == Activation::Silu => MatrixUse::GateUp,
             _ => MatrixUse::Projection,
         };
         let plan = |stems: &'static [&'static str], rows: Vec<usize>, k: usize, bias: bool, expert: Option<usize>| Plan {
@@ -344,7 +345,7 @@ impl Checkpoint {
 
     fn load_format(&self, usage: MatrixUse) -> Option<LoadFormat> {
         match usage {
-            MatrixUse::Projection | MatrixUse::Expert => self.at_load.projections,
+            MatrixUse::Projection | MatrixUse::GateUp | MatrixUse::Expert => self.at_load.projections,
             MatrixUse::Table => self.at_load.head,
             MatrixUse::Router => None,
         }

@@ -11,18 +11,23 @@ pub struct WeightSize {
     pub bytes: usize,
     /// Numbers.
     pub values: usize,
-    /// Every matrix among them; the other numbers are vectors.
-    pub matrices: Vec<(MatrixForm, MatrixUse)>,
+    /// The stacked matrices of every linear layer; the other numbers are vectors.
+    pub layers: Vec<(Vec<MatrixForm>, MatrixUse)>,
 }
 
 impl WeightSize {
     fn vector(bytes: usize, values: usize) -> WeightSize {
-        WeightSize { bytes, values, matrices: Vec::new() }
+        WeightSize { bytes, values, layers: Vec::new() }
+    }
+
+    /// Every matrix.
+    pub fn matrices(&self) -> impl Iterator<Item = (&MatrixForm, MatrixUse)> {
+        self.layers.iter().flat_map(|(forms, usage)| forms.iter().map(|form| (form, *usage)))
     }
 
     /// Numbers that are in no matrix.
     pub fn vector_values(&self) -> usize {
-        self.values - self.matrices.iter().map(|(form, _)| form.values()).sum::<usize>()
+        self.values - self.matrices().map(|(form, _)| form.values()).sum::<usize>()
     }
 }
 
@@ -31,7 +36,7 @@ impl std::iter::Sum for WeightSize {
         sizes.fold(WeightSize::default(), |mut all, next| {
             all.bytes += next.bytes;
             all.values += next.values;
-            all.matrices.extend(next.matrices);
+            all.layers.extend(next.layers);
             all
         })
     }
@@ -95,7 +100,7 @@ impl Checkpoint {
         let mut size = WeightSize {
             bytes: parts.iter().map(|part| part.bytes).sum(),
             values: parts.iter().map(|part| part.form.values()).sum(),
-            matrices: parts.iter().map(|part| (part.form, plan.usage)).collect(),
+            layers: vec![(parts.iter().map(|part| part.form).collect(), plan.usage)],
         };
         for (name, len) in self.biases(&plan, layer) {
             if plan.bias {

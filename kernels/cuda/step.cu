@@ -1,4 +1,4 @@
-// Small ops on step metadata and rows: resolve_tokens, scatter_ints, gather_rows (embedding), soft_cap, add_bias, copy_blocks.
+// Small ops on step metadata and rows: resolve_tokens, scatter_ints, gather_rows (embedding), gather_columns, soft_cap, add_bias, copy_blocks.
 //
 // All bound by memory or by the launch itself; one thread a 16-byte vector where rows are moved.
 #include "common/launch.cuh"
@@ -42,6 +42,20 @@ template <typename Out, typename In> __global__ void gather_rows_kernel(const __
     for (int e = 0; e < kOctet; ++e) v[e] = inside ? v[e] * p.scale : 0.0f;
     store_octet(dst_gmem, octet_idx, v);
   }
+}
+
+// A thread 8 columns of one token.
+__global__ void gather_columns_kernel(const __grid_constant__ pagoda_gather_columns_params p) {
+  wait_then_allow_next();
+  const int octets = p.k / kOctet;
+  const int64_t i = global_thread();
+  if (i >= static_cast<int64_t>(p.num_tokens) * octets) return;
+  const int64_t token = i / octets, octet_idx = i % octets;
+  const bf16 *row_gmem = static_cast<const bf16 *>(p.x) + token * p.k;
+  Vec<bf16> out;
+#pragma unroll
+  for (int e = 0; e < kOctet; ++e) out.elems[e] = load_fresh(row_gmem + p.order[octet_idx * kOctet + e]);
+  out.store(static_cast<bf16 *>(p.out) + token * p.k, octet_idx);
 }
 
 __global__ void soft_cap_kernel(const __grid_constant__ pagoda_soft_cap_params p) {
@@ -92,6 +106,13 @@ extern "C" pagoda_status pagoda_gather_rows(const pagoda_gather_rows_params *p, 
   if (p->num_rows == 0) return PAGODA_OK;
   const auto kernel = from_f32 ? gather_rows_kernel<float, float> : to_f32 ? gather_rows_kernel<float, bf16> : gather_rows_kernel<bf16, bf16>;
   return launch(kernel, {static_cast<unsigned>(p->num_rows), kRowThreads}, *p, stream);
+}
+
+extern "C" pagoda_status pagoda_gather_columns(const pagoda_gather_columns_params *p, pagoda_stream stream) {
+  if (!p || !p->out || !p->x || !p->order || p->num_tokens < 0 || p->k <= 0) return PAGODA_INVALID_ARGUMENT;
+  if (p->k % kOctet) return PAGODA_UNSUPPORTED;
+  if (p->num_tokens == 0) return PAGODA_OK;
+  return launch(gather_columns_kernel, {num_ctas(static_cast<int64_t>(p->num_tokens) * (p->k / kOctet)), kThreads}, *p, stream);
 }
 
 extern "C" pagoda_status pagoda_soft_cap(const pagoda_soft_cap_params *p, pagoda_stream stream) {

@@ -8,6 +8,7 @@ pub mod grouped;
 pub mod moe;
 pub mod sampling;
 pub mod step;
+pub mod w4;
 pub mod w8;
 pub mod wide;
 

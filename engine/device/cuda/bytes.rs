@@ -53,7 +53,7 @@ fn byte_form(form: &MatrixForm) -> Option<ByteForm> {
 impl CudaDevice {
     /// How a matrix for this use is kept in 8 bits; None: as bf16.
     pub(super) fn byte_form(&self, form: &MatrixForm, usage: MatrixUse) -> Option<ByteForm> {
-        let has_kernels = has_w8_kernels(self.gpu_class()) && matches!(usage, MatrixUse::Projection | MatrixUse::Table);
+        let has_kernels = has_w8_kernels(self.gpu_class()) && (usage.is_projection() || usage == MatrixUse::Table);
         byte_form(form).filter(|_| has_kernels)
     }
 
@@ -64,7 +64,7 @@ impl CudaDevice {
         let Some(bytes) = self.byte_form(&form, load.usage) else {
             return self.upload_weight(&matrix.converted(load).into_rows());
         };
-        if bytes.code == ByteCode::E4m3 && load.usage == MatrixUse::Projection {
+        if bytes.code == ByteCode::E4m3 && load.usage.is_projection() {
             self.rounded_inputs.lock().expect(form.k);
         }
         let stored = match matrix {

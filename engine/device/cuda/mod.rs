@@ -1,7 +1,8 @@
 //! The CUDA device: `trait Device` over `pagoda-kernels` on one GPU. Activations and KV cache are bf16, logits f32, sums f32.
 //!
-//! Weights of 8 bits stay so where there are kernels for them (`bytes.rs`), every other format becomes bf16 when it is loaded. One stream orders all work; ops only queue it, and the host waits in
-//! `sampled` and `row_logprobs` alone (and in `sample` for the few rows that are sampled on the host).
+//! Weights of 4 bits stay packed, in tiles (`w4.rs`), those of 8 bits stay so where there are kernels for them (`bytes.rs`); every other
+//! format becomes bf16 when it is loaded. One stream orders all work; ops only queue it, and the host waits in `sampled` and
+//! `row_logprobs` alone (and in `sample` for the few rows that are sampled on the host).
 
 mod attention;
 mod bytes;
@@ -13,8 +14,11 @@ mod product;
 mod product_w8;
 mod sample;
 mod staging;
+mod w4;
+mod w4_load;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pagoda_kernels::heuristics::has_prefix_kernel;
 use pagoda_kernels::ops::DeviceBytes;
@@ -27,6 +31,7 @@ use self::moe::MoeScratch;
 use self::product_w8::RoundedInputs;
 use self::sample::SampleScratch;
 use self::staging::{Staging, StepRing};
+use self::w4::W4Weight;
 use super::{DType, KvShape, Tensor};
 use crate::error::{EngineError, Result};
 
@@ -52,6 +57,8 @@ enum Stored {
     Dense(DeviceBytes),
     /// A byte a weight, with scales.
     Bytes(ByteMatrix),
+    /// 4-bit codes in tiles.
+    Tiles(W4Weight),
 }
 
 /// A vector of f32 on the GPU.
@@ -92,6 +99,14 @@ pub struct CudaDevice {
     sample_scratch: Mutex<SampleScratch>,
     moe_scratch: Mutex<Option<MoeScratch>>,
     rounded_inputs: Mutex<RoundedInputs>,
+    /// Packed matrices on their way to tiles; none once all weights are loaded.
+    load_room: Mutex<Option<DeviceMemory>>,
+    /// Rows of packed matrices as bf16.
+    dense_scratch: Mutex<Option<DeviceMemory>>,
+    /// Bytes that it has to have.
+    needed_scratch: AtomicUsize,
+    /// Whether packed projections are kept as bf16 too.
+    dense_copies: AtomicBool,
     /// Kernels, tiles and splits follow from the model alone, never from what else is in the step.
     deterministic: bool,
 }
@@ -122,6 +137,10 @@ impl CudaDevice {
             sample_scratch: Mutex::new(SampleScratch::new(&gpu)?),
             moe_scratch: Mutex::new(None),
             rounded_inputs: Mutex::default(),
+            load_room: Mutex::new(None),
+            dense_scratch: Mutex::new(None),
+            needed_scratch: AtomicUsize::new(0),
+            dense_copies: AtomicBool::new(false),
             deterministic: false,
             gpu,
         })
@@ -135,6 +154,22 @@ impl CudaDevice {
     /// Whether results may depend on nothing but the request.
     pub fn is_deterministic(&self) -> bool {
         self.deterministic
+    }
+
+    fn keeps_dense_copies(&self) -> bool {
+        self.dense_copies.load(Ordering::Relaxed)
+    }
+
+    fn set_dense_copies(&self, kept: bool) {
+        self.dense_copies.store(kept, Ordering::Relaxed);
+    }
+
+    fn need_scratch(&self, bytes: usize) {
+        self.needed_scratch.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    fn needed_scratch(&self) -> usize {
+        self.needed_scratch.load(Ordering::Relaxed)
     }
 
     /// GPUs that this binary could use: none when it was built without kernels or there is no driver.

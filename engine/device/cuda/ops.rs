@@ -2,11 +2,13 @@
 
 use pagoda_kernels::heuristics::has_prefix_kernel;
 use pagoda_kernels::ops::elementwise::{RmsNorm, RmsNormParams, rms_norm};
+use pagoda_kernels::ops::w4::w4_gather_rows;
 use pagoda_kernels::ops::{self, DeviceBytes, step as rows};
 use pagoda_kernels::{Capture, DeviceMemory, Graph};
 
 use super::product::Rows;
 use super::sample::{CudaPending, is_on_host};
+use super::w4_load::planned_copies;
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, Stored, engine_error};
 use crate::device::{
     AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepInts, StepRoom,
@@ -153,6 +155,22 @@ impl Device for CudaDevice {
         self.upload_matrix(matrix, load)
     }
 
+    fn load_parts(&self, parts: Vec<HostMatrix>, load: MatrixLoad) -> Result<Vec<CudaWeight>> {
+        self.upload_parts(parts, load)
+    }
+
+    fn dense_copy_bytes(&self, weights: &WeightSize) -> usize {
+        planned_copies(weights)
+    }
+
+    fn keep_dense_copies(&self, kept: bool) {
+        self.set_dense_copies(kept);
+    }
+
+    fn weights_loaded(&self) -> Result<()> {
+        self.end_of_weights()
+    }
+
     fn load_vector(&self, values: &[f32]) -> Result<CudaVector> {
         self.upload_vector(values)
     }
@@ -184,6 +202,11 @@ impl Device for CudaDevice {
         match table.stored {
             Stored::Dense(bytes) => self.gather(out, (bytes, DType::BF16, table.n), step.token_ids.bytes(), scale),
             Stored::Bytes(matrix) => self.gather_bytes(out, &matrix, table.n, step.token_ids.bytes(), scale),
+            Stored::Tiles(weight) => {
+                assert!(weight.order.is_none(), "an embedding whose columns are in another order");
+                let index = step.token_ids.bytes();
+                self.launch(|stream| w4_gather_rows(&weight.matrix, (out.bytes(), out.dtype), index, out.rows, scale, stream))
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use super::CudaDevice;
 use super::moe::MoeScratch;
 use super::product_w8::RoundedInputs;
 use super::sample::sampler_bytes;
+use super::w4_load::{Planned, planned_parts, planned_room};
 use crate::device::{MatrixForm, MatrixUse};
 use crate::memory_plan::StepSize;
 use crate::models::config::ModelConfig;
@@ -34,22 +35,26 @@ impl CudaDevice {
         let moe = config.moe.map_or(0, |moe| MoeScratch::bytes(config.hidden_size, moe, step.max_num_batched_tokens));
         let sampler = sampler_bytes(step.max_num_seqs, config.vocab_size).unwrap_or(0);
         let rounded_inputs = self.byte_cols(weights).map_or(0, |cols| RoundedInputs::bytes(step.max_num_batched_tokens, cols));
-        CODE_BYTES + GRAPH_BYTES + moe + sampler + rounded_inputs
+        CODE_BYTES + GRAPH_BYTES + moe + sampler + rounded_inputs + planned_room(weights)
     }
 
     /// Matrices as they will lie on the GPU, and vectors in f32 and bf16.
     pub(super) fn planned_weights(&self, weights: &WeightSize) -> usize {
-        let matrices = weights.matrices.iter().map(|(form, usage)| match self.byte_form(form, *usage) {
+        let matrix = |form: &MatrixForm, usage| match self.byte_form(form, usage) {
             Some(bytes) => form.values() + 4 * bytes.grid.count(form.n, form.k),
             None => 2 * form.values(),
-        });
-        matrices.sum::<usize>() + 6 * weights.vector_values()
+        };
+        let part = |(part, usage): (Planned, MatrixUse)| match part {
+            Planned::Tiles { layout, ordered } => layout.bytes() + if ordered { 4 * layout.k } else { 0 },
+            Planned::Other(form) => matrix(&form, usage),
+        };
+        planned_parts(weights).map(part).sum::<usize>() + 6 * weights.vector_values()
     }
 
     /// The longest row of a matrix whose inputs are rounded to 8 bits where tokens are many.
     fn byte_cols(&self, weights: &WeightSize) -> Option<usize> {
         let rounds = |form: &MatrixForm, usage| self.byte_form(form, usage).is_some_and(|bytes| bytes.code == ByteCode::E4m3);
-        let projections = weights.matrices.iter().filter(|(form, usage)| *usage == MatrixUse::Projection && rounds(form, *usage));
+        let projections = weights.matrices().filter(|(form, usage)| usage.is_projection() && rounds(form, *usage));
         projections.map(|(form, _)| form.k).max()
     }
 }

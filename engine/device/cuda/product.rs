@@ -61,6 +61,7 @@ pub(super) fn joined<'a>(parts: impl IntoIterator<Item = &'a CudaWeight>) -> Vec
 }
 
 /// One matrix times some tokens, into columns of `out`.
+#[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
     /// Its first column is the matrix's first row.
     pub out: Rows,
@@ -70,10 +71,12 @@ pub(super) struct Product<'a> {
     pub k: usize,
     /// Elements between two rows of `out`.
     pub ld_out: usize,
-    bias: Option<&'a CudaVector>,
+    pub bias: Option<&'a CudaVector>,
     /// First row of the matrix in the layer, for the bias.
-    first_row: usize,
+    pub first_row: usize,
     pub epilogue: Epilogue,
+    /// In order where the kernel before makes the weights.
+    pub start: Start,
 }
 
 impl Product<'_> {
@@ -114,11 +117,12 @@ impl CudaDevice {
         let mut first_row = 0;
         for matrix in joined(&linear.parts) {
             let out = Rows { bytes: out.bytes.from(first_row * out.dtype.size()), ..out };
-            let (k, ld_out, bias, epilogue) = (linear.k, linear.n, linear.bias.as_ref(), Epilogue::Plain);
-            products.push(Product { out, x, num_tokens, matrix, k, ld_out, bias, first_row, epilogue });
+            let (k, ld_out, bias, epilogue, start) = (linear.k, linear.n, linear.bias.as_ref(), Epilogue::Plain, Start::Early);
+            products.push(Product { out, x, num_tokens, matrix, k, ld_out, bias, first_row, epilogue, start });
             first_row += matrix.n;
         }
-        let Some(bias) = linear.bias.as_ref().filter(|_| !products.iter().all(|p| self.adds_bias(p))) else {
+        let all_add = products.iter().try_fold(true, |all, p| Ok::<_, EngineError>(all && self.adds_bias(p)?))?;
+        let Some(bias) = linear.bias.as_ref().filter(|_| !all_add) else {
             return products.iter().try_for_each(|p| self.run_product(p));
         };
         products.into_iter().try_for_each(|p| self.run_product(&Product { bias: None, ..p }))?;
@@ -130,11 +134,12 @@ impl CudaDevice {
     /// another launch anyway.
     pub(super) fn gated_product(&self, out: Rows, x: Rows, num_tokens: usize, linear: &Linear<CudaDevice>) -> Result<bool> {
         let [matrix] = joined(&linear.parts)[..] else { return Ok(false) };
-        let (k, ld_out, bias, epilogue) = (linear.k, linear.n / 2, linear.bias.as_ref(), Epilogue::SiluMul);
-        let product = Product { out, x, num_tokens, matrix, k, ld_out, bias, first_row: 0, epilogue };
+        let (k, ld_out, bias, epilogue, start) = (linear.k, linear.n / 2, linear.bias.as_ref(), Epilogue::SiluMul, Start::Early);
+        let product = Product { out, x, num_tokens, matrix, k, ld_out, bias, first_row: 0, epilogue, start };
         let fused = match matrix.stored {
             Stored::Bytes(_) => true,
-            Stored::Dense(_) => matches!(self.product_plan(&product), ProductPlan::Skinny(_) | ProductPlan::Wide(_)),
+            Stored::Dense(_) => self.joins_gates(&product),
+            Stored::Tiles(weight) => self.tiles_join_gates(&product, &weight)?,
         };
         if fused && num_tokens > 0 {
             self.run_product(&product)?;
@@ -155,33 +160,43 @@ impl CudaDevice {
         product_plan(&p.shape(self.blas.is_some()), self.gpu_class(), self.sum_order())
     }
 
+    /// Whether the launch of a product with dense gate and up joins them.
+    pub(super) fn joins_gates(&self, p: &Product<'_>) -> bool {
+        matches!(self.product_plan(p), ProductPlan::Skinny(_) | ProductPlan::Wide(_))
+    }
+
     /// Whether the launch of the product adds its bias.
-    fn adds_bias(&self, p: &Product<'_>) -> bool {
-        if matches!(p.matrix.stored, Stored::Bytes(_)) {
-            return true;
+    pub(super) fn adds_bias(&self, p: &Product<'_>) -> Result<bool> {
+        match p.matrix.stored {
+            Stored::Dense(_) => {}
+            Stored::Bytes(_) => return Ok(true),
+            Stored::Tiles(weight) => return self.tiles_add_bias(p, &weight),
         }
-        match self.product_plan(p) {
+        Ok(match self.product_plan(p) {
             ProductPlan::Skinny(_) | ProductPlan::Wide(_) => true,
             ProductPlan::Library => p.half_bias().is_some(),
             ProductPlan::Portable => false,
+        })
+    }
+
+    pub(super) fn run_product(&self, p: &Product<'_>) -> Result<()> {
+        match p.matrix.stored {
+            Stored::Dense(w) => self.run_dense(p, w),
+            Stored::Bytes(w) => self.run_w8(p, &w),
+            Stored::Tiles(weight) => self.run_tiles(p, &weight),
         }
     }
 
-    fn run_product(&self, p: &Product<'_>) -> Result<()> {
+    fn run_dense(&self, p: &Product<'_>, w: DeviceBytes) -> Result<()> {
         let stream = self.gpu.stream().map_err(engine_error)?;
-        let Product { num_tokens, k, ld_out, epilogue, .. } = *p;
-        let Matrix { stored, n } = p.matrix;
-        let w = match stored {
-            Stored::Dense(w) => w,
-            Stored::Bytes(w) => return self.run_w8(p, &w),
-        };
+        let Product { num_tokens, k, ld_out, epilogue, start, .. } = *p;
+        let n = p.matrix.n;
         match self.product_plan(p) {
             ProductPlan::Skinny(rows) => {
                 (0..num_tokens).step_by(rows).try_for_each(|first| self.skinny(p, w, first, rows.min(num_tokens - first)))
             }
             ProductPlan::Wide(plan) => {
                 let (out, x, bias) = (p.out.bytes, p.x.bytes, p.bias());
-                let start = Start::Early;
                 let params = WideGemm { out, x, w, bias, groups: None, num_rows: num_tokens, n, k, ld_out, epilogue, plan, start };
                 wide_gemm(&params, stream).map_err(engine_error)
             }
@@ -217,7 +232,7 @@ impl CudaDevice {
             out_dtype: p.out.dtype,
             epilogue: p.epilogue,
             plan,
-            start: Start::Early,
+            start: p.start,
             groups: None,
         };
         self.gpu.stream().and_then(|stream| skinny_gemm(&params, stream)).map_err(engine_error)

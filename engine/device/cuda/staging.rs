@@ -11,7 +11,7 @@ use super::engine_error;
 use crate::error::Result;
 
 /// Bytes of one buffer.
-const HALF_BYTES: usize = 16 << 20;
+pub(super) const HALF_BYTES: usize = 16 << 20;
 /// Every copy begins at a multiple of this.
 const ALIGN: usize = 64;
 
@@ -46,7 +46,36 @@ impl Staging {
     ///
     /// # Errors
     /// The driver refuses, or earlier work failed.
-    pub fn upload_with(&mut self, dst: DeviceBytes, len: usize, unit: usize, mut fill: impl FnMut(usize, &mut [u8])) -> Result<()> {
+    pub fn upload_with(&mut self, dst: DeviceBytes, len: usize, unit: usize, fill: impl FnMut(usize, &mut [u8])) -> Result<()> {
+        self.pieces(len, unit, fill, |gpu, start, piece| gpu.copy_to_device(dst.from(start), piece).map_err(engine_error))
+    }
+
+    /// As `upload_with`, but every piece goes to the start of `room`, which holds `HALF_BYTES`; `then(start, len)` queues what is made of it
+    /// before the next one comes.
+    ///
+    /// # Errors
+    /// As `upload_with`, and those of `then`.
+    pub fn pass_through(
+        &mut self,
+        room: DeviceBytes,
+        len: usize,
+        unit: usize,
+        fill: impl FnMut(usize, &mut [u8]),
+        mut then: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        self.pieces(len, unit, fill, |gpu, start, piece| {
+            gpu.copy_to_device(room, piece).map_err(engine_error)?;
+            then(start, piece.len())
+        })
+    }
+
+    fn pieces(
+        &mut self,
+        len: usize,
+        unit: usize,
+        mut fill: impl FnMut(usize, &mut [u8]),
+        mut copy: impl FnMut(&Gpu, usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         assert!(unit <= HALF_BYTES, "units of {unit} bytes");
         let mut start = 0;
         while start < len {
@@ -59,7 +88,7 @@ impl Staging {
             let half = &mut self.halves[self.current];
             let piece = &mut half.memory.as_mut_slice()[self.used..self.used + size];
             fill(start, piece);
-            self.gpu.copy_to_device(dst.from(start), piece).map_err(engine_error)?;
+            copy(&self.gpu, start, piece)?;
             self.used = (self.used + size).next_multiple_of(ALIGN).min(HALF_BYTES);
             start += size;
         }

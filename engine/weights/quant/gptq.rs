@@ -39,7 +39,8 @@ pub(super) fn find(site: &Site<'_>, config: &GptqConfig) -> Result<Source> {
     let (name, plus) = (site.label(), u8::from(!config.stores_zero));
     let bytes = codes.len() + scales.len() + groups * n + order.as_ref().map_or(0, |order| 4 * order.len());
     let code = if bits == 4 { CodeForm::Four } else { CodeForm::U8 };
-    let form = CodedForm { zeros: ZeroForm::Groups, is_ordered: order.is_some(), ..CodedForm::plain(code, 1, group) };
+    let zero_form = zero_form(bits, zeros.as_slice(), plus);
+    let form = CodedForm { zeros: zero_form, is_ordered: order.is_some(), ..CodedForm::plain(code, 1, group) };
     Ok(Source::new(bytes, site.form(form), move || {
         let mut codes = transpose(codes.as_slice(), words, n, 4);
         if let Some(order) = &order {
@@ -50,6 +51,16 @@ pub(super) fn find(site: &Site<'_>, config: &GptqConfig) -> Result<Source> {
         let scales = Scales::new(1, group, k, half_scales(scales, is_half));
         Ok(HostMatrix::from(CodedMatrix { name, n, k, code, codes, scales, zeros, order }))
     }))
+}
+
+/// What `code_and_zeros` will make of zero points, told from them as they are packed.
+fn zero_form(bits: usize, packed: &[u8], plus: u8) -> ZeroForm {
+    let Some(&first) = packed.first().filter(|first| packed.iter().all(|byte| byte == *first)) else { return ZeroForm::Groups };
+    match bits {
+        4 if first & 15 == first >> 4 && (first & 15) + plus == 8 => ZeroForm::None,
+        4 => ZeroForm::Groups,
+        _ => ZeroForm::Same(f32::from(u16::from(first) + u16::from(plus))),
+    }
 }
 
 /// Scales of two bytes each.

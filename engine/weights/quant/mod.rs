@@ -6,6 +6,7 @@
 
 mod awq;
 mod bitsandbytes;
+pub mod blocks;
 pub mod books;
 pub mod coded;
 mod compressed;

@@ -42,8 +42,9 @@ fn gptq(stores_zero: bool) -> Option<QuantConfig> {
 fn read(store: &TensorStore, config: Option<&QuantConfig>) -> Result<HostMatrix, String> {
     let [n, k] = tensor(store, "dequant").shape[..] else { panic!("dequant is a matrix") };
     let source = find(store, config, STEM, n, k).map_err(|error| error.to_string())?;
-    let bytes = source.bytes;
+    let (bytes, form) = (source.bytes, source.form);
     let matrix = source.read().map_err(|error| error.to_string())?;
+    assert_eq!(form, matrix.form(), "the form that was announced");
     assert!(bytes.abs_diff(matrix.bytes()) <= 1024, "{bytes} bytes were announced, {} taken", matrix.bytes());
     Ok(matrix)
 }

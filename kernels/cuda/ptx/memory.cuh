@@ -11,6 +11,12 @@ __device__ __forceinline__ uint4 load_16b(const void *gmem) {
   return r;
 }
 
+__device__ __forceinline__ uint2 load_8b(const void *gmem) {
+  uint2 r;
+  asm volatile("ld.global.cg.v2.u32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(gmem) : "memory");
+  return r;
+}
+
 __device__ __forceinline__ uint32_t load_4b(const void *gmem) {
   uint32_t r;
   asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(r) : "l"(gmem) : "memory");

@@ -1,0 +1,382 @@
+//! 4-bit weights on a GPU: tiles against the definition of a coded matrix, bit for bit, quantising against the CPU's, and layers of every
+//! format against the CPU device. Needs a GPU and a build with nvcc; says so and passes where one is missing.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
+
+mod cuda_codes;
+#[allow(dead_code)]
+mod cuda_pair;
+
+use std::sync::Arc;
+
+use cuda_codes::{Format, Random, coded, download, formats, pack, permutation, scales_of, upload};
+use cuda_pair::{Case, Inputs, Pair, noise};
+use half::{bf16, f16};
+use pagoda_engine::device::{Device, HostMatrix, HostWeight, Linear, MatrixLoad, MatrixUse, Tensor};
+use pagoda_engine::models::config::Activation;
+use pagoda_engine::weights::format::WeightFormat;
+use pagoda_engine::weights::mapped::MappedBytes;
+use pagoda_engine::weights::quant::LoadFormat;
+use pagoda_engine::weights::quant::quantize::four_bit::nf4;
+use pagoda_engine::weights::quant::{CodedMatrix, ScaleValues};
+use pagoda_kernels::ops::DType;
+use pagoda_kernels::ops::w4::{W4Blocks, W4Dequantize, W4Matrix, gather_columns, w4_dequantize, w4_gather_rows, w4_quantize};
+use pagoda_kernels::{DeviceMemory, Gpu};
+
+fn gpu() -> Option<Arc<Gpu>> {
+    let gpus = pagoda_kernels::probe().unwrap();
+    if gpus.is_empty() || !pagoda_kernels::available() {
+        eprintln!("skipped: no GPU, or built without CUDA kernels");
+        return None;
+    }
+    Some(Gpu::open(0).unwrap())
+}
+
+/// Rows of tiles as bf16 bits.
+fn dequantized(gpu: &Arc<Gpu>, matrix: &W4Matrix, rows: std::ops::Range<usize>, order: Option<&[u32]>) -> Vec<u16> {
+    let out = upload(gpu, &vec![0xa5; rows.len() * matrix.layout.k * 2]);
+    let order = order.map(|order| upload(gpu, bytemuck::cast_slice(order)));
+    let order = order.as_ref().map(DeviceMemory::bytes);
+    let params = W4Dequantize { matrix, out: out.bytes(), order, first_row: rows.start, num_rows: rows.len() };
+    w4_dequantize(&params, gpu.stream().unwrap()).unwrap();
+    bytemuck::pod_collect_to_vec(&download(gpu, out.bytes()))
+}
+
+fn expected(matrix: &CodedMatrix) -> Vec<u16> {
+    bytemuck::pod_collect_to_vec(matrix.to_bf16().bytes.as_slice())
+}
+
+fn first_difference(got: &[u16], expected: &[u16], k: usize) -> Option<String> {
+    assert_eq!(got.len(), expected.len());
+    let i = (0..got.len()).find(|i| got[*i] != expected[*i])?;
+    let value = |bits: u16| bf16::from_bits(bits).to_f32();
+    Some(format!("[{}, {}] is {}, expected {}", i / k, i % k, value(got[i]), value(expected[i])))
+}
+
+#[test]
+fn tiles_of_every_format_dequantise_to_the_definition() {
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random(31);
+    for format in formats() {
+        for (n, k) in [(1, 64), (6, 128), (16, 320), (23, 64), (150, 512), (48, 1088)] {
+            let mut matrix = coded(&mut random, &format, n, k);
+            let packed = pack(&gpu, &matrix, false);
+            let got = dequantized(&gpu, &packed.matrix, 0..n, None);
+            assert_eq!(first_difference(&got, &expected(&matrix), k), None, "{format:?} [{n}, {k}]");
+            if n > 16 {
+                let got = dequantized(&gpu, &packed.matrix, 16..n, None);
+                assert_eq!(first_difference(&got, &expected(&matrix)[16 * k..], k), None, "{format:?} [{n}, {k}] from row 16 on");
+            }
+            let order = permutation(&mut random, k);
+            matrix.order = Some(order.clone());
+            let got = dequantized(&gpu, &packed.matrix, 0..n, Some(&order));
+            assert_eq!(first_difference(&got, &expected(&matrix), k), None, "{format:?} [{n}, {k}] in order");
+        }
+    }
+}
+
+#[test]
+fn gate_and_up_are_taken_apart_again() {
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random(32);
+    for format in formats() {
+        for (half, k) in [(8, 64), (24, 128), (104, 576)] {
+            let matrix = coded(&mut random, &format, 2 * half, k);
+            let (packed, expected) = (pack(&gpu, &matrix, true), expected(&matrix));
+            let got = dequantized(&gpu, &packed.matrix, 0..2 * half, None);
+            assert_eq!(first_difference(&got, &expected, k), None, "{format:?} [{half} + {half}, {k}]");
+            if half > 8 {
+                // The second tile alone: gates 8 to 16, then their ups.
+                let got = dequantized(&gpu, &packed.matrix, 16..32, None);
+                let expected = [&expected[8 * k..16 * k], &expected[(half + 8) * k..(half + 16) * k]].concat();
+                assert_eq!(first_difference(&got, &expected, k), None, "{format:?} [{half} + {half}, {k}] second tile");
+            }
+        }
+    }
+}
+
+/// Scales of any f32 are rounded to 11 bits and no further: the weight is that of the rounded scale, and close to the exact one.
+#[test]
+fn scales_are_rounded_once_to_half_precision() {
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random(33);
+    let (n, k) = (40, 512);
+    for spread in [0, 10, 40] {
+        for format in formats() {
+            let mut exact = coded(&mut random, &format, n, k);
+            // Magnitudes over 2^spread.
+            let scales: Vec<f32> =
+                scales_of(&exact).iter().map(|s| s * (-(random.next() as f32 / u64::MAX as f32) * spread as f32).exp2()).collect();
+            exact.scales.values = ScaleValues::F32(MappedBytes::from_slice(bytemuck::cast_slice(&scales)));
+            let packed = pack(&gpu, &exact, false);
+            let factor = packed.matrix.scale_factor;
+            let rounded: Vec<f32> = scales.iter().map(|scale| f16::from_f32(scale / factor).to_f32() * factor).collect();
+            let mut matrix = exact.clone();
+            matrix.scales.values = ScaleValues::F32(MappedBytes::from_slice(bytemuck::cast_slice(&rounded)));
+            let got = dequantized(&gpu, &packed.matrix, 0..n, None);
+            assert_eq!(first_difference(&got, &expected(&matrix), k), None, "{format:?} over 2^{spread}");
+            let (mut row, largest) = (vec![0.0; k], scales.iter().fold(0.0f32, |max, s| max.max(s.abs())));
+            for (i, got) in got.chunks_exact(k).enumerate() {
+                exact.dequantize_row(i, &mut row);
+                for (got, want) in got.iter().zip(&row) {
+                    // 2^-12 of the scale, 2^-9 of the weight; scales below 2^-25 of the largest lose bits to f16's smallest step, times a code of at most 16.
+                    let bound = want.abs() * (2f32.powi(-12) + 2f32.powi(-9)) * 1.001 + largest * 2f32.powi(-35) * 16.0;
+                    assert!((bf16::from_bits(*got).to_f32() - want).abs() <= bound, "{format:?} over 2^{spread}: {got} for {want}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_gathered_exactly() {
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random(34);
+    let (n, k) = (53, 320);
+    for format in formats() {
+        let matrix = coded(&mut random, &format, n, k);
+        let packed = pack(&gpu, &matrix, false);
+        let index = [0i32, 52, 15, 16, 7, 8, -1, 53, 31];
+        let on_gpu = upload(&gpu, bytemuck::cast_slice(&index));
+        for dtype in [DType::F32, DType::BF16] {
+            let out = upload(&gpu, &vec![0xa5; index.len() * k * dtype.size()]);
+            w4_gather_rows(&packed.matrix, (out.bytes(), dtype), on_gpu.bytes(), index.len(), 1.5, gpu.stream().unwrap()).unwrap();
+            let bytes = download(&gpu, out.bytes());
+            let got: Vec<f32> = match dtype {
+                DType::F32 => bytemuck::pod_collect_to_vec(&bytes),
+                _ => bytemuck::pod_collect_to_vec::<u8, u16>(&bytes).iter().map(|bits| bf16::from_bits(*bits).to_f32()).collect(),
+            };
+            for (got, index) in got.chunks_exact(k).zip(index) {
+                let mut row = vec![0.0f32; k];
+                if (0..n as i32).contains(&index) {
+                    matrix.dequantize_row(index as usize, &mut row);
+                }
+                let round = |v: f32| if dtype == DType::F32 { v } else { bf16::from_f32(v).to_f32() };
+                let same =
+                    got.iter().zip(&row).all(|(got, want)| got.to_bits() == (round(want * 1.5)).to_bits() || (*got == 0.0 && *want == 0.0));
+                assert!(same, "{format:?} row {index} as {dtype:?}");
+            }
+        }
+    }
+}
+
+/// Values that are hard to quantise: ties, zeros of both signs, subnormals, blocks of nothing, infinities, NaN.
+fn hard_values(random: &mut Random, dtype: DType) -> Vec<f32> {
+    let round = |v: f32| match dtype {
+        DType::F32 => v,
+        DType::F16 => f16::from_f32(v).to_f32(),
+        DType::BF16 => bf16::from_f32(v).to_f32(),
+    };
+    let mut values: Vec<f32> = (0..64 * 300).map(|i| random.unit() * 2f32.powi(-(i / 64 % 40))).collect();
+    let edges = [-0.848_096_4, -0.610_632_96, -0.023_0, 0.039_790_15, 0.120_255_25, 0.5016634, 0.642_786_9, 0.861_478_4];
+    for (block, values) in values.chunks_exact_mut(64).enumerate() {
+        match block % 10 {
+            0 => values.fill(if block % 20 == 0 { 0.0 } else { -0.0 }),
+            1 => values.iter_mut().for_each(|v| *v *= 1e-38),
+            2 => values.iter_mut().for_each(|v| *v *= 1e-44),
+            3 => values.iter_mut().enumerate().for_each(|(i, v)| *v = if i == 63 { 1.0 } else { edges[i % 8] }),
+            4 => (values[3], values[40]) = (f32::NAN, -0.0),
+            5 => values[17] = f32::INFINITY,
+            6 => values.iter_mut().for_each(|v| *v = v.signum() * 0.25),
+            _ => {}
+        }
+    }
+    values.into_iter().map(round).collect()
+}
+
+#[test]
+fn codes_and_absmax_are_those_of_bitsandbytes() {
+    let Some(gpu) = gpu() else { return };
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let mut random = Random(35);
+        let mut values = hard_values(&mut random, dtype);
+        // Every bf16 and the neighbours of every midpoint, as quotients: the last block entry is 1.
+        values.extend((0..=u16::MAX).map(|bits| bf16::from_bits(bits).to_f32()).filter(|v| v.abs() <= 1.0));
+        let whole = values.len() / 64 * 64;
+        values.truncate(whole);
+        values.chunks_exact_mut(64).skip(300).for_each(|block| block[63] = 1.0);
+        if dtype == DType::F16 {
+            values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+        }
+        let bytes: Vec<u8> = match dtype {
+            DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            DType::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+        };
+        let (from, count) = (upload(&gpu, &bytes), values.len());
+        let (codes, absmax, largest) = (upload(&gpu, &vec![0xa5; count / 2]), upload(&gpu, &vec![0xa5; count / 16]), upload(&gpu, &[0; 4]));
+        let out = W4Blocks { codes: codes.bytes(), absmax: absmax.bytes(), largest: largest.bytes() };
+        w4_quantize(&out, from.bytes(), dtype, count, gpu.stream().unwrap()).unwrap();
+        let want = nf4(&values, 64);
+        let got_absmax: Vec<f32> = bytemuck::pod_collect_to_vec(&download(&gpu, absmax.bytes()));
+        assert!(got_absmax.iter().zip(&want.absmax).all(|(a, b)| a.to_bits() == b.to_bits()), "{dtype:?}: absmax");
+        let got_codes = download(&gpu, codes.bytes());
+        if let Some(i) = (0..count / 2).find(|i| got_codes[*i] != want.codes[*i]) {
+            panic!("{dtype:?}: codes {:#04x} for {:?}, expected {:#04x}", got_codes[i], &values[2 * i..2 * i + 2], want.codes[i]);
+        }
+        let largest: Vec<f32> = bytemuck::pod_collect_to_vec(&download(&gpu, largest.bytes()));
+        assert_eq!(largest[0], want.absmax.iter().fold(0.0f32, |max, v| max.max(*v)), "{dtype:?}");
+    }
+}
+
+#[test]
+fn columns_are_gathered_in_order() {
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random(36);
+    for (tokens, k) in [(1, 8), (5, 64), (64, 1088)] {
+        let x: Vec<u16> = (0..tokens * k).map(|_| random.next() as u16).collect();
+        let order = permutation(&mut random, k);
+        let (from, order_gpu) = (upload(&gpu, bytemuck::cast_slice(&x)), upload(&gpu, bytemuck::cast_slice(&order)));
+        let out = upload(&gpu, &vec![0; tokens * k * 2]);
+        gather_columns(out.bytes(), from.bytes(), order_gpu.bytes(), tokens, k, gpu.stream().unwrap()).unwrap();
+        let got: Vec<u16> = bytemuck::pod_collect_to_vec(&download(&gpu, out.bytes()));
+        let want: Vec<u16> = x.chunks_exact(k).flat_map(|row| order.iter().map(|column| row[*column as usize])).collect();
+        assert!(got == want, "{tokens} x {k}");
+    }
+}
+
+/// Kinds of parts of a layer.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Coded(Format),
+    /// In act order, all parts in the same one.
+    Ordered(Format),
+    /// bf16 that becomes NF4, like all dense parts of the layer.
+    AtLoad,
+    /// Blocks of GGUF.
+    Q4_0,
+    Dense,
+}
+
+impl Kind {
+    fn part(&self, seed: u64, n: usize, k: usize) -> HostMatrix {
+        let mut random = Random(seed);
+        let rows =
+            |format: WeightFormat, bytes: &[u8]| HostWeight { name: "test".into(), format, n, k, bytes: MappedBytes::from_slice(bytes) };
+        let halves = || noise(seed, n * k).iter().flat_map(|v| bf16::from_f32(v * 0.1).to_le_bytes()).collect::<Vec<u8>>();
+        match self {
+            Kind::Coded(format) => HostMatrix::from(coded(&mut random, format, n, k)),
+            Kind::Ordered(format) => {
+                let order = Some(permutation(&mut Random(k as u64), k));
+                HostMatrix::from(CodedMatrix { order, ..coded(&mut random, format, n, k) })
+            }
+            Kind::AtLoad | Kind::Dense => HostMatrix::Rows(rows(WeightFormat::BF16, &halves())),
+            Kind::Q4_0 => {
+                let block = |_| {
+                    [&f16::from_f32(random.unit() * 0.02).to_le_bytes()[..], &random.next().to_le_bytes(), &random.next().to_le_bytes()]
+                        .concat()
+                };
+                HostMatrix::Rows(rows(WeightFormat::Q4_0, &(0..n * k / 32).flat_map(block).collect::<Vec<u8>>()))
+            }
+        }
+    }
+}
+
+/// A linear layer, and what is asked of it.
+struct Layer {
+    kinds: Vec<Kind>,
+    rows: Vec<usize>,
+    k: usize,
+    tokens: usize,
+    usage: MatrixUse,
+    /// Gate and up are joined by this.
+    activation: Option<Activation>,
+    bias: bool,
+}
+
+impl Case for Layer {
+    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
+        let (n, k, tokens) = (self.rows.iter().sum(), self.k, self.tokens);
+        let parts = self.kinds.iter().zip(&self.rows).enumerate().map(|(i, (kind, rows))| kind.part(50 + i as u64, *rows, k)).collect();
+        let at_load = self.kinds.iter().any(|kind| matches!(kind, Kind::AtLoad));
+        let load = MatrixLoad { usage: self.usage, quantize: at_load.then_some(LoadFormat::Nf4) };
+        let parts = device.load_parts(parts, load).unwrap();
+        let bias = self.bias.then(|| device.load_vector(&noise(60, n)).unwrap());
+        let layer = Linear { parts, bias, n, k };
+        device.weights_loaded().unwrap();
+        let x = inputs.tensor(1, tokens, k);
+        let mut sums = device.alloc(tokens, n, device.activation_dtype()).unwrap();
+        device.linear(&mut sums, &x, &layer).unwrap();
+        let mut logits = device.alloc(tokens, n, DType::F32).unwrap();
+        device.linear(&mut logits, &x, &layer).unwrap();
+        let mut outputs = vec![sums, logits];
+        if let Some(activation) = self.activation {
+            let (mut out, mut scratch) = (device.alloc(tokens, n / 2, x.dtype).unwrap(), device.alloc(tokens, n, x.dtype).unwrap());
+            device.linear_gated(&mut out, &mut scratch, &x, &layer, activation).unwrap();
+            outputs.push(out);
+        }
+        if self.usage == MatrixUse::Table {
+            let ids: Vec<i32> = (0..tokens as i32).map(|i| i * 7 % n as i32).collect();
+            let mut rows = device.alloc(tokens, k, device.residual_dtype()).unwrap();
+            device.embedding(&mut rows, &layer.parts[0], &inputs.step(&ids), 2.0).unwrap();
+            outputs.push(rows);
+        }
+        outputs
+    }
+}
+
+const TOKENS: [usize; 6] = [1, 5, 17, 64, 65, 300];
+
+#[test]
+fn layers_of_every_format_agree() {
+    let Some(pair) = Pair::new() else { return };
+    let layer = || Layer { kinds: vec![], rows: vec![], k: 256, tokens: 1, usage: MatrixUse::Projection, activation: None, bias: true };
+    for tokens in TOKENS {
+        for format in formats() {
+            let what = format!("{tokens} tokens, {:?} {}", format.first, format.group);
+            let qkv = Layer { kinds: vec![Kind::Coded(format); 3], rows: vec![112, 24, 24], tokens, ..layer() };
+            pair.check(&format!("q, k, v: {what}"), &qkv);
+            pair.check(
+                &format!("one row too many: {what}"),
+                &Layer { kinds: vec![Kind::Coded(format)], rows: vec![33], k: 576, tokens, bias: false, ..layer() },
+            );
+            pair.check(
+                &format!("in order: {what}"),
+                &Layer { kinds: vec![Kind::Ordered(format); 2], rows: vec![48, 16], tokens, ..layer() },
+            );
+            for (usage, activation, bias) in [
+                (MatrixUse::GateUp, Activation::Silu, false),
+                (MatrixUse::GateUp, Activation::Silu, true),
+                (MatrixUse::Projection, Activation::GeluTanh, false),
+            ] {
+                let gated = Layer {
+                    kinds: vec![Kind::Coded(format); 2],
+                    rows: vec![136; 2],
+                    tokens,
+                    usage,
+                    activation: Some(activation),
+                    bias,
+                    ..layer()
+                };
+                pair.check(&format!("gate, up: {activation:?} {bias} {what}"), &gated);
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_that_are_quantised_at_load_or_of_several_kinds_agree() {
+    let Some(pair) = Pair::new() else { return };
+    let layer = || Layer { kinds: vec![], rows: vec![], k: 320, tokens: 1, usage: MatrixUse::Projection, activation: None, bias: true };
+    let formats = formats();
+    for tokens in TOKENS {
+        pair.check(&format!("at load: {tokens}"), &Layer { kinds: vec![Kind::AtLoad; 3], rows: vec![112, 24, 24], tokens, ..layer() });
+        let gate_up = Layer {
+            kinds: vec![Kind::AtLoad; 2],
+            rows: vec![200; 2],
+            usage: MatrixUse::GateUp,
+            activation: Some(Activation::Silu),
+            tokens,
+            ..layer()
+        };
+        pair.check(&format!("gate and up at load: {tokens}"), &gate_up);
+        pair.check(
+            &format!("table: {tokens}"),
+            &Layer { kinds: vec![Kind::AtLoad], rows: vec![777], tokens, usage: MatrixUse::Table, bias: false, ..layer() },
+        );
+        pair.check(&format!("blocks: {tokens}"), &Layer { kinds: vec![Kind::Q4_0; 2], rows: vec![64, 32], tokens, ..layer() });
+        let mixed = vec![Kind::Coded(formats[0]), Kind::Coded(formats[3]), Kind::Dense, Kind::Q4_0, Kind::Ordered(formats[5])];
+        pair.check(&format!("mixed: {tokens}"), &Layer { kinds: mixed, rows: vec![40, 24, 8, 16, 48], tokens, ..layer() });
+        let experts = Layer { kinds: vec![Kind::AtLoad; 2], rows: vec![64; 2], tokens, usage: MatrixUse::Expert, bias: false, ..layer() };
+        pair.check(&format!("experts: {tokens}"), &experts);
+    }
+}
