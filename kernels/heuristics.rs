@@ -2,10 +2,12 @@
 
 mod products;
 mod skinny;
+mod w4;
 mod w8;
 
 pub use products::{GroupedPlan, GroupedShape, ProductPlan, ProductShape, WidePlan, grouped_plan, product_plan, wide_plan};
 pub use skinny::{GpuClass, MAX_SKINNY_TOKENS, SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder, skinny_plan};
+pub use w4::{MAX_W4_TOKENS, W4Kernel, W4Plan, W4Shape, w4_plan};
 pub use w8::{W8Plan, has_w8_kernels, skinny_w8_plan, w8_plan, wide_block_tiles};
 
 /// 16-byte vectors a thread of a row kernel holds at most (`kMaxVecs` in cuda/norm.cuh).

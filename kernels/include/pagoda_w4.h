@@ -79,4 +79,6 @@ typedef struct pagoda_gather_columns_params {
 } pagoda_gather_columns_params;
 pagoda_status pagoda_gather_columns(const pagoda_gather_columns_params *params, pagoda_stream stream);
 
+#include "pagoda_w4_gemm.h"
+
 #endif

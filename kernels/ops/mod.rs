@@ -9,6 +9,7 @@ pub mod moe;
 pub mod sampling;
 pub mod step;
 pub mod w4;
+pub mod w4_gemm;
 pub mod w8;
 pub mod wide;
 

@@ -40,6 +40,31 @@ __device__ __forceinline__ int32_t add_in_order(int32_t *gmem, int32_t v) {
   return r;
 }
 
+// The lane of this thread, which the compiler keeps instead of reading it again in a loop.
+__device__ __forceinline__ int lane_id() {
+  int r;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(r));
+  return r;
+}
+
+// Leaves `r` alone where not `wanted`.
+__device__ __forceinline__ void load_shared_16b_if(uint4 &r, uint32_t smem, bool wanted) {
+  asm volatile("{\n"
+               ".reg .pred p;\n"
+               "setp.ne.b32 p, %5, 0;\n"
+               "@p ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+               "}"
+               : "+r"(r.x), "+r"(r.y), "+r"(r.z), "+r"(r.w)
+               : "r"(smem), "r"(static_cast<int>(wanted))
+               : "memory");
+}
+
+__device__ __forceinline__ uint32_t load_shared_4b(uint32_t smem) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(smem) : "memory");
+  return v;
+}
+
 __device__ __forceinline__ void store_shared_4b(uint32_t smem, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(smem), "r"(v) : "memory"); }
 
 __device__ __forceinline__ void store_shared_16b(uint32_t smem, uint4 v) {

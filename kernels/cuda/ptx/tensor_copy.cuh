@@ -78,6 +78,13 @@ __device__ __forceinline__ uint64_t normal_policy() {
   return policy;
 }
 
+// `bytes` bytes, a multiple of 16, between addresses that are.
+__device__ __forceinline__ void copy_bytes(uint32_t smem, const void *gmem, uint32_t bytes, uint32_t barrier, uint64_t policy) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(smem), "l"(gmem), "r"(bytes),
+               "r"(barrier), "l"(policy)
+               : "memory");
+}
+
 // One box of a matrix: columns from `col`, rows from `row`; what lies outside the matrix arrives as zeros, and counts as bytes.
 __device__ __forceinline__ void copy_box(uint32_t smem, const CUtensorMap *map, int32_t col, int32_t row, uint32_t barrier, uint64_t policy) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(smem),
@@ -131,6 +138,12 @@ __device__ __forceinline__ uint32_t address_in_rank(uint32_t smem, uint32_t rank
   uint32_t r;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(smem), "r"(rank));
   return r;
+}
+
+__device__ __forceinline__ float load_cluster_f32(uint32_t address) {
+  float v;
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
+  return v;
 }
 
 __device__ __forceinline__ float4 load_cluster_16b(uint32_t address) {

@@ -1,0 +1,308 @@
+// Product with 4-bit weights for sm_90a, up to 64 tokens: out[t, i] = sum_c x[t, c] * w[i, c], w in tiles of 16 x 64 (pagoda_w4.h).
+//
+// A warpgroup has 64 rows, four tile rows, a CTA up to three such groups; CTAs walk over blocks of rows, and in a cluster of split_k CTAs each has
+// a range of the columns. All warps walk along the columns together: x comes as boxes of 64 columns (tensor copies, swizzled), each warp's tiles
+// through a ring of its own (bulk copies). A warp turns its codes into the operand a of wgmma in registers, two columns at a time; x is operand b,
+// straight from shared memory. With mma.sync, x passes through registers, and 64 tokens took 146 us
+// for the four products of a layer of Qwen2.5 7B against 119 (H200).
+//
+//   stage of x:  kXCols boxes of [kTokens][64] bf16, 128 bytes a row, swizzled         stage of a warp:  kCopyTiles tiles
+//
+// Whoever multiplies step i refills what step i - kXLag has left, the warps in turn: there is no warp that only copies, which leaves 168
+// registers a thread. The sums of a cluster are added in order of rank through distributed shared memory: a token's result depends on n, k and
+// split_k. Bound by the latency of decoding and by shared memory.
+#pragma once
+#include "../common/reduce.cuh"
+#include "../ptx/tensor_copy.cuh"
+#include "../ptx/wgmma.cuh"
+#include "../ptx/wgmma_async.cuh"
+#include "../ptx/wgmma_fragment.cuh"
+#include "ring.cuh"
+#include "w4_factors.cuh"
+#include "w4_output.cuh"
+#include "w4_ring.cuh"
+
+namespace pagoda {
+
+constexpr int kMaxW4RowsWarps = 12;
+
+template <int kTiles, W4Scaling kScale> struct W4Rows {
+  static constexpr int kTokenTiles = kTiles; // of 8 tokens
+  static constexpr int kTokens = 8 * kTiles;
+  static constexpr int kCopyTiles = 4; // of one bulk copy
+  static constexpr int kXCols = 2; // of a stage of x
+  static constexpr int kXStages = 4;
+  static constexpr int kXLag = 1;
+  static constexpr int kXBoxBytes = kTokens * kBoxK * 2;
+  static constexpr int kXBytes = kXCols * kXBoxBytes;
+  static constexpr W4Scaling kScaling = kScale;
+};
+
+// Floats from one token's sums to the next; the 4 keeps a warp's stores in different banks.
+__host__ __device__ constexpr int w4_sum_stride(int warps) { return warps * W4Tile::kRows + 4; }
+
+template <typename Kernel> int w4_rows_smem_bytes(const pagoda_w4_gemm_params &p) {
+  const int rings = p.num_warps * p.num_stages * Kernel::kCopyTiles * W4Tile(p.w).bytes() + Kernel::kXStages * Kernel::kXBytes;
+  return kSwizzleAlignment + kPairTableBytes + rings + Kernel::kTokens * w4_sum_stride(p.num_warps) * 4;
+}
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+// What the CTA works on: columns col_begin .. col_begin + num_cols of the blocks of rows first, first + stride, ...
+struct W4Blocks {
+  int warps, row_tiles, first, stride, num_blocks, col_begin, num_cols;
+  __device__ __forceinline__ explicit W4Blocks(const pagoda_w4_gemm_params &p) : warps(blockDim.x / kWarpSize), row_tiles(w4_row_tiles(p.w)) {
+    const int rank = blockIdx.x % p.split_k, cols = p.w.k / W4Tile::kCols;
+    first = blockIdx.x / p.split_k;
+    stride = gridDim.x / p.split_k;
+    num_blocks = (row_tiles + warps - 1) / warps;
+    col_begin = cols * rank / p.split_k;
+    num_cols = cols * (rank + 1) / p.split_k - col_begin;
+  }
+  __device__ __forceinline__ int count() const { return first < num_blocks ? (num_blocks - first + stride - 1) / stride : 0; }
+  __device__ __forceinline__ bool has_tile(int block, int warp) const { return block < num_blocks && block * warps + warp < row_tiles; }
+};
+
+// One warp's ring of tiles, filled by its first lane.
+template <typename Kernel> struct W4RowsRing {
+  const pagoda_w4_gemm_params &p;
+  const W4Blocks &work;
+  W4Tile tile;
+  uint32_t ring, full; // addresses
+  int warp, block, col = 0;
+  __device__ __forceinline__ uint32_t stage_bytes() const { return Kernel::kCopyTiles * tile.bytes(); }
+  // The next copy; nothing is left when `block` is beyond the last.
+  __device__ __forceinline__ void fill(int stage, uint64_t policy) {
+    if (!work.has_tile(block, warp)) return;
+    const uint32_t bytes = min(Kernel::kCopyTiles, work.num_cols - col) * tile.bytes();
+    ptx::arrive_expecting(full + 8 * stage, bytes);
+    ptx::copy_bytes(ring + stage * stage_bytes(), static_cast<const unsigned char *>(p.w.tiles) + tile.offset(block * work.warps + warp, work.col_begin + col), bytes, full + 8 * stage, policy);
+    col += Kernel::kCopyTiles;
+    if (col >= work.num_cols) col = 0, block += work.stride;
+  }
+};
+
+// The ring of x, and where this warp is in it. Steps are stages of kXCols columns, counted over all blocks.
+template <typename Kernel> struct W4RowsX {
+  const CUtensorMap *map;
+  uint32_t ring, full, empty; // addresses
+  int col_begin, num_cols, num_steps;
+  int step = 0, fill_col = 0; // the next column to be copied, of those of the CTA
+  RingSlot slot, left;
+  __device__ __forceinline__ int next_col(int col) const { return col + Kernel::kXCols < num_cols ? col + Kernel::kXCols : 0; }
+  // By one thread.
+  __device__ __forceinline__ void fill(int stage, int col) const {
+    ptx::arrive_expecting(full + 8 * stage, Kernel::kXBytes);
+#pragma unroll
+    for (int i = 0; i < Kernel::kXCols; ++i) // zeros beyond the matrix
+      ptx::copy_box(ring + stage * Kernel::kXBytes + i * Kernel::kXBoxBytes, map, (col_begin + col + i) * W4Tile::kCols, 0, full + 8 * stage, ptx::evict_last_policy());
+  }
+  __device__ __forceinline__ void fill_first(bool mine) {
+#pragma unroll 1
+    for (int i = 0; i < Kernel::kXStages && i < num_steps; ++i, fill_col = next_col(fill_col)) {
+      if (mine) fill(i, fill_col);
+    }
+  }
+  __device__ __forceinline__ uint32_t stage_smem() const { return ring + slot.stage * Kernel::kXBytes; }
+  __device__ __forceinline__ void wait() const { ptx::wait_barrier(full + 8 * slot.stage, slot.parity); }
+  // By one lane of each warp: the stage has been read; whose `turn` it is fills what all warps have left kXLag steps ago.
+  __device__ __forceinline__ void leave(bool turn) const {
+    ptx::arrive(empty + 8 * slot.stage);
+    if (!turn || step < Kernel::kXLag || step - Kernel::kXLag + Kernel::kXStages >= num_steps) return;
+    ptx::wait_barrier(empty + 8 * left.stage, left.parity);
+    fill(left.stage, fill_col);
+  }
+  __device__ __forceinline__ void advance() {
+    slot.advance(Kernel::kXStages);
+    if (step >= Kernel::kXLag) {
+      left.advance(Kernel::kXStages);
+      fill_col = next_col(fill_col);
+    }
+    ++step;
+  }
+};
+
+// One warp's operands of one tile. One that does not count is scaled to nothing.
+template <W4Scaling kScaling> struct W4RowsOperands {
+  uint32_t a[4][4];
+  float2 scale[4 / kScaledSteps<kScaling>];
+
+  __device__ __forceinline__ void load(const W4Lane<kScaling> &mine, uint32_t tile_smem, bool counts) {
+    constexpr int kSteps = kScaledSteps<kScaling>;
+    const uint4 codes = ptx::load_shared_16b(tile_smem + mine.lane_offset * 4);
+    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+#pragma unroll
+    for (int first = 0; first < 4; first += kSteps) {
+      const W4LaneFactors<kScaling> factors = mine.factors(tile_smem, first);
+      scale[first / kSteps] = counts ? factors.scale : make_float2(0.0f, 0.0f);
+#pragma unroll
+      for (int j = first; j < first + kSteps; ++j) mine.decode(a[j], words[j], factors);
+    }
+  }
+};
+
+// One warp's walk over its tiles.
+template <typename Kernel> struct W4RowsTiles {
+  const W4Blocks &work;
+  W4RowsRing<Kernel> &ring;
+  const W4Lane<Kernel::kScaling> &mine;
+  int block, col = 0;
+  RingSlot slot;
+  // Operands of the next two tiles; what is beyond the last column is scaled to nothing. For a row that does not exist they are made of whatever
+  // lies in the ring.
+  __device__ __forceinline__ void next(W4RowsOperands<Kernel::kScaling> &even, W4RowsOperands<Kernel::kScaling> &odd, int lane, uint64_t policy) {
+    const bool has_tile = work.has_tile(block, ring.warp);
+    const int in_copy = col % Kernel::kCopyTiles;
+    if (in_copy == 0 && has_tile) ptx::wait_barrier(ring.full + 8 * slot.stage, slot.parity);
+    const uint32_t tile_smem = ring.ring + slot.stage * ring.stage_bytes() + in_copy * ring.tile.bytes();
+    even.load(mine, tile_smem, true);
+    odd.load(mine, tile_smem + ring.tile.bytes(), col + 1 < work.num_cols);
+    col += 2;
+    if (in_copy + 2 == Kernel::kCopyTiles || col >= work.num_cols) {
+      __syncwarp();
+      if (lane == 0) ring.fill(slot.stage, policy);
+      if (has_tile) slot.advance(ring.p.num_stages);
+    }
+    if (col >= work.num_cols) col = 0, block += work.stride;
+  }
+};
+
+// One warpgroup: starts part = steps kFirst .. of a column times x. The step is a template argument, since operands indexed by a variable would
+// go through local memory.
+template <typename Kernel, int kFirst>
+__device__ __forceinline__ void w4_rows_start(float (&part)[Kernel::kTokenTiles][4], const W4RowsOperands<Kernel::kScaling> &operands, uint32_t x_smem) {
+  const uint64_t x_rows = ptx::swizzled_rows(x_smem);
+  ptx::multiply_fragment_rows<false>(part, operands.a[kFirst], x_rows + 2 * kFirst);
+  if constexpr (kScaledSteps<Kernel::kScaling> == 4) {
+    ptx::multiply_fragment_rows<true>(part, operands.a[1], x_rows + 2);
+    ptx::multiply_fragment_rows<true>(part, operands.a[2], x_rows + 4);
+    ptx::multiply_fragment_rows<true>(part, operands.a[3], x_rows + 6);
+  }
+}
+
+// One warpgroup: sums += two columns times x, from step kFirst on. No branch may lie between products and their end, or the compiler makes them
+// wait for each other.
+template <typename Kernel, int kFirst = 0>
+__device__ __forceinline__ void w4_rows_multiply(float (&sums)[Kernel::kTokenTiles][4], const W4RowsOperands<Kernel::kScaling> &even, const W4RowsOperands<Kernel::kScaling> &odd, uint32_t x_smem) {
+  constexpr int kSteps = kScaledSteps<Kernel::kScaling>;
+  float even_part[Kernel::kTokenTiles][4], odd_part[Kernel::kTokenTiles][4];
+  ptx::fence_registers();
+  w4_rows_start<Kernel, kFirst>(even_part, even, x_smem);
+  w4_rows_start<Kernel, kFirst>(odd_part, odd, x_smem + Kernel::kXBoxBytes);
+  ptx::commit_products();
+  ptx::wait_batches<0>();
+  ptx::pin_sums(even_part);
+  ptx::pin_sums(odd_part);
+#pragma unroll
+  for (int q = 0; q < Kernel::kTokenTiles; ++q) {
+    w4_add_scaled(sums[q], even_part[q], even.scale[kFirst / kSteps]);
+    w4_add_scaled(sums[q], odd_part[q], odd.scale[kFirst / kSteps]);
+  }
+  if constexpr (kFirst + kSteps < 4) w4_rows_multiply<Kernel, kFirst + kSteps>(sums, even, odd, x_smem);
+}
+
+// One warp: its sums to shared memory, [token][rows of the block].
+template <typename Kernel> __device__ __forceinline__ void w4_rows_put(const float (&sums)[Kernel::kTokenTiles][4], uint32_t sums_smem, int warp, int warps, int lane) {
+  const int stride = w4_sum_stride(warps);
+  const uint32_t address = sums_smem + (lane % 4 * 2 * stride + warp * W4Tile::kRows + lane / 4) * 4;
+#pragma unroll
+  for (int q = 0; q < Kernel::kTokenTiles; ++q) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) ptx::store_shared(address + ((q * 8 + e % 2) * stride + e / 2 * 8) * 4, sums[q][e]);
+  }
+}
+
+// All threads: adds the cluster's sums in rank order, each CTA for its share of the outputs, and stores them.
+__device__ __forceinline__ void w4_rows_reduce(const pagoda_w4_gemm_params &p, float factor, uint32_t sums_smem, const W4Blocks &work, int block) {
+  const int stride = w4_sum_stride(work.warps), tiles = min(work.warps, work.row_tiles - block * work.warps), rank = blockIdx.x % p.split_k;
+  const int tile_fours = p.gated ? 2 : 4, fours = tiles * tile_fours, total = fours * p.num_tokens;
+  for (int j = total * rank / p.split_k + threadIdx.x; j < total * (rank + 1) / p.split_k; j += blockDim.x) {
+    const int token = j / fours, tile = j % fours / tile_fours, row = j % tile_fours * 4;
+    const uint32_t here = sums_smem + (token * stride + tile * W4Tile::kRows + row) * 4;
+    float sum[4] = {}, up_sum[4] = {};
+    auto add = [](float(&to)[4], float4 v) { to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w; };
+    for (int first = 0; first < p.split_k; first += 4) {
+      float4 v[4] = {}, up[4] = {};
+#pragma unroll
+      for (int r = 0; r < 4; ++r) { // all under way before the first is used
+        if (first + r < p.split_k) v[r] = ptx::load_cluster_16b(ptx::address_in_rank(here, first + r));
+        if (first + r < p.split_k && p.gated) up[r] = ptx::load_cluster_16b(ptx::address_in_rank(here + 32, first + r));
+      }
+#pragma unroll
+      for (int r = 0; r < 4; ++r) add(sum, v[r]), add(up_sum, up[r]);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      W4Output out;
+      out.read(p, block * work.warps + tile, row + e, token);
+      out.write(p, sum[e] * factor, up_sum[e] * factor);
+    }
+  }
+}
+
+#endif
+
+template <typename Kernel>
+__global__ void __launch_bounds__(kMaxW4RowsWarps *kWarpSize, 1)
+    w4_rows_sm90_kernel(const __grid_constant__ pagoda_w4_gemm_params p, const __grid_constant__ W4Book book, const __grid_constant__ CUtensorMap x_map) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ __align__(128) unsigned char dynamic_smem[];
+  __shared__ alignas(8) uint64_t barriers_smem[2 * Kernel::kXStages + kMaxW4RowsWarps * kMaxW4Stages];
+  const int lane = ptx::lane_id(), warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
+  const W4Blocks work(p);
+  const W4Tile tile(p.w);
+  const uint32_t x_ring = (ptx::shared_address(dynamic_smem) + kPairTableBytes + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
+  const uint32_t rings = x_ring + Kernel::kXStages * Kernel::kXBytes, ring_bytes = p.num_stages * Kernel::kCopyTiles * tile.bytes(), sums_smem = rings + work.warps * ring_bytes;
+  const uint32_t x_full = ptx::shared_address(barriers_smem), x_empty = x_full + 8 * Kernel::kXStages, full = x_empty + 8 * (Kernel::kXStages + warp * kMaxW4Stages);
+  const uint64_t policy = ptx::evict_first_policy(), x_policy = ptx::evict_last_policy();
+  W4RowsRing<Kernel> ring = {p, work, tile, rings + warp * ring_bytes, full, warp, work.first};
+  if (threadIdx.x == 0) {
+#pragma unroll 1
+    for (int stage = 0; stage < Kernel::kXStages; ++stage) {
+      ptx::init_barrier(x_full + 8 * stage, 1);
+      ptx::init_barrier(x_empty + 8 * stage, work.warps);
+    }
+    ptx::fence_barrier_init();
+  }
+  if (lane == 0) {
+#pragma unroll 1
+    for (int stage = 0; stage < p.num_stages; ++stage) ptx::init_barrier(full + 8 * stage, 1);
+    ptx::fence_barrier_init();
+#pragma unroll 1
+    for (int stage = 0; stage < p.num_stages; ++stage) ring.fill(stage, policy);
+  }
+  if (work.warps == 4) fill_pair_table<4>(dynamic_smem, book, warp, lane);
+  else if (work.warps < 16) fill_pair_table<8>(dynamic_smem, book, warp, lane);
+  else fill_pair_table<16>(dynamic_smem, book, warp, lane);
+  __syncthreads();
+  ptx::wait_for_previous_kernel();
+  ptx::allow_next_kernel();
+
+  W4RowsX<Kernel> x = {&x_map, x_ring, x_full, x_empty, work.col_begin, work.num_cols, work.count() * ((work.num_cols + Kernel::kXCols - 1) / Kernel::kXCols)};
+  x.fill_first(threadIdx.x == 0);
+  const W4Lane<Kernel::kScaling> mine(tile, dynamic_smem, lane);
+  W4RowsTiles<Kernel> tiles = {work, ring, mine, work.first};
+  int turn = 0;
+  for (int block = work.first; block < work.num_blocks; block += work.stride) {
+    float sums[Kernel::kTokenTiles][4] = {};
+    for (int col = 0; col < work.num_cols; col += Kernel::kXCols) {
+      W4RowsOperands<Kernel::kScaling> even, odd;
+      tiles.next(even, odd, lane, policy);
+      x.wait();
+      w4_rows_multiply<Kernel>(sums, even, odd, x.stage_smem());
+      __syncwarp();
+      if (lane == 0) x.leave(turn == warp);
+      x.advance();
+      turn = turn + 1 == work.warps ? 0 : turn + 1;
+    }
+    auto sync = [&] { if (p.split_k > 1) ptx::sync_cluster(); else __syncthreads(); };
+    if (block != work.first) sync(); // the last block's sums have been read
+    w4_rows_put<Kernel>(sums, sums_smem, warp, work.warps, lane);
+    sync();
+    w4_rows_reduce(p, book.factor, sums_smem, work, block);
+  }
+  if (p.split_k > 1) ptx::sync_cluster(); // nobody leaves while others read its sums
+#endif
+}
+
+} // namespace pagoda
