@@ -142,6 +142,8 @@ fn attention_variants_agree() {
         for rotary_dim in [16, 48, 64] {
             check_attend(&pair, &Attend { rope: (rotary_dim, style), norm: rotary_dim == 48, ..base.clone() });
         }
+        // Halves that are no whole vectors.
+        check_attend(&pair, &Attend { rope: (20, style), norm: true, ..attend((4, 2, 80), &seqs) });
     }
 }
 
@@ -213,6 +215,20 @@ impl Case for SharedPrefix {
             outputs.push(out);
         }
         outputs
+    }
+}
+
+/// Each kernel once: single tokens, pieces of a context, chunks, shared beginnings; heads that tensor copies fetch and others.
+pub fn check_smallest(pair: &Pair) {
+    for heads in [(2, 1, 64), (2, 1, 128), (2, 1, 80)] {
+        check_attend(pair, &attend(heads, &[(0, 1), (17, 1)]));
+        check_attend(pair, &Attend { norm: true, window: Some(24), soft_cap: Some(5.0), ..attend(heads, &[(0, 2), (40, 20), (30, 1)]) });
+    }
+    let quarter = (16, RopeStyle::Interleaved);
+    check_attend(pair, &Attend { rope: quarter, ..attend((2, 1, 64), &[(300, 1), (3, 5)]) });
+    check_attend(pair, &Attend { rope: (20, RopeStyle::HalfSplit), ..attend((2, 1, 80), &[(3, 1), (3, 5)]) });
+    for rotate in [false, true] {
+        pair.check("shared prefix", &SharedPrefix { heads: (4, 2, 64), shared: 64, own: vec![1, 20, 3], rotate });
     }
 }
 

@@ -58,7 +58,7 @@ constexpr int kDecodeAlign = 1024; // the swizzle follows the address
 
 // Waits until phase n of a barrier is over. All lanes pass before one goes on: else a later phase could be over before a lane has looked.
 __device__ __forceinline__ void wait_for_phase(uint64_t *barrier, int n) {
-  ptx::wait_for_arrivals(ptx::smem_address(barrier), n % 2);
+  ptx::wait_barrier(ptx::smem_address(barrier), n % 2);
   __syncwarp();
 }
 
@@ -103,7 +103,7 @@ template <int kHeadDim, int kSlots, bool kTensor> struct TileFeeder {
     for (int j = 0;; ++j) {
       if (j >= 2) wait_for_phase(smem.copied + j % 2, j / 2 - 1);
       if (lane == 0) smem.works[j % 2] = w;
-      ptx::arrive_at(ptx::smem_address(smem.taken + j % 2));
+      ptx::arrive(ptx::smem_address(smem.taken + j % 2));
       const int early = has_waited ? 0 : min(w.keys.num_tiles, kSlots);
       if (!has_waited) {
         fill(w.keys, 0, early);
@@ -171,7 +171,7 @@ template <int kHeadDim, int kSlots> struct RowFeeder {
       if (num_empty == 0) {
         wait_for_phase(smem.taken + j % 2, j / 2);
         w = smem.works[j % 2];
-        ptx::arrive_at(ptx::smem_address(smem.copied + j % 2));
+        ptx::arrive(ptx::smem_address(smem.copied + j % 2));
       }
       num_empty = w.keys.num_tiles > 0 ? 0 : num_empty + 1;
       DecodeItem<kHeadDim> &item = smem.items[j % 2];
@@ -184,7 +184,7 @@ template <int kHeadDim, int kSlots> struct RowFeeder {
         item.is_end = num_empty == 3;
         merge = before;
       }
-      ptx::arrive_at(ptx::smem_address(smem.ready + j % 2));
+      ptx::arrive(ptx::smem_address(smem.ready + j % 2));
       if (lane == 0) {
         const bool is_split = j >= 2 && merge.keys.num_tiles > 0 && merge.num_pieces > 1;
         if (!is_split || !count_piece(merge, shape)) merge.num_pieces = 0;
@@ -241,14 +241,14 @@ __device__ __forceinline__ void compute_item(const pagoda_attention_decode_param
     }
     decode_tile<kHeadDim>(p, q, tile, is_edge, lo - key, hi - key, lane, state);
     __syncwarp();
-    if (lane == 0) ptx::arrive_at(ptx::smem_address(smem.empty + slot));
+    if (lane == 0) ptx::arrive(ptx::smem_address(smem.empty + slot));
   }
   store_state<kHeadDim>(smem.states[first_tile], state, lane);
   __syncwarp();
-  ptx::sync_some(1, kDecodeWarps * kWarpSize);
+  ptx::sync_threads(1, kDecodeWarps * kWarpSize);
   merge_warps<kHeadDim>(d, item.work, smem.states);
   __syncwarp();
-  ptx::sync_some(1, kDecodeWarps * kWarpSize); // the states have been read
+  ptx::sync_threads(1, kDecodeWarps * kWarpSize); // the states have been read
 }
 
 template <int kHeadDim, int kSlots, bool kTensor>
@@ -257,14 +257,14 @@ __global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 64 ? 3 : kHeadDim 
   auto &smem = *reinterpret_cast<DecodeSmem<kHeadDim, kSlots> *>(smem_bytes + (-ptx::smem_address(smem_bytes) & (kDecodeAlign - 1)));
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   if (threadIdx.x < kSlots) {
-    ptx::init_arrivals(ptx::smem_address(smem.full + threadIdx.x), kTensor ? 1 : kWarpSize);
-    ptx::init_arrivals(ptx::smem_address(smem.empty + threadIdx.x), 1);
+    ptx::init_barrier(ptx::smem_address(smem.full + threadIdx.x), kTensor ? 1 : kWarpSize);
+    ptx::init_barrier(ptx::smem_address(smem.empty + threadIdx.x), 1);
   }
   if (threadIdx.x < 2) {
-    ptx::init_arrivals(ptx::smem_address(smem.taken + threadIdx.x), kWarpSize);
-    ptx::init_arrivals(ptx::smem_address(smem.copied + threadIdx.x), kWarpSize);
-    ptx::init_arrivals(ptx::smem_address(smem.ready + threadIdx.x), kWarpSize);
-    ptx::init_arrivals(ptx::smem_address(smem.done + threadIdx.x), kDecodeWarps * kWarpSize);
+    ptx::init_barrier(ptx::smem_address(smem.taken + threadIdx.x), kWarpSize);
+    ptx::init_barrier(ptx::smem_address(smem.copied + threadIdx.x), kWarpSize);
+    ptx::init_barrier(ptx::smem_address(smem.ready + threadIdx.x), kWarpSize);
+    ptx::init_barrier(ptx::smem_address(smem.done + threadIdx.x), kDecodeWarps * kWarpSize);
   }
 #if __CUDA_ARCH__ >= 900
   ptx::fence_barrier_init();
@@ -284,7 +284,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 64 ? 3 : kHeadDim 
     if (item.work.keys.num_tiles > 0) compute_item<kHeadDim, kSlots, kTensor>(d, smem, item, num_before, warp, lane);
     num_before += item.work.keys.num_tiles;
     if (item.is_end) break;
-    ptx::arrive_at(ptx::smem_address(smem.done + j % 2));
+    ptx::arrive(ptx::smem_address(smem.done + j % 2));
   }
 }
 

@@ -47,7 +47,9 @@ struct CacheRows {
   int shift; // block_size == 1 << shift
 
   __device__ __forceinline__ CacheRows(int num_kv_heads, int block_size) : num_kv_heads(num_kv_heads), block_size(block_size) { shift = 31 - __clz(block_size); }
-  // Row of k of a key; v is v_distance() further.
+  // Row of k of a key; v is v_distance() further. The table comes through L1, although kernels read it before their wait: it was copied
+  // before the first kernel of the step began, so no line of it in L1 is older than the copy. (Past L1, one sequence of 1024 keys and 28 heads
+  // of 128 took 8.8 us in place of 8.2 on an H200.)
   __device__ __forceinline__ int row(const KeyRange &keys, int key) const {
     return ((keys.table[key >> shift] * 2 * num_kv_heads + keys.kv_head) << shift) + (key & (block_size - 1));
   }

@@ -264,9 +264,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   __shared__ uint64_t barriers[2 * (Tile::kSlots + kItemSlots)];
   __shared__ PrefillItem items[kItemSlots];
   PrefillShared<Tile> smem;
-  smem.q = (ptx::shared_address(smem_bytes) + Tile::kAlignment - 1) / Tile::kAlignment * Tile::kAlignment;
+  smem.q = (ptx::smem_address(smem_bytes) + Tile::kAlignment - 1) / Tile::kAlignment * Tile::kAlignment;
   smem.ring = smem.q + Tile::kQBytes;
-  smem.full = ptx::shared_address(barriers);
+  smem.full = ptx::smem_address(barriers);
   smem.empty = smem.full + 8 * Tile::kSlots;
   smem.item_full = smem.empty + 8 * Tile::kSlots;
   smem.item_empty = smem.item_full + 8 * kItemSlots;

@@ -223,7 +223,7 @@ template <typename Tile> __device__ __forceinline__ void clear_keys(const Prefil
     const int key = i / kRowChunks;
     const uint32_t row_smem = v_smem + key / 8 * Tile::kGroupBytes + key % 8 * kPanelRowBytes + i % kRowChunks * 16;
 #pragma unroll
-    for (int panel = 0; panel < Tile::kPanels; ++panel) ptx::store_shared_zeros(row_smem + panel * Tile::kPanelBytes);
+    for (int panel = 0; panel < Tile::kPanels; ++panel) ptx::store_shared_16b(row_smem + panel * Tile::kPanelBytes, make_uint4(0, 0, 0, 0));
   }
   ptx::fence_shared_writes();
   ptx::sync_threads(kGroupBarrier + rows.group, 128);

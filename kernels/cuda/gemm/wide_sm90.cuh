@@ -291,8 +291,8 @@ template <typename T, typename Consume>
 __device__ __forceinline__ void wide_run(const pagoda_wide_gemm_params &p, const CUtensorMap *w_map, const CUtensorMap *x_map, Consume consume) {
   extern __shared__ unsigned char dynamic_smem[];
   __shared__ alignas(8) uint64_t barriers_smem[2 * T::kStages];
-  const uint32_t ring = (ptx::shared_address(dynamic_smem) + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
-  const uint32_t full = ptx::shared_address(barriers_smem), empty = full + 8 * T::kStages;
+  const uint32_t ring = (ptx::smem_address(dynamic_smem) + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
+  const uint32_t full = ptx::smem_address(barriers_smem), empty = full + 8 * T::kStages;
   if (threadIdx.x == T::kConsumers) {
     ptx::prefetch_map(w_map);
     ptx::prefetch_map(x_map);

@@ -1,10 +1,8 @@
 // Copies from global to shared memory that do not pass through registers (sm_80 and later), one instruction a function.
 #pragma once
-#include <stdint.h>
+#include "memory.cuh"
 
 namespace pagoda::ptx {
-
-__device__ __forceinline__ uint32_t smem_address(const void *smem) { return static_cast<uint32_t>(__cvta_generic_to_shared(smem)); }
 
 // 16 bytes; zeros where `valid` is false, and then `gmem` is not read.
 __device__ __forceinline__ void copy_16b_async(uint32_t smem, const void *gmem, bool valid) {

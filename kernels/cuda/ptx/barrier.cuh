@@ -4,12 +4,12 @@
 
 namespace pagoda::ptx {
 
-__device__ __forceinline__ void init_arrivals(uint32_t barrier, uint32_t num_arrivals) {
+__device__ __forceinline__ void init_barrier(uint32_t barrier, uint32_t num_arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(num_arrivals) : "memory");
 }
 
 // What this thread wrote before can be read by those who waited.
-__device__ __forceinline__ void arrive_at(uint32_t barrier) {
+__device__ __forceinline__ void arrive(uint32_t barrier) {
   asm volatile("{\n"
                ".reg .b64 state;\n"
                "mbarrier.arrive.shared.b64 state, [%0];\n"
@@ -23,7 +23,7 @@ __device__ __forceinline__ void arrive_after_copies(uint32_t barrier) {
 }
 
 // Returns when the phase of this parity is over.
-__device__ __forceinline__ void wait_for_arrivals(uint32_t barrier, uint32_t parity) {
+__device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
   uint32_t done;
   do {
     asm volatile("{\n"
@@ -42,7 +42,7 @@ __device__ __forceinline__ void wait_for_arrivals(uint32_t barrier, uint32_t par
 }
 
 // A barrier of some warps of the CTA.
-__device__ __forceinline__ void sync_some(uint32_t id, uint32_t num_threads) {
+__device__ __forceinline__ void sync_threads(uint32_t id, uint32_t num_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }
 

@@ -4,6 +4,9 @@
 
 namespace pagoda::ptx {
 
+// As instructions on shared memory take it.
+__device__ __forceinline__ uint32_t smem_address(const void *smem) { return static_cast<uint32_t>(__cvta_generic_to_shared(smem)); }
+
 // From L2: what an earlier kernel left of it in L1 may be stale (common/launch.cuh).
 __device__ __forceinline__ uint4 load_16b(const void *gmem) {
   uint4 r;

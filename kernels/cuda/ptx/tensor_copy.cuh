@@ -1,19 +1,15 @@
 // What sm_90 and later add around copies: barriers that count bytes, tensor copies, clusters.
 // One instruction a function, nothing below sm_90.
 #pragma once
+#include "barrier.cuh"
 #include "dependent_launch.cuh"
+#include "memory.cuh"
 #include <cuda.h>
 #include <stdint.h>
 
 namespace pagoda::ptx {
 
 #if __CUDA_ARCH__ >= 900
-
-__device__ __forceinline__ uint32_t shared_address(const void *smem) { return static_cast<uint32_t>(__cvta_generic_to_shared(smem)); }
-
-__device__ __forceinline__ void init_barrier(uint32_t barrier, uint32_t num_arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(num_arrivals) : "memory");
-}
 
 // Makes initialised barriers known to the copy engine.
 __device__ __forceinline__ void fence_barrier_init() {
@@ -24,26 +20,9 @@ __device__ __forceinline__ void arrive_expecting(uint32_t barrier, uint32_t byte
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-__device__ __forceinline__ void arrive(uint32_t barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
-
 // Arrives at the barrier of another CTA of the cluster; the address is from address_in_rank.
 __device__ __forceinline__ void arrive_remote(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-// Returns when the phase of this parity is over.
-__device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  do {
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                 "selp.u32 %0, 1, 0, p;\n"
-                 "}"
-                 : "=r"(done)
-                 : "r"(barrier), "r"(parity)
-                 : "memory");
-  } while (!done);
 }
 
 __device__ __forceinline__ void store_shared(uint32_t smem, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(smem), "f"(v) : "memory"); }
@@ -53,9 +32,6 @@ __device__ __forceinline__ uint4 load_shared_16b(uint32_t smem) {
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(smem) : "memory");
   return v;
 }
-
-// 16 bytes.
-__device__ __forceinline__ void store_shared_zeros(uint32_t smem) { asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(smem), "r"(0) : "memory"); }
 
 // Policy of copies of what is read once: leaves L2 first.
 __device__ __forceinline__ uint64_t evict_first_policy() {
@@ -117,11 +93,6 @@ __device__ __forceinline__ void copy_box_4d(uint32_t smem, const CUtensorMap *ma
 }
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
-
-// A barrier of some warps of the CTA.
-__device__ __forceinline__ void sync_threads(uint32_t id, uint32_t num_threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
-}
 
 // Counts this warp in a barrier that others wait at.
 __device__ __forceinline__ void arrive_threads(uint32_t id, uint32_t num_threads) {
