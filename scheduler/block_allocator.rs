@@ -33,7 +33,7 @@ impl BlockAllocator {
         for index in 0..u32::try_from(num_blocks).expect("the number of blocks was checked with the config") {
             free.push_newest(BlockId(index));
         }
-        let cache = PrefixCache::new(num_blocks);
+        let cache = PrefixCache::new(num_blocks, block_size);
         BlockAllocator { block_size, ref_counts: vec![0; num_blocks], free, cache, num_evictable: 0, num_evictions: 0 }
     }
 
@@ -82,7 +82,7 @@ impl BlockAllocator {
 
     /// Blocks that hold the longest known prefix of `tokens`, whole blocks only; they are not held yet.
     pub fn find(&self, salt: u64, tokens: &[u32]) -> Vec<BlockId> {
-        self.cache.find(salt, tokens, self.block_size)
+        self.cache.find(salt, tokens)
     }
 
     /// Makes a block in use findable: it holds `tokens` (a full block), after what `parent` holds.
@@ -138,7 +138,7 @@ impl BlockAllocator {
 
     /// Panics unless counts, free list and cache agree. Looks at every block.
     pub fn check_integrity(&self) {
-        self.cache.check_integrity(self.block_size);
+        self.cache.check_integrity();
         let free = self.free.to_vec();
         assert_eq!(free.len(), self.free.len, "length of the free list");
         assert_eq!(free.len(), self.ref_counts.iter().filter(|count| **count == 0).count(), "every block without holders is free");

@@ -63,6 +63,11 @@ impl BlockTable {
         BlockTable { blocks: self.blocks.clone(), num_registered: self.num_registered }
     }
 
+    /// Where the first block ends that was not offered to the prefix cache.
+    pub(crate) fn end_of_next_registered(&self, block_size: usize) -> usize {
+        (self.num_registered + 1) * block_size
+    }
+
     /// Makes the full blocks of `tokens` findable. All of `tokens` are known, and computed or being computed.
     pub(crate) fn register(&mut self, salt: u64, tokens: &[u32], allocator: &mut BlockAllocator) {
         let block_size = allocator.block_size();

@@ -46,5 +46,5 @@ pub use error::{AddError, ConfigError};
 pub use id_map::{IdHasher, IdMap};
 pub use scheduler::Scheduler;
 pub use sequence::{NewSequence, SequenceId};
-pub use stats::SchedulerStats;
+pub use stats::{KvSlots, SchedulerStats};
 pub use step::{Admission, BlockCopy, Committed, Finish, SampledToken, Samples, ScheduledSequence, Step};

@@ -22,6 +22,8 @@ struct StepBuilder {
     budget: usize,
     /// Running sequences, not visited yet, that need one token only. A chunk of a prompt leaves them room.
     num_decodes_ahead: usize,
+    /// Sequences of the step with full blocks that are not findable yet.
+    filled_blocks: Vec<SequenceId>,
 }
 
 impl Scheduler {
@@ -29,7 +31,7 @@ impl Scheduler {
     pub fn schedule(&mut self) -> Step {
         let step = Step { id: self.next_step, ..Step::default() };
         self.next_step += 1;
-        let mut builder = StepBuilder { step, budget: self.config.max_num_batched_tokens, num_decodes_ahead: 0 };
+        let mut builder = StepBuilder { step, budget: self.config.max_num_batched_tokens, num_decodes_ahead: 0, filled_blocks: Vec::new() };
         self.schedule_running(&mut builder);
         // What a preemption has freed is for the sequences that run.
         if builder.step.preempted.is_empty() {
@@ -40,8 +42,9 @@ impl Scheduler {
         let mut sources = builder.step.block_copies.iter().map(|copy| copy.src);
         assert!(sources.all(|block| self.allocator.ref_count(block) > 0), "a block that is copied from was freed");
         // Only now: within a step no sequence reads what another one writes.
-        for scheduled in &builder.step.sequences {
-            self.register_full_blocks(scheduled.id);
+        for id in &builder.filled_blocks {
+            let sequence = self.sequences.get_mut(id).expect("a scheduled sequence exists");
+            sequence.register_full_blocks(&mut self.allocator);
         }
         builder.step
     }
@@ -62,7 +65,9 @@ impl Scheduler {
             } else {
                 chunk_len(sequence.num_remaining(), builder.budget - builder.num_decodes_ahead, self.config.min_chunk)
             };
-            if num_tokens > 0 && self.make_room(id, num_tokens, builder) {
+            let (start, end) = (sequence.num_computed, sequence.num_computed + num_tokens);
+            let has_room = || sequence.table.num_missing(start, end, &self.allocator) <= self.allocator.num_free();
+            if num_tokens > 0 && (has_room() || self.make_room(id, num_tokens, builder)) {
                 self.advance(id, num_tokens, None, builder);
             }
         }
@@ -170,6 +175,9 @@ impl Scheduler {
         let copy = sequence.table.prepare_write(start, start + num_tokens, &mut self.allocator);
         let input_in_flight = !sequence.in_flight.is_empty();
         sequence.num_computed += num_tokens;
+        if self.config.prefix_caching && sequence.has_full_blocks_to_register(self.config.block_size) {
+            builder.filled_blocks.push(id);
+        }
         let mut samples = Samples::None;
         if sequence.num_remaining() == 0 {
             sequence.in_flight.push_back(builder.step.id);
@@ -196,17 +204,6 @@ impl Scheduler {
     fn is_decode(&self, id: SequenceId) -> bool {
         let sequence = &self.sequences[&id];
         sequence.num_remaining() == 1 && !sequence.ends_in_flight(self.config.max_model_len)
-    }
-
-    /// Makes blocks findable whose tokens are known and computed (or about to be, by a step that was made). A block that ends with a token in
-    /// flight is registered when that token is committed.
-    pub(crate) fn register_full_blocks(&mut self, id: SequenceId) {
-        if !self.config.prefix_caching {
-            return;
-        }
-        let sequence = self.sequences.get_mut(&id).expect("only sequences that exist are registered");
-        let num_known = sequence.num_computed.min(sequence.tokens.len());
-        sequence.table.register(sequence.salt, &sequence.tokens[..num_known], &mut self.allocator);
     }
 }
 

@@ -117,6 +117,11 @@ impl Scheduler {
         self.sequences.get(&id).map(|sequence| sequence.table.blocks())
     }
 
+    /// Both of a sequence: its known tokens and its blocks.
+    pub fn tokens_and_blocks(&self, id: SequenceId) -> Option<(&[u32], &[BlockId])> {
+        self.sequences.get(&id).map(|sequence| (sequence.tokens.as_slice(), sequence.table.blocks()))
+    }
+
     /// Known output tokens of a sequence.
     pub fn num_output_tokens(&self, id: SequenceId) -> Option<usize> {
         self.sequences.get(&id).map(|sequence| sequence.tokens.len() - sequence.prompt_len)

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use crate::block_allocator::BlockAllocator;
 use crate::block_table::BlockTable;
 use crate::queue::Rank;
 
@@ -98,6 +99,22 @@ impl Sequence {
     /// Sequences that this one stands for when `max_num_seqs` is kept.
     pub(crate) fn num_choices(&self) -> usize {
         1 + self.children.len()
+    }
+
+    /// Tokens that are known and computed (or about to be, by a step that was made). A token in flight comes to them when it is committed.
+    fn num_known(&self) -> usize {
+        self.num_computed.min(self.tokens.len())
+    }
+
+    /// Whether known tokens fill blocks that were not made findable yet.
+    pub(crate) fn has_full_blocks_to_register(&self, block_size: usize) -> bool {
+        self.table.end_of_next_registered(block_size) <= self.num_known()
+    }
+
+    /// Makes them findable.
+    pub(crate) fn register_full_blocks(&mut self, allocator: &mut BlockAllocator) {
+        let num_known = self.num_known();
+        self.table.register(self.salt, &self.tokens[..num_known], allocator);
     }
 
     /// Whether it ends with the tokens in flight at the latest: nothing is left to compute.

@@ -18,10 +18,6 @@ pub struct SchedulerStats {
     pub num_used_blocks: usize,
     /// Free blocks that are still findable by what they hold.
     pub num_evictable_blocks: usize,
-    /// Slots of the blocks in use; a shared block counts once.
-    pub num_allocated_slots: usize,
-    /// Those of them that hold a computed token (or will, once the steps made so far have run).
-    pub num_used_slots: usize,
     /// Preemptions so far.
     pub num_preemptions: u64,
     /// Findable blocks that were reused so far.
@@ -32,11 +28,19 @@ pub struct SchedulerStats {
     pub num_prefix_hit_tokens: u64,
 }
 
-impl SchedulerStats {
+/// Slots of the KV cache right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvSlots {
+    /// Slots of the blocks in use; a shared block counts once.
+    pub num_allocated: usize,
+    /// Those of them that hold a computed token (or will, once the steps made so far have run).
+    pub num_used: usize,
+}
+
+impl KvSlots {
     /// Share of the allocated slots that is not used, 0 to 1.
-    pub fn kv_waste(&self) -> f64 {
-        let num_unused = self.num_allocated_slots - self.num_used_slots;
-        num_unused as f64 / self.num_allocated_slots.max(1) as f64
+    pub fn waste(&self) -> f64 {
+        (self.num_allocated - self.num_used) as f64 / self.num_allocated.max(1) as f64
     }
 }
 
@@ -49,8 +53,13 @@ pub(crate) struct Counters {
 }
 
 impl Scheduler {
-    /// Sizes and counts. Costs a look at every running sequence.
-    pub fn stats(&self) -> SchedulerStats {
+    /// Blocks that running sequences hold.
+    fn num_used_blocks(&self) -> usize {
+        self.allocator.num_blocks() - self.allocator.num_free()
+    }
+
+    /// How full the blocks in use are. Looks at every running sequence.
+    pub fn kv_slots(&self) -> KvSlots {
         let block_size = self.config.block_size;
         // Only the last block of a table can be partly used. Sequences that share it have not written into it since they forked.
         let (mut num_unused_slots, mut shared) = (0, Vec::new());
@@ -67,15 +76,18 @@ impl Scheduler {
         shared.sort_unstable();
         shared.dedup();
         num_unused_slots += shared.iter().map(|(_, tail)| tail).sum::<usize>();
-        let num_used_blocks = self.allocator.num_blocks() - self.allocator.num_free();
+        let num_allocated = self.num_used_blocks() * block_size;
+        KvSlots { num_allocated, num_used: num_allocated - num_unused_slots }
+    }
+
+    /// Sizes and counts.
+    pub fn stats(&self) -> SchedulerStats {
         SchedulerStats {
             num_running: self.num_running(),
             num_waiting: self.num_waiting(),
             num_blocks: self.allocator.num_blocks(),
-            num_used_blocks,
+            num_used_blocks: self.num_used_blocks(),
             num_evictable_blocks: self.allocator.num_evictable(),
-            num_allocated_slots: num_used_blocks * block_size,
-            num_used_slots: num_used_blocks * block_size - num_unused_slots,
             num_preemptions: self.counters.num_preemptions,
             num_evictions: self.allocator.num_evictions(),
             num_prefix_query_tokens: self.counters.num_prefix_query_tokens,
@@ -111,13 +123,13 @@ impl Scheduler {
         for (block, count) in &num_holders {
             assert_eq!(self.allocator.ref_count(*block), *count, "holders of {block:?}");
         }
-        let num_used = self.allocator.num_blocks() - self.allocator.num_free();
-        assert_eq!(num_used, num_holders.len(), "a block in use is in no block table");
+        assert_eq!(self.num_used_blocks(), num_holders.len(), "a block in use is in no block table");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::KvSlots;
     use crate::config::SchedulerConfig;
     use crate::scheduler::tests::{CONFIG, commit_all, scheduler, sequence};
     use crate::sequence::{NewSequence, SequenceId};
@@ -128,9 +140,8 @@ mod tests {
         scheduler.add(NewSequence { children: vec![SequenceId(2), SequenceId(3)], ..sequence(1, 0, 6) }).expect("it can run");
         let mut check = |num_used_blocks: usize, num_used_slots: usize| {
             let step = scheduler.schedule();
-            let stats = scheduler.stats();
-            assert_eq!((stats.num_used_blocks, stats.num_used_slots), (num_used_blocks, num_used_slots));
-            assert_eq!(stats.num_allocated_slots, num_used_blocks * 4);
+            assert_eq!(scheduler.stats().num_used_blocks, num_used_blocks);
+            assert_eq!(scheduler.kv_slots(), KvSlots { num_allocated: num_used_blocks * 4, num_used: num_used_slots });
             commit_all(&mut scheduler, &step, 7, false);
         };
         // Together: 4 + 2 slots. Then each has a block of its own for 4 5 and the token after: 4 + 3 * 3; two steps later 4 + 3 * (4 + 1).
@@ -158,9 +169,9 @@ mod tests {
         }
         for num_steps in 0..64 {
             let step = scheduler.schedule();
-            let stats = scheduler.stats();
-            assert_eq!(stats.num_used_slots, 64 * (256 + num_steps) + 63 * 64 / 2);
-            assert!(stats.kv_waste() > 0.0 && stats.kv_waste() < 0.04, "{}", stats.kv_waste());
+            let slots = scheduler.kv_slots();
+            assert_eq!(slots.num_used, 64 * (256 + num_steps) + 63 * 64 / 2);
+            assert!(slots.waste() > 0.0 && slots.waste() < 0.04, "{}", slots.waste());
             commit_all(&mut scheduler, &step, 7, false);
         }
     }

@@ -10,7 +10,8 @@ pub struct RequestId(pub u64);
 
 /// A command to the engine thread.
 ///
-/// There is no abort of a whole request: dropping its stream closes `events`, which the engine thread sees before its next step.
+/// There is no abort of a whole request: dropping its stream closes `events` and tells its id through a channel of its own, which is never
+/// full; the engine thread looks there before its next step.
 pub enum Command {
     /// A validated request.
     Add {

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, TryRecvError, bounded, unbounded};
 use pagoda_scheduler::{NewSequence, Scheduler, SchedulerConfig, SequenceId, Step};
 use tracing::{error, info, warn};
 
@@ -55,6 +55,7 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
     let executor = Executor::start(runner)?;
     let shared = Arc::new(Shared::new(config.vocab_size, config.scheduler.max_model_len, config.scheduler.max_num_seqs));
     let (sender, commands) = bounded(config.scheduler.max_waiting.max(1));
+    let (dropping, dropped) = unbounded();
     let requests = Requests::new(config.scheduler.max_num_seqs, config.eos_token_ids.clone())?;
     let SchedulerConfig { num_blocks, block_size, .. } = config.scheduler;
     let stats = EngineStats { num_blocks, block_size, ..EngineStats::default() };
@@ -64,6 +65,7 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
         scheduler,
         requests,
         commands,
+        dropped,
         shared: shared.clone(),
         executor,
         in_flight: None,
@@ -81,7 +83,7 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
         drop(alive);
     };
     thread.spawn(run).map_err(|e| EngineError::Device(format!("cannot start the engine thread: {e}")))?;
-    Ok(EngineHandle { shared, commands: sender, ended })
+    Ok(EngineHandle { shared, commands: sender, dropped: dropping, ended })
 }
 
 fn new_scheduler(config: &EngineConfig) -> Result<Scheduler> {
@@ -93,6 +95,8 @@ pub(super) struct Engine {
     pub(super) scheduler: Scheduler,
     pub(super) requests: Requests,
     commands: Receiver<Command>,
+    /// Requests whose streams were dropped before their end.
+    dropped: Receiver<RequestId>,
     shared: Arc<Shared>,
     executor: Executor,
     /// The step that was queued and not yet committed.
@@ -185,13 +189,13 @@ impl Engine {
     }
 
     fn note_step(&mut self, step: &Step) {
-        let scheduled = self.scheduler.stats();
+        let slots = self.scheduler.kv_slots();
         self.stats.num_steps += 1;
         self.stats.num_tokens += step.num_tokens as u64;
         self.stats.step_sizes.note(step.num_tokens);
         self.stats.max_running = self.stats.max_running.max(step.sequences.len());
-        self.stats.kv_slots_allocated += scheduled.num_allocated_slots as u64;
-        self.stats.kv_slots_used += scheduled.num_used_slots as u64;
+        self.stats.kv_slots_allocated += slots.num_allocated as u64;
+        self.stats.kv_slots_used += slots.num_used as u64;
     }
 
     pub(super) fn add_host_time(&mut self, spent: Duration) {
@@ -257,6 +261,10 @@ impl Engine {
     }
 
     fn add(&mut self, id: RequestId, request: Request, seed: u64, events: async_channel::Sender<Event>) {
+        // Its stream was dropped while it was in the queue, so that nobody will tell.
+        if events.is_closed() {
+            return;
+        }
         let sequences = self.requests.insert(id, &request, seed, events.clone());
         let (first, children) = sequences.split_first().expect("a request has at least one output");
         let sequence = NewSequence {
@@ -276,7 +284,7 @@ impl Engine {
 
     /// Aborts requests whose streams were dropped.
     fn drop_closed(&mut self) {
-        for id in self.requests.closed() {
+        while let Ok(id) = self.dropped.try_recv() {
             self.abort_all(id);
         }
     }

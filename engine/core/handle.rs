@@ -75,6 +75,8 @@ impl Shared {
 pub struct EngineHandle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: Sender<Command>,
+    /// Ids of dropped streams; at most as many as there are requests, since the engine empties it before every step.
+    pub(crate) dropped: Sender<RequestId>,
     /// Never sends; closes when the engine and all that it held are gone.
     pub(crate) ended: crossbeam_channel::Receiver<Infallible>,
 }
@@ -160,6 +162,16 @@ pub struct RequestStream {
     /// An event came.
     has_begun: bool,
     ended: bool,
+}
+
+impl Drop for RequestStream {
+    fn drop(&mut self) {
+        // In this order: an engine that has not taken the request yet finds it closed, one that has is told.
+        self.events.close();
+        if !self.ended {
+            let _ = self.engine.dropped.send(self.id);
+        }
+    }
 }
 
 impl RequestStream {

@@ -14,10 +14,9 @@ use crate::sampling::{SamplingParams, TokenHistory, TokenLogprobs};
 
 /// One request in the engine.
 pub(super) struct Active {
-    pub(super) events: Sender<Event>,
     pub(super) params: Arc<SamplingParams>,
-    pub(super) stop_ids: Arc<[u32]>,
-    pub(super) prompt_len: usize,
+    stop_ids: Arc<[u32]>,
+    prompt_len: usize,
     pub(super) sequences: Vec<SequenceId>,
     seed: u64,
     open_choices: usize,
@@ -42,13 +41,18 @@ impl Active {
     }
 }
 
-/// Where a sequence belongs.
-#[derive(Clone, Copy)]
-pub(super) struct Member {
-    pub(super) request: RequestId,
-    pub(super) choice: u32,
+/// A sequence, with what every step asks for: its request is another look into another map.
+struct Member {
+    request: RequestId,
+    choice: u32,
     /// Sampler slot while it runs.
-    pub(super) slot: Option<usize>,
+    slot: Option<usize>,
+    /// Of its request.
+    stop_ids: Arc<[u32]>,
+    /// Of its request.
+    prompt_len: usize,
+    /// Output tokens so far.
+    num_tokens: usize,
 }
 
 /// All requests and sequences.
@@ -80,18 +84,20 @@ impl Requests {
         let n = request.sampling.n.max(1);
         let sequences: Vec<SequenceId> = (0..u64::from(n)).map(|i| SequenceId(self.next_sequence + i)).collect();
         self.next_sequence += u64::from(n);
-        for (choice, &sequence) in sequences.iter().enumerate() {
-            self.members.insert(sequence, Member { request: id, choice: choice as u32, slot: None });
-        }
         let mut stop_ids = request.sampling.stop_token_ids.clone();
         if !request.sampling.ignore_eos {
             stop_ids.extend_from_slice(&self.eos_ids);
         }
+        let (stop_ids, prompt_len): (Arc<[u32]>, usize) = (stop_ids.into(), request.prompt.len());
+        for (choice, &sequence) in (0..).zip(&sequences) {
+            let member = Member { request: id, choice, slot: None, stop_ids: stop_ids.clone(), prompt_len, num_tokens: 0 };
+            self.members.insert(sequence, member);
+        }
+        self.deliveries.open(id, events);
         let active = Active {
-            events,
             params: Arc::new(request.sampling.clone()),
-            stop_ids: stop_ids.into(),
-            prompt_len: request.prompt.len(),
+            stop_ids,
+            prompt_len,
             sequences: sequences.clone(),
             seed,
             open_choices: n as usize,
@@ -102,10 +108,6 @@ impl Requests {
         };
         self.active.insert(id, active);
         sequences
-    }
-
-    pub(super) fn member(&self, id: SequenceId) -> Option<Member> {
-        self.members.get(&id).copied()
     }
 
     pub(super) fn get(&self, id: RequestId) -> Option<&Active> {
@@ -142,30 +144,34 @@ impl Requests {
 
     /// The request runs for the first time.
     pub(super) fn start(&mut self, id: SequenceId, cached_tokens: usize) {
-        let Some(member) = self.member(id) else { return };
-        let Some(active) = self.active.get_mut(&member.request) else { return };
+        let Some(&Member { request, .. }) = self.members.get(&id) else { return };
+        let Some(active) = self.active.get_mut(&request) else { return };
         if !active.started {
             active.started = true;
             active.usage.cached_tokens = cached_tokens;
-            self.deliveries.send(&active.events, Event::Started { cached_tokens });
+            self.deliveries.send(request, Event::Started { cached_tokens });
         }
     }
 
     /// Collects prompt logprobs and sends them when the prompt is complete.
     pub(super) fn prompt_logprobs(&mut self, id: SequenceId, entries: Vec<TokenLogprobs>) {
-        let Some(member) = self.member(id) else { return };
-        let Some(active) = self.active.get_mut(&member.request) else { return };
+        let Some(&Member { request, .. }) = self.members.get(&id) else { return };
+        let Some(active) = self.active.get_mut(&request) else { return };
         active.prompt_logprobs.extend(entries);
         if active.prompt_logprobs.len() + 1 == active.prompt_len {
-            self.deliveries.send(&active.events, Event::PromptLogprobs(std::mem::take(&mut active.prompt_logprobs)));
+            self.deliveries.send(request, Event::PromptLogprobs(std::mem::take(&mut active.prompt_logprobs)));
         }
     }
 
-    /// The request of a sequence that runs, and the sequence's slot.
-    pub(super) fn running(&mut self, id: SequenceId) -> (&mut Active, usize) {
-        let member = self.members[&id];
-        let active = self.active.get_mut(&member.request).expect("a member's request is active");
-        (active, member.slot.expect("running sequences have slots"))
+    /// The slot of a sequence that runs, and the length of its prompt.
+    pub(super) fn running(&self, id: SequenceId) -> (usize, usize) {
+        let member = &self.members[&id];
+        (member.slot.expect("running sequences have slots"), member.prompt_len)
+    }
+
+    /// See `Active::take_prompt_rows`.
+    pub(super) fn take_prompt_rows(&mut self, id: SequenceId, tokens: &[u32], start: usize, end: usize) -> Option<PromptRows> {
+        self.active.get_mut(&self.members[&id].request)?.take_prompt_rows(tokens, start, end)
     }
 
     /// The slot of a sequence that runs.
@@ -175,38 +181,35 @@ impl Requests {
 
     /// Whether the token ends the sequence.
     pub(super) fn is_stop(&self, id: SequenceId, token: u32) -> bool {
-        self.of(id).is_some_and(|active| active.stop_ids.contains(&token))
+        self.members.get(&id).is_some_and(|member| member.stop_ids.contains(&token))
     }
 
     /// Sends a token.
     pub(super) fn token(&mut self, id: SequenceId, token: u32, logprobs: Option<TokenLogprobs>) {
-        let Some(member) = self.member(id) else { return };
-        let Some(active) = self.active.get_mut(&member.request) else { return };
-        active.usage.completion_tokens += 1;
-        self.deliveries.send(&active.events, Event::Token { choice: member.choice, token, logprobs });
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.num_tokens += 1;
+        self.deliveries.send(member.request, Event::Token { choice: member.choice, token, logprobs });
     }
 
     /// One output ended; the last one ends the request.
     pub(super) fn finish(&mut self, id: SequenceId, reason: FinishReason) {
         self.suspend(id);
-        let Some(member) = self.members.remove(&id) else { return };
-        let Some(active) = self.active.get_mut(&member.request) else { return };
-        self.deliveries.send(&active.events, Event::Finished { choice: member.choice, reason });
+        let Some(Member { request, choice, num_tokens, .. }) = self.members.remove(&id) else { return };
+        let Some(active) = self.active.get_mut(&request) else { return };
+        self.deliveries.send(request, Event::Finished { choice, reason });
+        active.usage.completion_tokens += num_tokens;
         active.open_choices -= 1;
         if active.open_choices == 0 {
-            self.deliveries.send(&active.events, Event::Done(active.usage));
-            self.active.remove(&member.request);
+            self.deliveries.send(request, Event::Done(active.usage));
+            self.deliveries.close(request);
+            self.active.remove(&request);
         }
-    }
-
-    /// Requests whose client is gone.
-    pub(super) fn closed(&self) -> Vec<RequestId> {
-        self.active.iter().filter(|(_, a)| a.events.is_closed()).map(|(&id, _)| id).collect()
     }
 
     /// Forgets a request; returns its sequences.
     pub(super) fn remove(&mut self, id: RequestId) -> Vec<SequenceId> {
-        let sequences = self.active.remove(&id).map(|a| a.sequences).unwrap_or_default();
+        let Some(Active { sequences, .. }) = self.active.remove(&id) else { return Vec::new() };
+        self.deliveries.close(id);
         for &sequence in &sequences {
             self.suspend(sequence);
             self.members.remove(&sequence);
@@ -216,8 +219,9 @@ impl Requests {
 
     /// Fails every request with the same message.
     pub(super) fn fail_all(&mut self, message: &str) {
-        for (_, active) in self.active.drain() {
-            self.deliveries.send(&active.events, Event::Failed { message: message.into(), caller_fault: false });
+        for (id, _) in self.active.drain() {
+            self.deliveries.send(id, Event::Failed { message: message.into(), caller_fault: false });
+            self.deliveries.close(id);
         }
         for (_, member) in self.members.drain() {
             self.free_slots.extend(member.slot);

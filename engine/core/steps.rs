@@ -35,12 +35,11 @@ impl Engine {
     fn push_sequence(&mut self, scheduled: &ScheduledSequence, inputs: &mut StepInputs) {
         let (id, start) = (scheduled.id, scheduled.start);
         let end = start + scheduled.num_tokens;
-        let known = self.scheduler.tokens(id).expect("scheduled sequences are known");
+        let (known, table) = self.scheduler.tokens_and_blocks(id).expect("scheduled sequences are known");
         let num_blocks = end.div_ceil(self.config.scheduler.block_size);
-        let table = self.scheduler.block_table(id).expect("scheduled sequences have blocks");
-        let (request, slot) = self.requests.running(id);
-        let prompt_len = request.prompt_len;
-        let prompt_logprobs = request.take_prompt_rows(known, start, end);
+        let (slot, prompt_len) = self.requests.running(id);
+        let in_prompt = start + 1 < prompt_len;
+        let prompt_logprobs = if in_prompt { self.requests.take_prompt_rows(id, known, start, end) } else { None };
         // At most the one token in flight is not known.
         let tokens = known[start..end.min(known.len())].iter().copied().chain((known.len()..end).map(|_| 0));
         let requests = &self.requests;
