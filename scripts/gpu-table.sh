@@ -3,12 +3,16 @@
 #   scripts/gpu-table.sh RESULTS [STAGE...]      from the bundle's folder; stages, by default all in this order:
 #   machine     what this is: GPU, driver, clocks, commit, `pagoda doctor`
 #   models      checkpoints of random weights in the shapes $SHAPES (default "0.5b 7b") under $MODELS (default /dev/shm/pagoda)
-#   tests       the GPU test binaries
+#   tests       the GPU test binaries, with the goldens of the tiny models
+#   sanitizer   the smallest shape of every op under compute-sanitizer: memcheck, racecheck, synccheck, initcheck
 #   kernels     `pagoda bench kernels`
 #   table       all workloads of every shape, $REPEAT (default 3) runs of each
 #   deterministic  the same with --deterministic
 #   http        c512 in a closed loop, and 200 requests at 20 a second, over HTTP
-#   soak        $SOAK_SECONDS (default 600) of mixed load with aborts; memory of host and GPU sampled all the while
+#   host        host work a step on the engine's thread, without a model
+#   soak-first  a server, and the first $SOAK_FIRST (default 60) seconds of the soak's load, which fill caches; the server stays up
+#   soak        $SOAK_SECONDS (default 600) of mixed load with aborts; memory of host and GPU sampled all the while and held to a bound.
+#               Takes over the server of soak-first and ends it, so that no call has to last longer than SOAK_SECONDS and a little.
 # With 0.5B and 7B on an H100 all of it but the soak takes about 8 minutes; REPEAT=1 KERNEL_MODELS=7b brings it to 4.
 # JSON lines and logs go to RESULTS; a stage that fails is named at the end, and the others run all the same.
 set -uo pipefail
@@ -37,11 +41,49 @@ stage_models() {
 }
 
 stage_tests() {
-  local test status=0
+  local test name status=0 filter
   for test in "$bundle"/tests/*; do
-    PAGODA_TEST_MODEL=$models/${shapes%% *} timeout 300 "$test" --nocapture >"$results/test-$(basename "$test").log" 2>&1 || status=1
-    grep -hE '^test result|FAILED|panicked|skipped' "$results/test-$(basename "$test").log" | sed "s/^/$(basename "$test"): /"
+    name=$(basename "$test")
+    # Of tests that have a part for a CPU, the other one.
+    filter=
+    has_tests "$test" 'on_a_gpu: test$' && filter=on_a_gpu
+    PAGODA_TEST_DATA=$bundle/data PAGODA_TEST_MODEL=$models/${shapes%% *} timeout 300 "$test" $filter --nocapture >"$results/test-$name.log" 2>&1 || status=1
+    grep -hiE '^test result|FAILED|panicked|skipped' "$results/test-$name.log" | sed "s/^/$name: /"
   done
+  return $status
+}
+
+has_tests() { # BINARY PATTERN: whether a name matches
+  "$1" --list 2>/dev/null | grep "$2" >/dev/null
+}
+
+sanitize() { # TOOL
+  local test name status=0 log code
+  for test in "$bundle"/tests/*; do
+    has_tests "$test" '^smallest.*: test$' || continue
+    name=$(basename "$test")
+    log=$results/sanitizer-$1-$name.log
+    code=0
+    timeout 200 compute-sanitizer --tool "$1" "$test" smallest --test-threads 1 --nocapture >"$log" 2>&1 || code=$?
+    echo "$1, $name: $(grep SUMMARY "$log" | sed 's/^=* *//' | paste -sd';'), $(grep '^test result' "$log" | sed 's/^test result/tests/; s/;.*//'), exit code $code"
+    # Tests that saw no kernel have no errors either.
+    grep -E 'SUMMARY: 0 (errors|hazards)' "$log" >/dev/null && grep '^test result: ok. [1-9]' "$log" >/dev/null && ! grep -i skipped "$log" >/dev/null || status=1
+  done
+  return $status
+}
+
+stage_sanitizer() {
+  local tool status=0 pids=() pid
+  command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed here (it comes with the CUDA toolkit)"; return 1; }
+  for tool in memcheck racecheck synccheck initcheck; do
+    sanitize "$tool" >"$results/sanitizer-$tool.txt" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+  cat "$results"/sanitizer-{memcheck,racecheck,synccheck,initcheck}.txt
+  # A kernel that reads outside of its memory on purpose: does the tool see what our kernels do?
+  timeout 100 compute-sanitizer --tool memcheck "$bundle/tests/gpu_lost" >"$results/sanitizer-control.log" 2>&1
+  grep 'Invalid __global__' "$results/sanitizer-control.log" >/dev/null || { echo "memcheck missed a fault made on purpose: sanitizer-control.log"; status=1; }
   return $status
 }
 
@@ -67,22 +109,42 @@ stage_deterministic() {
   return $status
 }
 
-# Serves the largest shape on a free port, waits until it is healthy, runs a command with $url and $pid set, stops it.
-with_server() { # LOG COMMAND...
-  local port status=0
+# Serves the largest shape on a free port and waits until it is healthy; sets $url and $pid. The server outlives this script.
+start_server() { # LOG
+  local port
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
   url=http://127.0.0.1:$port
-  "$pagoda" serve "$models/$big" --device cuda --port "$port" --served-model-name model --max-waiting 4096 --max-concurrent-requests 4096 \
-    >"$results/$1" 2>&1 &
+  setsid "$pagoda" serve "$models/$big" --device cuda --port "$port" --served-model-name model --max-waiting 4096 --max-concurrent-requests 4096 \
+    >"$results/$1" 2>&1 </dev/null &
   pid=$!
   for _ in $(seq 600); do
-    "$pagoda" bench --url "$url" --workloads c1 --input-len 8 --output-len 1 --format json >/dev/null 2>&1 && break
-    kill -0 "$pid" 2>/dev/null || break
+    "$pagoda" bench --url "$url" --workloads c1 --input-len 8 --output-len 1 --format json >/dev/null 2>&1 && return
+    is_running || break
     sleep 0.2
   done
-  "${@:2}" || status=1
+  echo "the server did not start: $results/$1" >&2
+  return 1
+}
+
+is_running() {
+  [[ $(awk '/^State/ {print $2}' "/proc/$pid/status" 2>/dev/null) =~ [^Z] ]]
+}
+
+# Ends the server; fails unless it ended by itself and well.
+stop_server() { # LOG
   kill -TERM "$pid" 2>/dev/null
-  wait "$pid" || status=1
+  for _ in $(seq 150); do
+    is_running || break
+    sleep 0.2
+  done
+  is_running && kill -KILL "$pid"
+  grep -q 'stopped' "$results/$1"
+}
+
+with_server() { # LOG COMMAND...
+  local status=0
+  { start_server "$1" && "${@:2}"; } || status=1
+  stop_server "$1" || status=1
   return $status
 }
 
@@ -96,19 +158,19 @@ stage_http() {
   with_server http-server.log http_load
 }
 
-soak() {
-  local seconds=${SOAK_SECONDS:-600}
-  # A first round takes what is taken once: caches, buffers of connections.
-  "$pagoda" bench --url "$url" --vocab 150000 --soak "$((seconds / 10 + 5))" --requests 128 --label first >"$results/soak.jsonl" 2>"$results/soak.txt" || return 1
-  memory_of_server >>"$results/soak-memory.txt"
-  "$pagoda" bench --url "$url" --vocab 150000 --soak "$seconds" --requests 128 --seed 2 --label "$big" >>"$results/soak.jsonl" 2>>"$results/soak.txt" &
-  local load=$!
-  while kill -0 "$load" 2>/dev/null; do
-    sleep "${SOAK_INTERVAL:-10}"
-    memory_of_server >>"$results/soak-memory.txt"
-  done
-  wait "$load" || return 1
-  memory_of_server >>"$results/soak-memory.txt"
+stage_host() {
+  "$bundle/host_time" | tee "$results/host_time.txt"
+}
+
+soak_load() { # SECONDS LABEL SEED
+  "$pagoda" bench --url "$url" --vocab 150000 --soak "$1" --requests 128 --seed "$3" --label "$2" >>"$results/soak.jsonl" 2>>"$results/soak.txt"
+}
+
+stage_soak-first() {
+  rm -f "$results"/soak.jsonl "$results"/soak.txt
+  start_server soak-server.log || return 1
+  echo "$url $pid" >"$results/soak-server.txt"
+  soak_load "${SOAK_FIRST:-60}" first 1
 }
 
 # Seconds, resident host memory in KiB, used GPU memory in MiB.
@@ -117,11 +179,23 @@ memory_of_server() {
 }
 
 stage_soak() {
-  rm -f "$results/soak-memory.txt"
-  with_server soak-server.log soak
+  local load status=0
+  [ -f "$results/soak-server.txt" ] || stage_soak-first || return 1
+  read -r url pid <"$results/soak-server.txt"
+  rm "$results/soak-server.txt"
+  memory_of_server >"$results/soak-memory.txt"
+  soak_load "${SOAK_SECONDS:-600}" "$big" 2 &
+  load=$!
+  while sleep "${SOAK_INTERVAL:-5}" && kill -0 "$load" 2>/dev/null; do
+    memory_of_server >>"$results/soak-memory.txt"
+  done
+  wait "$load" || status=1
+  python3 "$bundle/scripts/check_memory.py" "$results/soak-memory.txt" || status=1
+  stop_server soak-server.log || status=1
+  return $status
 }
 
-all=(machine models tests kernels table deterministic http soak)
+all=(machine models tests sanitizer kernels table deterministic http host soak-first soak)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 failed=()

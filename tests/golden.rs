@@ -146,7 +146,7 @@ fn written_checkpoints_give_the_goldens_of_their_formats() {
 
 #[test]
 fn every_family_and_format_has_its_goldens() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/golden");
+    let folder = harness::case::data_folder().join("golden");
     let expected: Vec<String> = ARCHS
         .iter()
         .map(|a| format!("tiny_{a}"))
@@ -154,6 +154,6 @@ fn every_family_and_format_has_its_goldens() {
         .chain(QUANTISED.iter().map(|q| format!("tinyq_{q}")))
         .collect();
     for name in expected {
-        assert!(std::path::Path::new(folder).join(format!("{name}.json")).is_file(), "{name}.json is missing");
+        assert!(folder.join(format!("{name}.json")).is_file(), "{name}.json is missing");
     }
 }

@@ -231,6 +231,29 @@ fn mixtures_agree() {
     }
 }
 
+/// The smallest shape of every op, and of every kernel that an op chooses among on this GPU: compute-sanitizer takes hundreds of times as
+/// long as the kernels alone, and goes through these (scripts/gpu-table.sh).
+#[test]
+fn smallest_shapes_agree() {
+    let (Some(pair), Some(deterministic)) = (Pair::new(), Pair::deterministic()) else { return };
+    for (rows, cols, activation) in [(1, 8, Activation::Silu), (2, 264, Activation::GeluTanh), (1, 64, Activation::Gelu)] {
+        pair.check("rowwise", &Rowwise { rows, cols, activation });
+    }
+    for rows in [1, 5, 65] {
+        for pair in [&pair, &deterministic] {
+            pair.check("product", &Product { rows, parts: vec![48, 16], k: 72, bias: true });
+            pair.check("gated product", &GatedProduct { rows, cols: 16, k: 72, bias: true, activation: Activation::Silu });
+        }
+    }
+    for (tokens, num_experts, top_k) in [(1, 4, 2), (100, 2, 1)] {
+        pair.check("mixture", &Mixture { tokens, num_experts, top_k, renormalise: true });
+    }
+    pair.check("gather", &Gather);
+    pair.check("copy blocks", &CopyBlocks);
+    pair.check_sampling(1, 300);
+    cuda_attention::check_smallest(&pair);
+}
+
 #[test]
 fn deterministic_products_give_a_row_the_same_bits_in_any_batch() {
     let Some(pair) = Pair::deterministic() else { return };

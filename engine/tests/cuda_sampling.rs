@@ -202,6 +202,14 @@ fn check(gpu: &CudaDevice, seed: u64, num_seqs: usize, vocab: usize, steps: u32)
     }
 }
 
+/// Every way to sample over few logits, for compute-sanitizer (scripts/gpu-table.sh).
+#[test]
+fn smallest_rows_are_the_cpu_samplers() {
+    let Some(gpu) = device() else { return };
+    check(&gpu, 42, NUM_PARAMS, 700, 2);
+    check_given_tokens(&gpu, &mut Random(21), 7);
+}
+
 #[test]
 fn tokens_are_the_cpu_samplers() {
     let Some(gpu) = device() else { return };
@@ -304,17 +312,21 @@ fn logprobs_of_given_tokens() {
     let Some(gpu) = device() else { return };
     let random = &mut Random(21);
     for vocab in [7, 1000, 151_936] {
-        gpu.prepare_sampling(8, vocab).unwrap();
-        let values: Vec<Vec<f32>> = (0..NUM_SHAPES).map(|shape| logits_of(random, shape, vocab)).collect();
-        let mut logits = gpu.alloc(NUM_SHAPES, vocab, DType::F32).unwrap();
-        gpu.write(&mut logits, &values.concat()).unwrap();
-        let rows: Vec<(usize, u32)> = (0..3 * NUM_SHAPES).map(|i| (i % NUM_SHAPES, random.below(vocab) as u32)).collect();
-        for top in [0, 1, 20] {
-            let got = gpu.row_logprobs(&logits, &rows, top).unwrap();
-            for (got, &(row, token)) in got.iter().zip(&rows) {
-                let want = token_logprobs(&values[row], token, top);
-                assert!(same_logprobs(got, &want), "vocab {vocab}, shape {row}, top {top}: {got:?}, on the CPU {want:?}");
-            }
+        check_given_tokens(&gpu, random, vocab);
+    }
+}
+
+fn check_given_tokens(gpu: &CudaDevice, random: &mut Random, vocab: usize) {
+    gpu.prepare_sampling(8, vocab).unwrap();
+    let values: Vec<Vec<f32>> = (0..NUM_SHAPES).map(|shape| logits_of(random, shape, vocab)).collect();
+    let mut logits = gpu.alloc(NUM_SHAPES, vocab, DType::F32).unwrap();
+    gpu.write(&mut logits, &values.concat()).unwrap();
+    let rows: Vec<(usize, u32)> = (0..3 * NUM_SHAPES).map(|i| (i % NUM_SHAPES, random.below(vocab) as u32)).collect();
+    for top in [0, 1, 20] {
+        let got = gpu.row_logprobs(&logits, &rows, top).unwrap();
+        for (got, &(row, token)) in got.iter().zip(&rows) {
+            let want = token_logprobs(&values[row], token, top);
+            assert!(same_logprobs(got, &want), "vocab {vocab}, shape {row}, top {top}: {got:?}, on the CPU {want:?}");
         }
     }
 }

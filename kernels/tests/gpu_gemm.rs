@@ -209,6 +209,21 @@ fn plans(gpu: GpuClass, num_tokens: usize) -> Vec<SkinnyPlan> {
     plans
 }
 
+/// Each kernel once, for compute-sanitizer (scripts/gpu-table.sh).
+#[test]
+fn smallest_products_match_the_reference() {
+    let Some((stream, gpu)) = gpu() else { return };
+    let problem = Problem::new(&stream, 66, 72);
+    for num_tokens in [1, 9] {
+        for plan in plans(gpu, num_tokens) {
+            for epilogue in [Epilogue::Plain, Epilogue::SiluMul] {
+                let (out_dtype, extras) = (DType::BF16, Extras::BiasAndResidual);
+                problem.check(&Case { num_tokens, epilogue, out_dtype, extras, plan, start: Start::Early });
+            }
+        }
+    }
+}
+
 #[test]
 fn every_kernel_matches_the_reference() {
     let Some((stream, gpu)) = gpu() else { return };

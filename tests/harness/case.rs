@@ -1,6 +1,6 @@
 //! Golden files: prompts with the greedy tokens and logprobs that Hugging Face transformers computed in f32 (see docs in each field).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -34,10 +34,14 @@ pub struct Case {
     pub bf16_flips: Vec<usize>,
 }
 
-/// Reads tests/data/golden/NAME.json. A test binary that was taken to another machine finds it by the variable that cargo sets.
+/// The folder tests/data: of this checkout, or where `PAGODA_TEST_DATA` says, for test binaries that were taken to another machine.
+pub fn data_folder() -> PathBuf {
+    std::env::var_os("PAGODA_TEST_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"), PathBuf::from)
+}
+
+/// Reads tests/data/golden/NAME.json.
 pub fn read<T: serde::de::DeserializeOwned>(name: &str) -> T {
-    let repo = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string());
-    let path = Path::new(&repo).join("tests/data/golden").join(format!("{name}.json"));
+    let path = data_folder().join("golden").join(format!("{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
