@@ -287,7 +287,7 @@ fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptio
         residual_dtype: device.residual_dtype(),
         weight_bytes: device.weight_bytes(checkpoint.weight_size()),
         dense_copy_bytes: device.dense_copy_bytes(checkpoint.weight_size()),
-        scratch_bytes: device.scratch_bytes(&checkpoint.config, step, checkpoint.weight_size()),
+        scratch_bytes: device.scratch_bytes(&checkpoint.config, step, checkpoint.weight_size())?,
         free_bytes,
         in_use_bytes: device.memory_in_use(),
         step,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::device::DType;
+use crate::device::{DType, StepRoom};
 use crate::error::{EngineError, Result};
 use crate::loader::{DenseCopy, EngineOptions};
 use crate::models::config::ModelConfig;
@@ -80,9 +80,9 @@ pub struct MemoryPlan {
     pub weight_bytes: usize,
     /// Dense copies of packed weights; 0 where none are kept.
     pub dense_copy_bytes: usize,
-    /// Activations and rope tables.
+    /// Activations, rope tables and the arrays of a step.
     pub workspace_bytes: usize,
-    /// What the device takes beside: scratch of its ops, step metadata, graphs, code.
+    /// What the device takes beside: scratch of its ops, graphs, code.
     pub scratch_bytes: usize,
     /// KV pool.
     pub kv_bytes: usize,
@@ -116,7 +116,10 @@ impl MemoryPlan {
         let StepSize { max_num_batched_tokens, max_logit_rows, .. } = request.step;
         let rope_bytes = 2 * wanted_len * config.rope.rotary_dim / 2 * 4 * if config.rope_local.is_some() { 2 } else { 1 };
         let (activations, residual) = (request.activation_dtype, request.residual_dtype);
-        let workspace_bytes = rope_bytes + workspace_bytes(config, max_num_batched_tokens, max_logit_rows, activations, residual);
+        let max_blocks_per_seq = wanted_len.div_ceil(options.block_size);
+        let step_bytes = StepRoom { max_tokens: max_num_batched_tokens, max_seqs: request.step.max_num_seqs, max_blocks_per_seq }.bytes();
+        let workspace_bytes =
+            rope_bytes + step_bytes + workspace_bytes(config, max_num_batched_tokens, max_logit_rows, activations, residual);
         let budget = (request.free_bytes as f64 * f64::from(options.memory_utilization)) as usize;
         let mut fixed = request.weight_bytes.saturating_add(workspace_bytes).saturating_add(request.scratch_bytes);
         let kv_bytes_per_token = config.kv_bytes_per_token(request.kv_dtype.size());

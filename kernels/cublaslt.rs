@@ -4,6 +4,7 @@
 //! algorithm for a shape is chosen once (`tune`) and kept; the caller rounds token counts up (`heuristics::padded_tokens`) so that the
 //! shapes are few.
 
+mod descriptors;
 mod tune;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublaslt::{result, sys};
 
+use self::descriptors::Descriptors;
 use self::tune::Tuned;
 use crate::gpu::Gpu;
 use crate::memory::DeviceMemory;
@@ -24,8 +26,6 @@ const OP: &str = "cublaslt matmul";
 const WORKSPACE_BYTES: usize = 64 << 20;
 /// Alignment that the library assumes when nothing is said.
 const MAX_ALIGNMENT: u64 = 256;
-/// CUBLAS_OP_T of cublasOperation_t, which cudarc declares for cuBLAS alone.
-const OP_TRANSPOSED: i32 = 1;
 
 /// Operands and shape of one product.
 #[derive(Clone, Copy, Debug)]
@@ -62,14 +62,10 @@ struct PlanKey {
     bias: bool,
 }
 
-/// Descriptors and the algorithm of one shape.
+/// One shape.
 struct Plan {
-    operation: sys::cublasLtMatmulDesc_t,
-    w: sys::cublasLtMatrixLayout_t,
-    x: sys::cublasLtMatrixLayout_t,
-    out: sys::cublasLtMatrixLayout_t,
-    /// None while it is being chosen.
-    algo: Option<sys::cublasLtMatmulAlgo_t>,
+    descriptors: Descriptors,
+    algo: sys::cublasLtMatmulAlgo_t,
 }
 
 /// The library's handle with its workspace and plans, for one stream.
@@ -121,31 +117,31 @@ impl CublasLt {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(self.plan(&key, p)?),
         };
-        let algo = plan.algo.ok_or_else(|| KernelError::Unsupported { op: OP, reason: format!("{p:?}") })?;
-        self.run(plan, p, &algo)
+        self.run(&plan.descriptors, p, &plan.algo)
     }
 
-    fn run(&self, plan: &Plan, p: &Matmul, algo: &sys::cublasLtMatmulAlgo_t) -> Result<()> {
+    fn run(&self, descriptors: &Descriptors, p: &Matmul, algo: &sys::cublasLtMatmulAlgo_t) -> Result<()> {
+        let Descriptors { operation, w, x, out } = descriptors;
         if let Some(bias) = p.bias {
-            set(plan.operation, sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.address())?;
+            operation.set_bias(bias.address())?;
         }
         let (alpha, beta) = (1.0f32, 0.0f32);
         let pointer = |range: DeviceBytes| range.as_ptr::<c_void>();
-        // SAFETY: descriptors live in the plan; the ranges were checked against the shape; the stream belongs to the current context.
+        // SAFETY: descriptors are borrowed; the ranges were checked against the shape; the stream belongs to the current context.
         let answer = unsafe {
             result::matmul(
                 self.handle,
-                plan.operation,
+                operation.0,
                 std::ptr::from_ref(&alpha).cast(),
                 std::ptr::from_ref(&beta).cast(),
                 pointer(p.w),
-                plan.w,
+                w.0,
                 pointer(p.x),
-                plan.x,
+                x.0,
                 pointer(p.out),
-                plan.out,
+                out.0,
                 pointer(p.out),
-                plan.out,
+                out.0,
                 algo,
                 pointer(self.workspace.bytes()),
                 WORKSPACE_BYTES,
@@ -156,31 +152,10 @@ impl CublasLt {
     }
 
     fn plan(&self, key: &PlanKey, p: &Matmul) -> Result<Plan> {
-        use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let bf16 = sys::cudaDataType::CUDA_R_16BF;
-        let (m, n, k) = (key.num_tokens as u64, key.n as u64, key.k as u64);
-        let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)
-            .map_err(library_error)?;
-        set(operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &OP_TRANSPOSED)?;
-        if let Some(bias) = p.bias {
-            set(operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32))?;
-            set(operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.address())?;
-        }
-        let layout = |dtype, rows, cols, ld: usize| result::create_matrix_layout(dtype, rows, cols, ld as i64).map_err(library_error);
-        let w = layout(bf16, k, n, key.k)?;
-        let x = layout(bf16, k, m, key.k)?;
-        let out = layout(key.out_dtype, n, m, key.ld_out)?;
-        let mut plan = Plan { operation, w, x, out, algo: None };
-        plan.algo = Some(self.choose(&plan, key, p)?);
-        Ok(plan)
+        let descriptors = Descriptors::new(key, p)?;
+        let algo = self.choose(&descriptors, key, p)?;
+        Ok(Plan { descriptors, algo })
     }
-}
-
-/// Sets an attribute of an operation to a plain value.
-fn set<T: Copy>(operation: sys::cublasLtMatmulDesc_t, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
-    // SAFETY: the attributes set here are integers and addresses of the size of `T`, read before the call returns.
-    unsafe { result::set_matmul_desc_attribute(operation, attribute, std::ptr::from_ref(value).cast(), size_of::<T>()) }
-        .map_err(library_error)
 }
 
 impl Drop for CublasLt {
@@ -188,37 +163,9 @@ impl Drop for CublasLt {
         if self.gpu.synchronize().is_err() {
             return;
         }
-        for plan in self.plans.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
-            for layout in [plan.w, plan.x, plan.out] {
-                // SAFETY: made by `plan`, destroyed once.
-                let _ = unsafe { result::destroy_matrix_layout(layout) };
-            }
-            // SAFETY: as above.
-            let _ = unsafe { result::destroy_matmul_desc(plan.operation) };
-        }
         // SAFETY: made by `open`, destroyed once.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
-}
-
-fn preference(alignment: u32) -> Result<sys::cublasLtMatmulPreference_t> {
-    use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-    let preference = result::create_matmul_pref().map_err(library_error)?;
-    let workspace = WORKSPACE_BYTES as u64;
-    let set = |attribute, value: *const c_void, size| {
-        // SAFETY: the attributes used here are a u64 and u32s, read before the call returns.
-        unsafe { result::set_matmul_pref_attribute(preference, attribute, value, size) }.map_err(library_error)
-    };
-    set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::ptr::from_ref(&workspace).cast(), size_of_val(&workspace))?;
-    for attribute in [
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-    ] {
-        set(attribute, std::ptr::from_ref(&alignment).cast(), size_of_val(&alignment))?;
-    }
-    Ok(preference)
 }
 
 fn check(p: &Matmul) -> Result<()> {

@@ -507,6 +507,26 @@ unsafe extern "C" {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct pagoda_xor_words_params {
+    pub out: *mut u32,
+    pub data: *const ::core::ffi::c_void,
+    pub num_bytes: i64,
+    pub num_ctas: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_xor_words_params"][::core::mem::size_of::<pagoda_xor_words_params>() - 32usize];
+    ["Alignment of pagoda_xor_words_params"][::core::mem::align_of::<pagoda_xor_words_params>() - 8usize];
+    ["Offset of field: pagoda_xor_words_params::out"][::core::mem::offset_of!(pagoda_xor_words_params, out) - 0usize];
+    ["Offset of field: pagoda_xor_words_params::data"][::core::mem::offset_of!(pagoda_xor_words_params, data) - 8usize];
+    ["Offset of field: pagoda_xor_words_params::num_bytes"][::core::mem::offset_of!(pagoda_xor_words_params, num_bytes) - 16usize];
+    ["Offset of field: pagoda_xor_words_params::num_ctas"][::core::mem::offset_of!(pagoda_xor_words_params, num_ctas) - 24usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_xor_words(params: *const pagoda_xor_words_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct pagoda_grouped_gemm_params {
     pub out: *mut ::core::ffi::c_void,
     pub x: *const ::core::ffi::c_void,

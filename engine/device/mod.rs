@@ -173,8 +173,11 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// How large a step may be when nobody says.
     fn step_size(&self) -> StepSize;
     /// Bytes that this device takes for a model beside weights, workspace and KV pool, at the latest in its first step.
-    fn scratch_bytes(&self, _config: &ModelConfig, _step: StepSize, _weights: &WeightSize) -> usize {
-        0
+    ///
+    /// # Errors
+    /// A model that this device has no kernels for.
+    fn scratch_bytes(&self, _config: &ModelConfig, _step: StepSize, _weights: &WeightSize) -> Result<usize, EngineError> {
+        Ok(0)
     }
     /// Bytes of the device's own memory that are taken, by whomever; None where weights are not copied to memory of its own.
     fn memory_in_use(&self) -> Option<usize> {

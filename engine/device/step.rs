@@ -62,6 +62,11 @@ pub struct StepRoom {
 }
 
 impl StepRoom {
+    /// Bytes of all arrays, without what a device puts between them.
+    pub fn bytes(&self) -> usize {
+        self.lens().iter().sum::<usize>() * 4
+    }
+
     /// Lengths of the arrays of `StepTensors`, in their order.
     pub fn lens(&self) -> [usize; 11] {
         let (tokens, seqs) = (self.max_tokens, self.max_seqs);

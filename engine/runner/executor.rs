@@ -7,14 +7,20 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{StepInputs, StepOutputs};
 use crate::error::{EngineError, Result};
 
 /// Steps that may be queued at once, and launched before the first of them is finished.
 pub const MAX_QUEUED: usize = 2;
+
+/// How long the thread looks for the next step without sleeping: the engine needs some 50 us to make one.
+const MAX_SPIN: Duration = Duration::from_millis(1);
+/// Longest sleep between two looks after that. The next step wakes the thread at once; a step that ends is seen so much later.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// What runs steps: a model on a device, or a stand-in of it.
 pub trait StepRunner: Send + 'static {
@@ -133,13 +139,16 @@ fn run_steps(mut runner: impl StepRunner, steps: &Receiver<StepInputs>, results:
     }
 }
 
-/// The next step, if it comes before the oldest launched one is done. Does not sleep: either takes much less than a step.
+/// The next step, if it comes before the oldest launched one is done. It mostly comes at once; where nothing follows, as after a prompt that
+/// ends with its first token, the one under way may take long.
 fn step_before_ready(runner: &impl StepRunner, steps: &Receiver<StepInputs>) -> Option<StepInputs> {
+    let started = Instant::now();
     while !runner.is_ready() {
-        match steps.try_recv() {
+        let pause = if started.elapsed() < MAX_SPIN { Duration::ZERO } else { PAUSE };
+        match steps.recv_timeout(pause) {
             Ok(step) => return Some(step),
-            Err(TryRecvError::Disconnected) => return None,
-            Err(TryRecvError::Empty) => std::thread::yield_now(),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => std::thread::yield_now(),
         }
     }
     None

@@ -2,8 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::error::{EngineError, Result};
 
 /// A shared, immutable range of bytes.
 #[derive(Clone)]
@@ -24,6 +26,7 @@ enum Source {
 struct MappedFile {
     map: memmap2::Mmap,
     file: File,
+    path: PathBuf,
 }
 
 impl MappedBytes {
@@ -36,21 +39,24 @@ impl MappedBytes {
         // SAFETY: the mapping is read-only and private; that nobody truncates a checkpoint while it is served is the operator's part.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         let len = map.len();
-        Ok(MappedBytes { source: Source::Map(Arc::new(MappedFile { map, file })), start: 0, len })
+        Ok(MappedBytes { source: Source::Map(Arc::new(MappedFile { map, file, path: path.to_path_buf() })), start: 0, len })
     }
 
     /// dst = the bytes from `start` on. Reads the file where there is one: for bytes that are wanted once, that is cheaper than to map them
     /// page by page, and they do not stay in this process.
-    pub fn copy_to(&self, start: usize, dst: &mut [u8]) {
+    ///
+    /// # Errors
+    /// `Io`: the file became shorter since it was opened, or what the disk answers.
+    pub fn copy_to(&self, start: usize, dst: &mut [u8]) -> Result<()> {
         assert!(start.checked_add(dst.len()).is_some_and(|end| end <= self.len), "range {start}+{} of {} bytes", dst.len(), self.len);
         #[cfg(unix)]
         if let Source::Map(source) = &self.source {
             use std::os::unix::fs::FileExt as _;
-            if source.file.read_exact_at(dst, (self.start + start) as u64).is_ok() {
-                return;
-            }
+            let read = source.file.read_exact_at(dst, (self.start + start) as u64);
+            return read.map_err(|error| EngineError::Io { path: source.path.clone(), source: error });
         }
         dst.copy_from_slice(&self.as_slice()[start..start + dst.len()]);
+        Ok(())
     }
 
     /// Owns a copy of `bytes`.
@@ -104,8 +110,22 @@ mod tests {
         for bytes in [MappedBytes::open(&path).expect("opened"), MappedBytes::from_slice(&content)] {
             let part = bytes.slice(1000, 8000);
             let mut copy = vec![0; 5000];
-            part.copy_to(3000, &mut copy);
+            part.copy_to(3000, &mut copy).expect("copied");
             assert_eq!((&copy[..], part.as_slice()), (&content[4000..9000], &content[1000..9000]));
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_that_became_shorter_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bytes");
+        std::fs::write(&path, vec![1; 10_000]).expect("written");
+        let bytes = MappedBytes::open(&path).expect("opened");
+        File::options().write(true).open(&path).and_then(|file| file.set_len(6000)).expect("cut");
+        let mut copy = vec![0; 5000];
+        bytes.copy_to(1000, &mut copy).expect("the part that is still there");
+        let error = bytes.copy_to(2000, &mut copy).expect_err("cut off").to_string();
+        assert!(error.contains("bytes: ") && error.contains("fill"), "{error}");
     }
 }

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
-use cudarc::cublaslt::{result, sys};
+use cudarc::cublaslt::sys;
 use cudarc::driver;
 
-use super::{CublasLt, Matmul, Plan, PlanKey, WORKSPACE_BYTES, library_error, preference};
+use super::descriptors::{Descriptors, Preference};
+use super::{CublasLt, Matmul, PlanKey, WORKSPACE_BYTES, library_error};
 use crate::context::driver_error;
 use crate::gpu::Event;
 use crate::status::{KernelError, Result};
@@ -40,56 +41,54 @@ fn bucket(key: &PlanKey) -> Bucket {
 }
 
 impl CublasLt {
-    /// The algorithm for a plan whose descriptors are there: the tuned one where it was found or can be now, else the library's first.
-    pub(super) fn choose(&self, plan: &Plan, key: &PlanKey, p: &Matmul) -> Result<sys::cublasLtMatmulAlgo_t> {
+    /// The algorithm for these descriptors: the tuned one where it was found or can be now, else the library's first.
+    pub(super) fn choose(&self, descriptors: &Descriptors, key: &PlanKey, p: &Matmul) -> Result<sys::cublasLtMatmulAlgo_t> {
         let known = self.tuned.algos.lock().unwrap_or_else(PoisonError::into_inner).get(&bucket(key)).copied();
-        if let Some(algo) = known.filter(|algo| self.accepts(plan, algo)) {
+        if let Some(algo) = known.filter(|algo| self.accepts(descriptors, algo)) {
             return Ok(algo);
         }
-        let candidates = self.candidates(plan, key)?;
+        let candidates = self.candidates(descriptors, key)?;
         let first = *candidates.first().ok_or_else(|| KernelError::Unsupported { op: super::OP, reason: format!("{p:?}") })?;
         if candidates.len() == 1 || key.num_tokens < MIN_TOKENS || self.is_capturing()? {
             return Ok(first);
         }
-        let algo = self.fastest(plan, p, &candidates)?;
+        let algo = self.fastest(descriptors, p, &candidates)?;
         self.tuned.algos.lock().unwrap_or_else(PoisonError::into_inner).insert(bucket(key), algo);
         Ok(algo)
     }
 
-    fn candidates(&self, plan: &Plan, key: &PlanKey) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
-        let preference = preference(key.alignment as u32)?;
+    fn candidates(&self, descriptors: &Descriptors, key: &PlanKey) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
+        let Descriptors { operation, w, x, out } = descriptors;
+        let preference = Preference::new(key.alignment as u32)?;
         let mut found = [const { MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed() }; MAX_CANDIDATES];
         let mut count = 0;
         // SAFETY: all descriptors are alive; the array has room for as many results as are asked for.
         let status = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle,
-                plan.operation,
-                plan.w,
-                plan.x,
-                plan.out,
-                plan.out,
-                preference,
+                operation.0,
+                w.0,
+                x.0,
+                out.0,
+                out.0,
+                preference.0,
                 MAX_CANDIDATES as i32,
                 found.as_mut_ptr().cast(),
                 &mut count,
             )
         };
-        // SAFETY: made by `preference`, used no more.
-        let _ = unsafe { result::destroy_matmul_pref(preference) };
         status.result().map_err(library_error)?;
         // SAFETY: zeroed, and the first `count` filled in; every field may be zero.
         let results = found.iter().take(count.max(0) as usize).map(|r| unsafe { r.assume_init() });
         Ok(results.filter(|r| r.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS).map(|r| r.algo).collect())
     }
 
-    /// Whether the library takes this algorithm for the plan's shape.
-    fn accepts(&self, plan: &Plan, algo: &sys::cublasLtMatmulAlgo_t) -> bool {
+    /// Whether the library takes this algorithm for that shape.
+    fn accepts(&self, descriptors: &Descriptors, algo: &sys::cublasLtMatmulAlgo_t) -> bool {
+        let Descriptors { operation, w, x, out } = descriptors;
         let mut result = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
         // SAFETY: all descriptors are alive; the result is written before it is read below.
-        let status = unsafe {
-            sys::cublasLtMatmulAlgoCheck(self.handle, plan.operation, plan.w, plan.x, plan.out, plan.out, algo, result.as_mut_ptr())
-        };
+        let status = unsafe { sys::cublasLtMatmulAlgoCheck(self.handle, operation.0, w.0, x.0, out.0, out.0, algo, result.as_mut_ptr()) };
         // SAFETY: zeroed, or filled in; every field may be zero.
         let result = unsafe { result.assume_init() };
         status == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS && result.workspaceSize <= WORKSPACE_BYTES
@@ -102,12 +101,17 @@ impl CublasLt {
         Ok(status != driver::sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
-    fn fastest(&self, plan: &Plan, p: &Matmul, candidates: &[sys::cublasLtMatmulAlgo_t]) -> Result<sys::cublasLtMatmulAlgo_t> {
+    fn fastest(
+        &self,
+        descriptors: &Descriptors,
+        p: &Matmul,
+        candidates: &[sys::cublasLtMatmulAlgo_t],
+    ) -> Result<sys::cublasLtMatmulAlgo_t> {
         let marks = (Event::new(&self.gpu)?, Event::new(&self.gpu)?);
         let mut best = (f32::INFINITY, candidates[0]);
         for (i, algo) in candidates.iter().enumerate() {
             // An algorithm that fails is none.
-            let Ok(ms) = self.time(plan, p, algo, &marks) else { continue };
+            let Ok(ms) = self.time(descriptors, p, algo, &marks) else { continue };
             if ms < best.0 * if i == 0 { 1.0 } else { CLEARLY_FASTER } {
                 best = (ms, *algo);
             }
@@ -115,12 +119,12 @@ impl CublasLt {
         Ok(best.1)
     }
 
-    fn time(&self, plan: &Plan, p: &Matmul, algo: &sys::cublasLtMatmulAlgo_t, (begin, end): &(Event, Event)) -> Result<f32> {
+    fn time(&self, descriptors: &Descriptors, p: &Matmul, algo: &sys::cublasLtMatmulAlgo_t, (begin, end): &(Event, Event)) -> Result<f32> {
         let run = || -> Result<f32> {
             // Writing the workspace puts the weights of small matrices out of L2, where a step will not find them either.
             self.gpu.zero(self.workspace.bytes())?;
             begin.record()?;
-            self.run(plan, p, algo)?;
+            self.run(descriptors, p, algo)?;
             end.record()?;
             end.wait()?;
             end.ms_since(begin)

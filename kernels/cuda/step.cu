@@ -1,4 +1,4 @@
-// Small ops on step metadata and rows: resolve_tokens, scatter_ints, gather_rows (embedding), gather_columns, soft_cap, add_bias, copy_blocks.
+// Small ops on step metadata and rows: resolve_tokens, scatter_ints, gather_rows (embedding), gather_columns, soft_cap, add_bias, copy_blocks; xor_words.
 //
 // All bound by memory or by the launch itself; one thread a 16-byte vector where rows are moved.
 #include "common/launch.cuh"
@@ -70,6 +70,28 @@ template <typename T> __global__ void add_bias_kernel(const __grid_constant__ pa
   for (int i = threadIdx.x; i < p.cols; i += blockDim.x) row_gmem[i] = from_f32<T>(to_f32(load_fresh(row_gmem + i)) + p.bias[i]);
 }
 
+// kPieces vectors of every thread are in flight at once.
+__global__ void __launch_bounds__(kThreads) xor_words_kernel(const __grid_constant__ pagoda_xor_words_params p) {
+  constexpr int kPieces = 8;
+  wait_then_allow_next();
+  const int64_t num_vecs = p.num_bytes / kVecBytes, stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  const uint4 *data_gmem = static_cast<const uint4 *>(p.data);
+  uint32_t word = 0;
+  int64_t i = global_thread();
+  for (; i + (kPieces - 1) * stride < num_vecs; i += kPieces * stride) {
+    uint4 v[kPieces];
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) v[piece] = __ldcs(data_gmem + i + piece * stride);
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) word ^= v[piece].x ^ v[piece].y ^ v[piece].z ^ v[piece].w;
+  }
+  for (; i < num_vecs; i += stride) {
+    const uint4 v = __ldcs(data_gmem + i);
+    word ^= v.x ^ v.y ^ v.z ^ v.w;
+  }
+  atomicXor(p.out, word);
+}
+
 // Grid (chunks of a block, pairs).
 __global__ void copy_blocks_kernel(const __grid_constant__ pagoda_copy_blocks_params p) {
   wait_then_allow_next();
@@ -134,4 +156,10 @@ extern "C" pagoda_status pagoda_copy_blocks(const pagoda_copy_blocks_params *p, 
   if (p->block_bytes % kVecBytes != 0) return PAGODA_UNSUPPORTED;
   if (p->num_pairs == 0) return PAGODA_OK;
   return launch(copy_blocks_kernel, {dim3(num_ctas(p->block_bytes / kVecBytes), static_cast<unsigned>(p->num_pairs)), kThreads}, *p, stream);
+}
+
+extern "C" pagoda_status pagoda_xor_words(const pagoda_xor_words_params *p, pagoda_stream stream) {
+  using namespace pagoda;
+  if (!p || !p->out || !p->data || p->num_bytes < 0 || p->num_bytes % kVecBytes != 0 || p->num_ctas <= 0) return PAGODA_INVALID_ARGUMENT;
+  return launch(xor_words_kernel, {static_cast<unsigned>(p->num_ctas), kThreads}, *p, stream);
 }

@@ -1,9 +1,12 @@
 //! Times skinny products on the first GPU, over the shapes of common models: `bench_gemm [--sweep] [--tokens 1,8] [--model 7b]`.
 //!
 //! Every product is captured into a graph of launches that rotate over copies of the weights (random, more than the 50 MB of L2), as a
-//! chain of early starts and one after the other. Prints one JSON line a case: microseconds, GB/s of weights, share of the read limit.
+//! chain of early starts and one after the other. Prints one JSON line a case: microseconds, GB/s of weights, share of plain
+//! reads of this GPU, measured first.
 //! `--sweep` times every plan instead of the chosen one, fastest first.
 #![allow(unsafe_code)]
+
+mod random_weights;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -13,9 +16,9 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use pagoda_kernels::heuristics::{GpuClass, SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder, skinny_plan};
 use pagoda_kernels::ops::gemm::{Epilogue, SkinnyGemmParams, Start, skinny_gemm};
 use pagoda_kernels::ops::{DType, DeviceBytes, Stream};
+use pagoda_kernels::{Gpu, read_rate};
+use random_weights::random_bits;
 
-/// Plain reads of an H100 80GB HBM3, measured.
-const READ_LIMIT_GB_S: f64 = 3150.0;
 const ARENA_BYTES: usize = 4 << 30;
 const MIN_ROTATED_BYTES: usize = 300 << 20;
 const MAX_LAUNCHES: usize = 64;
@@ -58,21 +61,11 @@ impl Model {
 struct Bench {
     stream: Arc<CudaStream>,
     gpu: GpuClass,
+    /// Plain reads, GB/s.
+    read_gb_s: f64,
     weights: CudaSlice<u16>,
     x: CudaSlice<u16>,
     out: CudaSlice<u16>,
-}
-
-/// Random bf16 between 2^-9 and 2^-5 of either sign.
-fn random_bits(len: usize) -> Vec<u16> {
-    let mut state = 0x1234_5678_9abc_def1_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u16
-    };
-    (0..len).map(|_| next()).map(|r| (r & 0x807f) | ((118 + ((r >> 8) & 3)) << 7)).collect()
 }
 
 fn range(slice: &CudaSlice<u16>, stream: &CudaStream, offset: usize, len: usize) -> DeviceBytes {
@@ -85,6 +78,7 @@ fn range(slice: &CudaSlice<u16>, stream: &CudaStream, offset: usize, len: usize)
 impl Bench {
     fn new() -> Option<Bench> {
         let gpu = *pagoda_kernels::probe().ok()?.first().map(|g| (g.num_sms, g.compute_capability)).as_ref()?;
+        let read_gb_s = Gpu::open(0).and_then(|gpu| read_rate(&gpu)).ok()? / 1e9;
         let context = CudaContext::new(0).ok()?;
         // SAFETY: everything here runs on one stream.
         unsafe { context.disable_event_tracking() };
@@ -97,7 +91,7 @@ impl Bench {
         }
         let x = stream.clone_htod(&random_bits(64 * 32768)).ok()?;
         let out = stream.alloc_zeros::<u16>(64 * 160_000).ok()?;
-        Some(Bench { stream, gpu: GpuClass { num_sms: gpu.0, compute_capability: gpu.1 }, weights, x, out })
+        Some(Bench { stream, gpu: GpuClass { num_sms: gpu.0, compute_capability: gpu.1 }, read_gb_s, weights, x, out })
     }
 
     /// Microseconds of one product, best of two replays; None where the plan does not run.
@@ -188,7 +182,7 @@ impl Bench {
             shape.n,
             shape.k,
             gb_s(early_us),
-            gb_s(early_us) / READ_LIMIT_GB_S,
+            gb_s(early_us) / self.read_gb_s,
         );
         say(&line);
     }

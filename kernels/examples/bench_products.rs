@@ -5,6 +5,8 @@
 //! `tuned_ms` is what the choice of the library's algorithm took.
 #![allow(unsafe_code)]
 
+mod random_weights;
+
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +22,7 @@ use pagoda_kernels::ops::step::{Activation, gated_activation};
 use pagoda_kernels::ops::wide::{WideGemm, wide_gemm};
 use pagoda_kernels::ops::{DType, DeviceBytes};
 use pagoda_kernels::{CublasLt, DeviceMemory, Event, Gpu, Result};
+use random_weights::random_bits;
 
 const WEIGHT_BYTES: usize = 3 << 30;
 const MIN_ROTATED_BYTES: usize = 200 << 20;
@@ -54,16 +57,9 @@ struct Bench {
     offsets: DeviceMemory,
 }
 
-/// Random bf16 between 2^-9 and 2^-5 of either sign, as bytes.
+/// Random bf16, as bytes.
 fn random_bytes(len: usize) -> Vec<u8> {
-    let mut state = 0x1234_5678_9abc_def1_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u16
-    };
-    (0..len / 2).map(|_| next()).flat_map(|r| ((r & 0x807f) | ((118 + ((r >> 8) & 3)) << 7)).to_le_bytes()).collect()
+    random_bits(len / 2).into_iter().flat_map(u16::to_le_bytes).collect()
 }
 
 /// The first `len` bytes.

@@ -279,6 +279,15 @@ typedef struct pagoda_copy_blocks_params {
 } pagoda_copy_blocks_params;
 pagoda_status pagoda_copy_blocks(const pagoda_copy_blocks_params *params, pagoda_stream stream);
 
+/* *out ^= all 32-bit words of `data`: reads memory as fast as it can be read, which is what kernels are held against. */
+typedef struct pagoda_xor_words_params {
+  uint32_t *out;
+  const void *data;
+  int64_t num_bytes; /* a multiple of 16 */
+  int32_t num_ctas;
+} pagoda_xor_words_params;
+pagoda_status pagoda_xor_words(const pagoda_xor_words_params *params, pagoda_stream stream);
+
 /* Rows in groups, each group with a matrix of its own: rows offsets[g] .. offsets[g + 1] of out use w + g * w_stride. */
 typedef struct pagoda_grouped_gemm_params {
   void *out;              /* [num_rows, n] of row stride ld_out, out_dtype */

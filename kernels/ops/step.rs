@@ -177,3 +177,16 @@ pub fn copy_blocks(kv: DeviceBytes, pairs: DeviceBytes, num_pairs: usize, block_
     };
     launch!(pagoda_copy_blocks, raw, stream)
 }
+
+/// out ^= all 32-bit words of `data`, read once by `num_ctas` CTAs as fast as memory can be read. `data`: a multiple of 16 bytes.
+///
+/// # Errors
+/// See `resolve_tokens`.
+pub fn xor_words(out: DeviceBytes, data: DeviceBytes, num_ctas: usize, stream: Stream) -> Result<()> {
+    const OP: &str = "xor_words";
+    check_range(OP, "out", out, 4, 4)?;
+    check_range(OP, "data", data, data.len().next_multiple_of(ALIGNMENT as usize), ALIGNMENT)?;
+    let num_bytes = data.len() as i64;
+    let raw = sys::pagoda_xor_words_params { out: out.as_ptr(), data: data.as_ptr(), num_bytes, num_ctas: int(OP, "num_ctas", num_ctas)? };
+    launch!(pagoda_xor_words, raw, stream)
+}

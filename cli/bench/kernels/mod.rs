@@ -75,7 +75,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let device = CudaDevice::new(0)?;
     let device = if arguments.deterministic { device.deterministic() } else { device };
-    measure(&device, Limits::of_gpu(), arguments, &chosen)
+    let limits = Limits::measure_gpu(&device, arguments.ms)?;
+    measure(&device, limits, arguments, &chosen)
 }
 
 /// Arguments, checked.

@@ -40,6 +40,7 @@ impl CudaDevice {
     pub(super) fn new_step(&self, room: &StepRoom) -> Result<StepTensors<CudaDevice>> {
         let total: usize = room.lens().map(|len| (len * 4).next_multiple_of(ARRAY_ALIGN)).iter().sum();
         let memory = Arc::new(self.zeroed(total)?);
+        self.step_ring.lock().reserve(total)?;
         StepTensors::alloc(room, |_| Ok(CudaInts { memory: memory.clone(), start: 0, len: 0 }))
     }
 
@@ -103,15 +104,18 @@ impl CudaDevice {
         let bytes = self.weights.alloc(n * k * 2).map_err(engine_error)?;
         self.staging.lock().upload_with(bytes, n * k * 2, k * 2, |start, piece| match host.format {
             WeightFormat::BF16 => read_parallel(piece, &host.bytes, start),
-            _ => convert_rows(piece, host, start / (k * 2)),
+            _ => {
+                convert_rows(piece, host, start / (k * 2));
+                Ok(())
+            }
         })?;
         Ok(CudaWeight { stored: Stored::Dense(bytes), n, k })
     }
 }
 
 /// dst = the bytes from `start` on, read by all threads.
-pub(super) fn read_parallel(dst: &mut [u8], src: &MappedBytes, start: usize) {
-    dst.par_chunks_mut(TASK_BYTES).enumerate().for_each(|(task, dst)| src.copy_to(start + task * TASK_BYTES, dst));
+pub(super) fn read_parallel(dst: &mut [u8], src: &MappedBytes, start: usize) -> Result<()> {
+    dst.par_chunks_mut(TASK_BYTES).enumerate().try_for_each(|(task, dst)| src.copy_to(start + task * TASK_BYTES, dst))
 }
 
 /// dst = rows `first ..` of `host` as bf16, rounded to nearest even.

@@ -130,7 +130,7 @@ impl CudaDevice {
             scales: Arena::with_step(&gpu, SCALES_STEP).map_err(engine_error)?,
             blas,
             staging: Mutex::new(Staging::new(&gpu)?),
-            step_ring: Mutex::new(StepRing::new(&gpu)?),
+            step_ring: Mutex::new(StepRing::new(&gpu)),
             partials: zeroed(PARTIALS_BYTES)?,
             prefix_partials: zeroed(if has_prefix_kernel(*compute_capability) { PARTIALS_BYTES } else { 0 })?,
             counters: zeroed(MAX_COUNTERS * 4)?,
@@ -170,6 +170,14 @@ impl CudaDevice {
 
     fn needed_scratch(&self) -> usize {
         self.needed_scratch.load(Ordering::Relaxed)
+    }
+
+    /// Bytes a second of plain reads of the GPU's memory, measured now.
+    ///
+    /// # Errors
+    /// The driver refuses, or there is no memory.
+    pub fn read_rate(&self) -> Result<f64> {
+        pagoda_kernels::read_rate(&self.gpu).map_err(engine_error)
     }
 
     /// GPUs that this binary could use: none when it was built without kernels or there is no driver.

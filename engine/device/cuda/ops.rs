@@ -123,7 +123,7 @@ impl Device for CudaDevice {
         self.default_step_size()
     }
 
-    fn scratch_bytes(&self, config: &ModelConfig, step: StepSize, weights: &WeightSize) -> usize {
+    fn scratch_bytes(&self, config: &ModelConfig, step: StepSize, weights: &WeightSize) -> Result<usize> {
         self.planned_scratch(config, step, weights)
     }
 

@@ -8,6 +8,7 @@ use super::product_w8::RoundedInputs;
 use super::sample::sampler_bytes;
 use super::w4_load::{Planned, planned_parts, planned_room};
 use crate::device::{MatrixForm, MatrixUse};
+use crate::error::Result;
 use crate::memory_plan::StepSize;
 use crate::models::config::ModelConfig;
 use crate::weights::size::WeightSize;
@@ -31,11 +32,11 @@ impl CudaDevice {
     }
 
     /// Partial results, staging and the workspace of the library are taken when the device is opened, before free memory is asked for.
-    pub(super) fn planned_scratch(&self, config: &ModelConfig, step: StepSize, weights: &WeightSize) -> usize {
+    pub(super) fn planned_scratch(&self, config: &ModelConfig, step: StepSize, weights: &WeightSize) -> Result<usize> {
         let moe = config.moe.map_or(0, |moe| MoeScratch::bytes(config.hidden_size, moe, step.max_num_batched_tokens));
-        let sampler = sampler_bytes(step.max_num_seqs, config.vocab_size).unwrap_or(0);
+        let sampler = sampler_bytes(step.max_num_seqs, config.vocab_size)?;
         let rounded_inputs = self.byte_cols(weights).map_or(0, |cols| RoundedInputs::bytes(step.max_num_batched_tokens, cols));
-        CODE_BYTES + GRAPH_BYTES + moe + sampler + rounded_inputs + planned_room(weights)
+        Ok(CODE_BYTES + GRAPH_BYTES + moe + sampler + rounded_inputs + planned_room(weights))
     }
 
     /// Matrices as they will lie on the GPU, and vectors in f32 and bf16.

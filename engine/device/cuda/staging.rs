@@ -45,8 +45,14 @@ impl Staging {
     /// Queues dst = `len` bytes that `fill(start, piece)` writes piece by piece; pieces are multiples of `unit` bytes but for the last.
     ///
     /// # Errors
-    /// The driver refuses, or earlier work failed.
-    pub fn upload_with(&mut self, dst: DeviceBytes, len: usize, unit: usize, fill: impl FnMut(usize, &mut [u8])) -> Result<()> {
+    /// The driver refuses, earlier work failed, or what `fill` answers.
+    pub fn upload_with(
+        &mut self,
+        dst: DeviceBytes,
+        len: usize,
+        unit: usize,
+        fill: impl FnMut(usize, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
         self.pieces(len, unit, fill, |gpu, start, piece| gpu.copy_to_device(dst.from(start), piece).map_err(engine_error))
     }
 
@@ -60,7 +66,7 @@ impl Staging {
         room: DeviceBytes,
         len: usize,
         unit: usize,
-        fill: impl FnMut(usize, &mut [u8]),
+        fill: impl FnMut(usize, &mut [u8]) -> Result<()>,
         mut then: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<()> {
         self.pieces(len, unit, fill, |gpu, start, piece| {
@@ -73,7 +79,7 @@ impl Staging {
         &mut self,
         len: usize,
         unit: usize,
-        mut fill: impl FnMut(usize, &mut [u8]),
+        mut fill: impl FnMut(usize, &mut [u8]) -> Result<()>,
         mut copy: impl FnMut(&Gpu, usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
         assert!(unit <= HALF_BYTES, "units of {unit} bytes");
@@ -87,7 +93,7 @@ impl Staging {
             let size = if wanted <= room { wanted } else { room / unit * unit };
             let half = &mut self.halves[self.current];
             let piece = &mut half.memory.as_mut_slice()[self.used..self.used + size];
-            fill(start, piece);
+            fill(start, piece)?;
             copy(&self.gpu, start, piece)?;
             self.used = (self.used + size).next_multiple_of(ALIGN).min(HALF_BYTES);
             start += size;
@@ -100,7 +106,10 @@ impl Staging {
     /// # Errors
     /// As `upload_with`.
     pub fn upload(&mut self, dst: DeviceBytes, src: &[u8]) -> Result<()> {
-        self.upload_with(dst, src.len(), 1, |start, piece| piece.copy_from_slice(&src[start..start + piece.len()]))
+        self.upload_with(dst, src.len(), 1, |start, piece| {
+            piece.copy_from_slice(&src[start..start + piece.len()]);
+            Ok(())
+        })
     }
 
     /// Goes on with the other buffer, when all copies out of it are done.
@@ -114,8 +123,6 @@ impl Staging {
 
 /// Steps whose arrays may be on their way at once: two that are launched, one that is written, one to spare.
 const RING_SLOTS: usize = 4;
-/// Bytes of a slot at first; it grows with the steps.
-const SLOT_BYTES: usize = 256 << 10;
 
 struct Slot {
     memory: PinnedMemory,
@@ -131,19 +138,28 @@ pub struct StepRing {
 }
 
 impl StepRing {
-    /// Takes the slots.
+    /// A ring without room yet.
+    pub fn new(gpu: &Arc<Gpu>) -> StepRing {
+        StepRing { gpu: gpu.clone(), slots: Vec::new(), next: 0 }
+    }
+
+    /// Takes room for steps of `len` bytes: pinned memory is not to be had quickly, so not while steps run.
     ///
     /// # Errors
     /// The driver refuses.
-    pub fn new(gpu: &Arc<Gpu>) -> Result<StepRing> {
-        let slot = |_| -> Result<Slot> {
-            let memory = PinnedMemory::zeroed(gpu, SLOT_BYTES).map_err(engine_error)?;
-            Ok(Slot { memory, copied: Event::untimed(gpu).map_err(engine_error)? })
-        };
-        Ok(StepRing { gpu: gpu.clone(), slots: (0..RING_SLOTS).map(slot).collect::<Result<_>>()?, next: 0 })
+    pub fn reserve(&mut self, len: usize) -> Result<()> {
+        if self.slots.iter().any(|slot| slot.memory.as_slice().len() < len) || self.slots.is_empty() {
+            let slot = |_| -> Result<Slot> {
+                let memory = PinnedMemory::zeroed(&self.gpu, len).map_err(engine_error)?;
+                Ok(Slot { memory, copied: Event::untimed(&self.gpu).map_err(engine_error)? })
+            };
+            self.gpu.synchronize().map_err(engine_error)?;
+            self.slots = (0..RING_SLOTS).map(slot).collect::<Result<_>>()?;
+        }
+        Ok(())
     }
 
-    /// Queues dst = the `len` bytes that `fill` writes.
+    /// Queues dst = the `len` bytes that `fill` writes; at most as many as were reserved.
     ///
     /// # Errors
     /// The driver refuses, or earlier work failed.
@@ -151,9 +167,6 @@ impl StepRing {
         let slot = &mut self.slots[self.next];
         self.next = (self.next + 1) % RING_SLOTS;
         slot.copied.wait().map_err(engine_error)?;
-        if slot.memory.as_slice().len() < len {
-            slot.memory = PinnedMemory::zeroed(&self.gpu, len.next_power_of_two()).map_err(engine_error)?;
-        }
         let bytes = &mut slot.memory.as_mut_slice()[..len];
         fill(bytes);
         self.gpu.copy_to_device(dst, bytes).map_err(engine_error)?;
