@@ -32,6 +32,21 @@ macro_rules! op {
     };
 }
 
+/// Sixteen e4m3fn floats as halves, which have one exponent bit more: they are 2^8 times too small.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn e4m3_halves(codes: &[u8; 16]) -> __m256i {
+    // SAFETY: the caller has the feature; the vector and the array are plain data of one size.
+    unsafe {
+        let q = _mm256_cvtepu8_epi16(transmute::<[u8; 16], __m128i>(*codes));
+        let sign = _mm256_and_si256(_mm256_slli_epi16::<8>(q), _mm256_set1_epi16(i16::MIN));
+        let rest = _mm256_and_si256(_mm256_slli_epi16::<7>(q), _mm256_set1_epi16(0x3f80));
+        _mm256_or_si256(sign, rest)
+    }
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 fn entry<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
     kernel.run(s)
@@ -253,14 +268,10 @@ impl Simd for Avx2 {
         let high = op!(_mm256_or_si256(_mm256_srli_epi64::<4>(high), _mm256_slli_epi64::<32>(high)));
         Pair(self.permute(book, low), self.permute(book, high))
     }
-    /// As halves, which have one exponent bit more, they are 2^8 times too small.
     #[inline(always)]
     fn e4m3_f32(self, codes: &[u8; 16]) -> Self::V {
         op!({
-            let q = _mm256_cvtepu8_epi16(transmute::<[u8; 16], __m128i>(*codes));
-            let sign = _mm256_and_si256(_mm256_slli_epi16::<8>(q), _mm256_set1_epi16(i16::MIN));
-            let rest = _mm256_and_si256(_mm256_slli_epi16::<7>(q), _mm256_set1_epi16(0x3f80));
-            let [low, high] = transmute::<__m256i, [__m128i; 2]>(_mm256_or_si256(sign, rest));
+            let [low, high] = transmute::<__m256i, [__m128i; 2]>(e4m3_halves(codes));
             let factor = _mm256_set1_ps(256.0);
             Pair(_mm256_mul_ps(_mm256_cvtph_ps(low), factor), _mm256_mul_ps(_mm256_cvtph_ps(high), factor))
         })

@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
+use super::avx2::e4m3_halves;
 use super::{Kernel, LANES, Simd};
 
 /// Proof that the processor has AVX-512 F, BW, DQ, VL (and AVX2, FMA, F16C).
@@ -208,14 +209,8 @@ impl Simd for Avx512 {
             _mm512_permutexvar_ps(_mm512_or_si512(_mm512_srli_epi64::<4>(q), _mm512_slli_epi64::<32>(q)), book)
         })
     }
-    /// As halves, which have one exponent bit more, they are 2^8 times too small.
     #[inline(always)]
     fn e4m3_f32(self, codes: &[u8; 16]) -> Self::V {
-        op!({
-            let q = _mm256_cvtepu8_epi16(transmute::<[u8; 16], __m128i>(*codes));
-            let sign = _mm256_and_si256(_mm256_slli_epi16::<8>(q), _mm256_set1_epi16(i16::MIN));
-            let rest = _mm256_and_si256(_mm256_slli_epi16::<7>(q), _mm256_set1_epi16(0x3f80));
-            _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(sign, rest)), _mm512_set1_ps(256.0))
-        })
+        op!(_mm512_mul_ps(_mm512_cvtph_ps(e4m3_halves(codes)), _mm512_set1_ps(256.0)))
     }
 }
