@@ -25,6 +25,8 @@ pub struct ServerOptions {
     pub max_body_bytes: usize,
     /// Requests that generate at the same time.
     pub max_concurrent_requests: usize,
+    /// Folder of message batches; None: in the cache folder.
+    pub batch_dir: Option<PathBuf>,
     /// Origins that a browser may call from; empty: any.
     pub cors_origins: Vec<String>,
     /// Time for requests in flight at shutdown.
@@ -236,6 +238,7 @@ impl Values<'_> {
             served_model_names: self.texts("served_model_name"),
             max_body_bytes: self.count("max_body_bytes").unwrap_or_default(),
             max_concurrent_requests: self.count("max_concurrent_requests").unwrap_or_default(),
+            batch_dir: self.text("batch_dir").map(PathBuf::from),
             cors_origins: self.texts("cors_origins"),
             shutdown_timeout: Duration::from_secs_f64(self.number("shutdown_timeout")),
         }

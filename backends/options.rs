@@ -137,6 +137,7 @@ pub const OPTIONS: &[OptionSpec] = &{
         row(Server, "served_model_name", None, Text, None, "Names the model answers to, comma-separated; the first is shown"),
         row(Server, "max_body_bytes", None, Count(1024, 1 << 32), Some("33554432"), "Largest request body"),
         row(Server, "max_concurrent_requests", None, Count(1, 1 << 20), Some("1024"), "Requests that generate at the same time"),
+        row(Server, "batch_dir", None, Text, None, "Folder of message batches; unset: `batches` in the cache folder"),
         row(Server, "cors_origins", None, Text, None, "Origins that a browser may call from, comma-separated; unset: any"),
         row(Server, "shutdown_timeout", None, Number(0.0, 86400.0), Some("30"), "Seconds that requests in flight get at shutdown"),
         row(Log, "log_level", Some("RUST_LOG"), Text, Some("info"), "error, warn, info, debug, trace, or a tracing filter"),

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -181,10 +181,17 @@ fn server_config(options: &ServerOptions) -> Result<ServerConfig> {
             [] => CorsOrigins::Any,
             origins => CorsOrigins::List(origins.to_vec()),
         },
+        batch_dir: options.batch_dir.clone().or_else(default_batch_dir),
         drain_timeout: options.shutdown_timeout,
         version: env!("CARGO_PKG_VERSION").into(),
         ..ServerConfig::default()
     })
+}
+
+/// Where batches are kept unless the user says so; a cache that cannot be written is no reason not to serve.
+fn default_batch_dir() -> Option<PathBuf> {
+    let folder = context::hub().ok()?.cache.join("batches");
+    std::fs::create_dir_all(&folder).ok().map(|()| folder)
 }
 
 /// Says where the server is and what to try, on stdout.

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::anthropic::batches::{self, Batches};
 use crate::config::ServerConfig;
 use crate::connection::NumBusy;
 use crate::error::{ApiError, ErrorKind};
@@ -24,8 +25,13 @@ pub(crate) fn router(app: SharedApp) -> Router {
     Router::new()
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/messages/batches", post(batches::create).get(batches::list))
+        .route("/v1/messages/batches/{id}", get(batches::retrieve).delete(batches::delete))
+        .route("/v1/messages/batches/{id}/cancel", post(batches::cancel))
+        .route("/v1/messages/batches/{id}/results", get(batches::results))
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
+        .route("/v1/responses", post(openai::responses))
         .route("/v1/models", get(openai::list_models))
         .route("/v1/models/{*id}", get(openai::retrieve_model))
         .route("/tokenize", post(tokenize::tokenize))
@@ -51,15 +57,17 @@ pub(crate) enum Phase {
 pub(crate) struct App {
     pub(crate) config: ServerConfig,
     pub(crate) models: ModelSource,
+    /// None: the server keeps none.
+    pub(crate) batches: Option<Batches>,
     slots: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
     num_in_flight: watch::Sender<usize>,
 }
 
 impl App {
-    pub(crate) fn new(config: ServerConfig, models: ModelSource) -> Self {
+    pub(crate) fn new(config: ServerConfig, models: ModelSource, batches: Option<Batches>) -> Self {
         let slots = Arc::new(Semaphore::new(config.max_concurrent_requests.min(Semaphore::MAX_PERMITS)));
-        App { config, models, slots, phase: watch::Sender::new(Phase::Running), num_in_flight: watch::Sender::new(0) }
+        App { config, models, batches, slots, phase: watch::Sender::new(Phase::Running), num_in_flight: watch::Sender::new(0) }
     }
 
     /// The right to generate, for as long as the permit lives.
@@ -80,10 +88,15 @@ impl App {
 
     /// Completes when running requests must end.
     pub(crate) fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.leaving(Phase::Draining)
+    }
+
+    /// Completes when a phase is over.
+    pub(crate) fn leaving(&self, last: Phase) -> impl Future<Output = ()> + Send + use<> {
         let mut phase = self.phase.subscribe();
         async move {
             // An error means that the app is gone, and then there is nothing left to run for.
-            let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+            let _ = phase.wait_for(|phase| *phase > last).await;
         }
     }
 

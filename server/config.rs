@@ -1,5 +1,6 @@
 //! `ServerConfig`: what the front end can be told. The binary resolves it from options, environment and file.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Options of the server.
@@ -21,6 +22,8 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// Silence on a stream after which a ping is sent; clients expect 15 s at most.
     pub ping_interval: Duration,
+    /// Folder of `/v1/messages/batches`; None: the server keeps no batches.
+    pub batch_dir: Option<PathBuf>,
     /// Served at `/version`.
     pub version: String,
 }
@@ -37,6 +40,7 @@ impl Default for ServerConfig {
             header_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
+            batch_dir: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -20,7 +20,7 @@ use crate::ids::new_id;
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Routes that OpenAI's clients use; elsewhere `anthropic-version` asks for Anthropic's errors.
-const OPENAI_ROUTES: [&str; 4] = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"];
+const OPENAI_ROUTES: [&str; 5] = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize", "/detokenize"];
 /// Longest path quoted in an error.
 const MAX_QUOTED_PATH: usize = 200;
 

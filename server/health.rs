@@ -51,7 +51,7 @@ pub(crate) async fn about(State(app): State<SharedApp>) -> Json<Value> {
     Json(json!({
         "name": "pagoda",
         "version": app.config.version,
-        "apis": ["/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions", "/v1/completions", "/v1/models"],
+        "apis": ["/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models"],
         "health": "/health",
         "metrics": "/metrics",
     }))

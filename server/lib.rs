@@ -24,6 +24,7 @@ mod listener;
 mod metrics;
 mod model_source;
 mod openai;
+mod page;
 mod sampling;
 mod sse;
 mod tokenize;

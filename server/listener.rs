@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::anthropic::batches::{self, Batches};
 use crate::app::{self, App, Phase, SharedApp};
 use crate::config::ServerConfig;
 use crate::connection::{ClientSocket, NumBusy};
@@ -36,6 +38,14 @@ pub enum ServerError {
         /// Value and allowed range.
         reason: String,
     },
+    /// The folder of batches cannot be used.
+    #[error("option batch_dir: {}: {source}", folder.display())]
+    BatchDir {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The listener is not usable.
     #[error("listener: {0}")]
     Listener(#[from] io::Error),
@@ -53,7 +63,9 @@ pub async fn run(
 ) -> Result<(), ServerError> {
     check(&config)?;
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let app = Arc::new(App::new(config, models));
+    let batches = config.batch_dir.as_deref().map(open_batches).transpose()?.flatten();
+    let app = Arc::new(App::new(config, models, batches));
+    batches::resume(&app);
     let router = app::router(Arc::clone(&app));
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -75,6 +87,18 @@ pub async fn run(
     drop(listener);
     drain(&app, connections).await;
     Ok(())
+}
+
+/// None: another server has the folder.
+fn open_batches(folder: &Path) -> Result<Option<Batches>, ServerError> {
+    match Batches::open(folder) {
+        Ok(batches) => Ok(Some(batches)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            tracing::warn!(folder = %folder.display(), "another server keeps its message batches here: this one keeps none");
+            Ok(None)
+        }
+        Err(source) => Err(ServerError::BatchDir { folder: folder.to_owned(), source }),
+    }
 }
 
 fn check(config: &ServerConfig) -> Result<(), ServerError> {

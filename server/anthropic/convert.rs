@@ -75,7 +75,7 @@ fn chat_prompt(body: &Fields) -> Result<ChatPrompt, ApiError> {
 }
 
 /// Names under which templates know whether the model is to reason: Qwen3's and its like, DeepSeek's and Granite's.
-const THINKING_SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
+pub(crate) const THINKING_SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
 
 /// Without `thinking` a model that can do both answers at once, as Anthropic's do. What `chat_template_kwargs` says wins.
 fn with_thinking(body: &Fields, mut kwargs: BTreeMap<String, serde_json::Value>) -> Result<BTreeMap<String, serde_json::Value>, ApiError> {

@@ -4,14 +4,16 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use pagoda_backends::{FoundCall, GenerateOutput, GenerateRequest, Prompt, StopReason};
+use serde_json::Value;
 
-use super::convert::parse_messages;
+use super::convert::{MessagesRequest, parse_messages};
 use super::stream::MessageStream;
 use super::types::{ContentBlock, Message, SIGNATURE, stop_reason};
-use crate::app::SharedApp;
+use crate::app::{App, SharedApp};
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::Fields;
 use crate::ids::new_id;
+use crate::model_source::Model;
 use crate::tools::{AnswerParser, Piece, TextEnd, ToolCall, ToolUse};
 use crate::{limits, sse};
 
@@ -23,16 +25,22 @@ pub(crate) async fn messages(State(app): State<SharedApp>, request: Request) -> 
     let model = app.models.find(model_id)?;
     let parsed = parse_messages(&fields, model.backend.default_config())?;
     let slot = app.slot()?;
-    let request = GenerateRequest { prompt: Prompt::Chat(parsed.prompt), config: parsed.config };
     if parsed.stream {
+        let request = GenerateRequest { prompt: Prompt::Chat(parsed.prompt), config: parsed.config };
         let events = app.bounded(async { Ok(model.generate_stream(request).await?) }).await?;
         return sse::respond(&app, vec![events], MessageStream::new(model_id, &parsed.tools), slot).await;
     }
+    Ok(Json(answer(&app, &model, model_id, parsed).await?).into_response())
+}
+
+/// The whole answer to a body of this route.
+pub(super) async fn answer(app: &App, model: &Model, model_id: &str, parsed: MessagesRequest) -> Result<Value, ApiError> {
+    let request = GenerateRequest { prompt: Prompt::Chat(parsed.prompt), config: parsed.config };
     let output = app.bounded(async { Ok(model.generate(request).await?) }).await?;
     whole(model_id, &output, &parsed.tools)
 }
 
-fn whole(model_id: &str, output: &GenerateOutput, tools: &ToolUse) -> Result<Response, ApiError> {
+fn whole(model_id: &str, output: &GenerateOutput, tools: &ToolUse) -> Result<Value, ApiError> {
     let choice = output.choices.first().ok_or_else(|| ApiError::new(ErrorKind::Internal, "the backend gave no answer"))?;
     if choice.reason == StopReason::Aborted {
         return Err(sse::aborted_error());
@@ -49,7 +57,7 @@ fn whole(model_id: &str, output: &GenerateOutput, tools: &ToolUse) -> Result<Res
     let called = called || found.iter().any(|(_, piece)| matches!(piece, Piece::Call(_)));
     let (reason, sequence) = stop_reason(&choice.reason, called);
     (message.stop_reason, message.stop_sequence) = (Some(reason), sequence);
-    Ok(Json(message).into_response())
+    Ok(serde_json::to_value(message).expect("wire types serialise"))
 }
 
 /// A call that the backend found. Its arguments have to be an object here; those that are none stay text.

@@ -1,5 +1,6 @@
-//! Anthropic's dialect: `/v1/messages` and `/v1/messages/count_tokens`. Nothing outside this folder knows its shapes.
+//! Anthropic's dialect: `/v1/messages`, its batches, and `/v1/messages/count_tokens`. Nothing outside this folder knows its shapes.
 
+pub(crate) mod batches;
 mod blocks;
 pub(crate) mod convert;
 mod count_tokens;

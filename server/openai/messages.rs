@@ -1,9 +1,11 @@
 //! Messages of OpenAI's chat, turned into the plain messages that chat templates render.
 
+use std::collections::BTreeMap;
+
 use pagoda_backends::{ChatMessage, ChatPrompt, ToolChoice};
 use serde_json::{Value, json};
 
-use crate::anthropic::convert::template_kwargs;
+use crate::anthropic::convert::{THINKING_SWITCHES, template_kwargs};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::tools::{OfferedTools, ToolUse};
@@ -33,9 +35,21 @@ pub(crate) fn read_chat_prompt(body: &Fields) -> Result<ChatPrompt, ApiError> {
         messages,
         add_generation_prompt: add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,
-        template_kwargs: template_kwargs(body)?,
+        template_kwargs: with_effort(body, template_kwargs(body)?)?,
         ..ChatPrompt::default()
     })
+}
+
+/// `reasoning_effort` as templates know it; "none" switches reasoning off. What `chat_template_kwargs` says wins.
+fn with_effort(body: &Fields, mut kwargs: BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, ApiError> {
+    let Some(effort) = body.string("reasoning_effort")? else { return Ok(kwargs) };
+    kwargs.entry("reasoning_effort".to_owned()).or_insert(effort.into());
+    if effort == "none" {
+        for name in THINKING_SWITCHES {
+            kwargs.entry(name.to_owned()).or_insert(false.into());
+        }
+    }
+    Ok(kwargs)
 }
 
 fn read_message(message: &Fields) -> Result<ChatMessage, ApiError> {

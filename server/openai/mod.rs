@@ -1,4 +1,4 @@
-//! OpenAI's dialect, with vLLM's extras: chat completions, completions and models. Nothing outside this folder knows its shapes.
+//! OpenAI's dialect, with vLLM's extras: chat completions, completions, responses and models. Nothing outside this folder knows its shapes.
 
 mod chat;
 mod chat_stream;
@@ -8,9 +8,11 @@ pub(crate) mod convert;
 mod logprobs;
 mod messages;
 mod models;
+mod responses;
 mod types;
 
 pub(crate) use chat::chat;
 pub(crate) use completions::completions;
 pub(crate) use messages::{read_chat_prompt, read_tools};
 pub(crate) use models::{list_models, retrieve_model};
+pub(crate) use responses::responses;

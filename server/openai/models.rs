@@ -9,7 +9,9 @@ use crate::app::SharedApp;
 use crate::error::ApiError;
 use crate::ids::rfc3339;
 use crate::model_source::Model;
+use crate::page::Page;
 
+/// Entries of a page without `limit`.
 const DEFAULT_LIMIT: usize = 1000;
 
 /// One model under one of its ids.
@@ -56,8 +58,8 @@ impl<'a> Entry<'a> {
 pub(crate) async fn list_models(State(app): State<SharedApp>, Query(query): Query<Vec<(String, String)>>) -> Result<Json<Value>, ApiError> {
     let models = app.models.all()?;
     let entries: Vec<Entry> = models.iter().flat_map(|model| model.ids().map(move |id| Entry::new(id, model))).collect();
-    let page = Page::parse(&query)?;
-    let (range, has_more) = page.range(&entries);
+    let ids: Vec<&str> = entries.iter().map(|entry| entry.id).collect();
+    let (range, has_more) = Page::parse(&query, DEFAULT_LIMIT)?.range(&ids);
     let data = &entries[range];
     let (first_id, last_id) = (data.first().map(|entry| entry.id), data.last().map(|entry| entry.id));
     Ok(Json(json!({"object": "list", "data": data, "has_more": has_more, "first_id": first_id, "last_id": last_id})))
@@ -79,38 +81,4 @@ pub(crate) async fn retrieve_model(State(app): State<SharedApp>, Path(id): Path<
         "paged_attention": can.paged_attention,
     });
     Ok(Json(entry))
-}
-
-/// A page of the list, by Anthropic's query parameters.
-struct Page<'a> {
-    limit: usize,
-    after_id: Option<&'a str>,
-    before_id: Option<&'a str>,
-}
-
-impl<'a> Page<'a> {
-    fn parse(query: &'a [(String, String)]) -> Result<Self, ApiError> {
-        let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let limit = match value("limit") {
-            None => DEFAULT_LIMIT,
-            Some(text) => match text.parse::<usize>() {
-                Ok(limit) if limit >= 1 => limit,
-                _ => return Err(ApiError::field("limit", format!("must be an integer of at least 1, got {text:?}"))),
-            },
-        };
-        Ok(Page { limit, after_id: value("after_id"), before_id: value("before_id") })
-    }
-
-    /// The page's entries, and whether more follow in its direction. An unknown id has nothing after or before it.
-    fn range(&self, entries: &[Entry]) -> (std::ops::Range<usize>, bool) {
-        let place = |id: &str| entries.iter().position(|entry| entry.id == id);
-        if let Some(before) = self.before_id {
-            let end = place(before).unwrap_or(0);
-            let start = end.saturating_sub(self.limit);
-            return (start..end, start > 0);
-        }
-        let start = self.after_id.map_or(0, |after| place(after).map_or(entries.len(), |idx| idx + 1));
-        let end = start.saturating_add(self.limit).min(entries.len());
-        (start..end, end < entries.len())
-    }
 }

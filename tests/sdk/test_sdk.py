@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 import urllib.request
 
@@ -287,6 +288,39 @@ def test_completion_logprobs_and_echo():
     assert len(lists.tokens) == answer.usage.total_tokens
     assert lists.token_logprobs[0] is None and all(logprob <= 0 for logprob in lists.token_logprobs[1:])
     assert lists.text_offset == sorted(lists.text_offset)
+
+
+def test_responses():
+    answer = gpt().responses.create(model=MODEL, input=QUESTION, instructions="Be brief.", max_output_tokens=16, temperature=0)
+    assert answer.status in ("completed", "incomplete") and answer.object == "response"
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens and answer.usage.output_tokens <= 16
+    kinds, text, final = [], "", None
+    for event in gpt().responses.create(
+        model=MODEL, input=user(), instructions="Be brief.", max_output_tokens=16, temperature=0, stream=True
+    ):
+        kinds.append(event.type)
+        text += event.delta if event.type == "response.output_text.delta" else ""
+        final = getattr(event, "response", final)
+    assert kinds[:2] == ["response.created", "response.in_progress"] and kinds[-1] == f"response.{answer.status}", kinds
+    assert text == answer.output_text == final.output_text
+    raises(openai.BadRequestError, lambda: gpt().responses.create(model=MODEL, input="x", previous_response_id="resp_1"), status_code=400)
+
+
+def test_batches():
+    batches = claude().messages.batches
+    params = {"model": MODEL, "max_tokens": 8, "messages": user(), "temperature": 0}
+    batch = batches.create(requests=[{"custom_id": f"r{idx}", "params": params} for idx in range(3)])
+    assert batch.type == "message_batch" and batch.request_counts.processing <= 3
+    deadline = time.monotonic() + TIMEOUT_S
+    while batch.processing_status != "ended" and time.monotonic() < deadline:
+        time.sleep(0.1)
+        batch = batches.retrieve(batch.id)
+    assert batch.request_counts.succeeded == 3, batch
+    texts = {text_of(line.result.message) for line in batches.results(batch.id)}
+    assert texts == {text_of(message(8))}, texts
+    assert batch.id in [listed.id for listed in batches.list(limit=5)]
+    assert batches.delete(batch.id).id == batch.id
+    raises(anthropic.NotFoundError, lambda: batches.retrieve(batch.id), status_code=404)
 
 
 def test_openai_models():

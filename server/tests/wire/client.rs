@@ -193,11 +193,16 @@ pub fn redacted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while !rest.is_empty() {
-        let prefix = ["msg_", "chatcmpl-", "cmpl-", "req_"].into_iter().find(|prefix| rest.starts_with(prefix));
-        if let Some(prefix) = prefix.filter(|prefix| rest[prefix.len()..].len() >= 24) {
+        let prefix =
+            ["msg_", "chatcmpl-", "cmpl-", "req_", "resp_", "rs_", "fc_", "call_"].into_iter().find(|prefix| rest.starts_with(prefix));
+        let is_id = |prefix: &&str| rest.as_bytes()[prefix.len()..].iter().take_while(|byte| byte.is_ascii_hexdigit()).count() >= 24;
+        if let Some(prefix) = prefix.filter(is_id) {
             out.push_str(prefix);
             out.push_str("ID");
             rest = &rest[prefix.len() + 24..];
+        } else if let Some(tail) = rest.strip_prefix("\"created_at\":") {
+            out.push_str("\"created_at\":0");
+            rest = tail.trim_start_matches(|c: char| c.is_ascii_digit());
         } else if let Some(tail) = rest.strip_prefix("\"created\":") {
             out.push_str("\"created\":0");
             rest = tail.trim_start_matches(|c: char| c.is_ascii_digit());

@@ -1,6 +1,7 @@
 //! The server's wire, seen by clients: over real sockets and a scripted backend.
 #![allow(clippy::unwrap_used, reason = "tests may stop at a surprise")]
 
+mod batches;
 mod chat;
 mod claude_code;
 mod client;
@@ -11,6 +12,7 @@ mod lifecycle;
 mod messages;
 mod metrics;
 mod models;
+mod responses;
 mod scripted;
 mod tools;
 mod validation;
