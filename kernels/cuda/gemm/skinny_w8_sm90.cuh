@@ -223,9 +223,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kMinCtas)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ unsigned char dynamic_smem[];
   __shared__ alignas(8) uint64_t barriers_smem[2 * kMaxSkinnyStages];
-  const uint32_t ring = (ptx::shared_address(dynamic_smem) + Tile::kAlignment - 1) / Tile::kAlignment * Tile::kAlignment;
+  const uint32_t ring = (ptx::smem_address(dynamic_smem) + Tile::kAlignment - 1) / Tile::kAlignment * Tile::kAlignment;
   const uint32_t acc_smem = ring + p.gemm.num_stages * Tile::kStageBytes;
-  const uint32_t full = ptx::shared_address(barriers_smem), empty = full + 8 * kMaxSkinnyStages;
+  const uint32_t full = ptx::smem_address(barriers_smem), empty = full + 8 * kMaxSkinnyStages;
   if (threadIdx.x == Tile::kConsumers) {
     ptx::prefetch_map(&w_map);
     ptx::prefetch_map(&x_map);

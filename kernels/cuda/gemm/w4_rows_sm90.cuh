@@ -251,9 +251,9 @@ __global__ void __launch_bounds__(kMaxW4RowsWarps *kWarpSize, 1)
   const int lane = ptx::lane_id(), warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
   const W4Blocks work(p);
   const W4Tile tile(p.w);
-  const uint32_t x_ring = (ptx::shared_address(dynamic_smem) + kPairTableBytes + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
+  const uint32_t x_ring = (ptx::smem_address(dynamic_smem) + kPairTableBytes + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
   const uint32_t rings = x_ring + Kernel::kXStages * Kernel::kXBytes, ring_bytes = p.num_stages * Kernel::kCopyTiles * tile.bytes(), sums_smem = rings + work.warps * ring_bytes;
-  const uint32_t x_full = ptx::shared_address(barriers_smem), x_empty = x_full + 8 * Kernel::kXStages, full = x_empty + 8 * (Kernel::kXStages + warp * kMaxW4Stages);
+  const uint32_t x_full = ptx::smem_address(barriers_smem), x_empty = x_full + 8 * Kernel::kXStages, full = x_empty + 8 * (Kernel::kXStages + warp * kMaxW4Stages);
   const uint64_t policy = ptx::evict_first_policy(), x_policy = ptx::evict_last_policy();
   W4RowsRing<Kernel> ring = {p, work, tile, rings + warp * ring_bytes, full, warp, work.first};
   if (threadIdx.x == 0) {

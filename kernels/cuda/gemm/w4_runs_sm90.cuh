@@ -176,8 +176,8 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kMinCtas) w4_runs_sm
   const W4RunsWork<Kernel> work(p);
   const W4Tile tile(p.w);
   const int tile_bytes = tile.bytes(), stage_bytes = Kernel::kCopyTiles * tile_bytes, x_stride = p.w.k * 2 + kXPad, slot_bytes = p.num_tokens * kSlotStride * 4;
-  const uint32_t x_smem = ptx::shared_address(dynamic_smem) + kPairTableBytes, rings = x_smem + p.num_tokens * x_stride, ring = rings + warp * p.num_stages * stage_bytes;
-  const uint32_t slots = rings + Kernel::kWarps * p.num_stages * stage_bytes, full = ptx::shared_address(barriers_smem) + warp * kMaxW4Stages * 8;
+  const uint32_t x_smem = ptx::smem_address(dynamic_smem) + kPairTableBytes, rings = x_smem + p.num_tokens * x_stride, ring = rings + warp * p.num_stages * stage_bytes;
+  const uint32_t slots = rings + Kernel::kWarps * p.num_stages * stage_bytes, full = ptx::smem_address(barriers_smem) + warp * kMaxW4Stages * 8;
 
   // A run lies in one piece. By the first lane: the next copy of it.
   const int begin = work.run_begin(warp), end = work.run_begin(warp + 1);
