@@ -7,6 +7,7 @@
 #   sanitizer   the smallest shape of every op under compute-sanitizer: memcheck, racecheck, synccheck, initcheck
 #   kernels     `pagoda bench kernels`
 #   table       all workloads of every shape, $REPEAT (default 3) runs of each
+#   quantised   the same with the weights of the largest shape in $FORMATS (default "nf4 fp4 fp8 awq gptq"); not part of all stages
 #   deterministic  the same with --deterministic
 #   http        c512 in a closed loop, and 200 requests at 20 a second, over HTTP
 #   host        host work a step on the engine's thread, without a model
@@ -106,6 +107,27 @@ stage_table() {
 stage_deterministic() {
   local shape status=0
   for shape in $shapes; do repeat=${DETERMINISTIC_REPEAT:-1} bench "$shape-deterministic" "$shape" --deterministic || status=1; done
+  return $status
+}
+
+# The largest shape with quantised weights: at load, and from checkpoints. All workloads, or $QUANTISED_WORKLOADS.
+stage_quantised() {
+  local form status=0 workloads=${QUANTISED_WORKLOADS:-$workloads}
+  for form in ${FORMATS:-nf4 fp4 fp8 awq gptq}; do
+    local label=$big-$form source=$big arguments=()
+    case $form in
+      nf4) arguments=(--quantization bitsandbytes) ;;
+      nf4-head8) arguments=(--quantization bitsandbytes --head-bits 8) ;;
+      fp4 | fp8) arguments=(--quantization "$form") ;;
+      fp8-kv8) arguments=(--quantization fp8 --kv-cache-dtype fp8) ;;
+      awq | gptq)
+        source=$label
+        [ -f "$models/$source/config.json" ] || python3 "$bundle/scripts/make_checkpoint.py" "$big" "$models/$source" --format "$form" || status=1
+        ;;
+    esac
+    repeat=${QUANTISED_REPEAT:-$repeat} bench "$label" "$source" "${arguments[@]}" || status=1
+    [ "$source" = "$big" ] || rm -rf "${models:?}/$source"
+  done
   return $status
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes a checkpoint of random weights in the shape of a public model, with a word-level tokeniser, so that speed can be measured without
-any download: `make_checkpoint.py SHAPE FOLDER [--device cpu]`. Shapes: see SHAPES. Needs PyTorch; a GPU makes 7B in seconds.
+any download: `make_checkpoint.py SHAPE FOLDER [--format awq] [--device cpu]`. Shapes: see SHAPES. Needs PyTorch; a GPU makes 7B in seconds.
+Formats: dense bf16, or the linear layers of the decoder in AWQ (GEMM packing) or GPTQ (4 bits, symmetric), groups of 128.
 
 Weights are normal, never zero: power and clocks of a GPU depend on the bits. The same shape gives the same bytes on the same kind of device.
 """
@@ -25,31 +26,68 @@ SHAPES = {
 }
 STD = 0.02
 BIAS_STD = 0.1
+GROUP = 128
+FORMATS = ("bf16", "awq", "gptq")
+ITEM_BYTES = {"BF16": 2, "F16": 2, "I32": 4}
 SHARD_BYTES = 2 << 30
 # Shards written at once: PyTorch and the system leave Python's lock while they copy.
 THREADS = 4
 
 
-def tensors(shape):
-    """Name, shape and standard deviation (None: ones) of every tensor, in the order of a file."""
+def tensors(shape, form):
+    """Name, type, shape and maker (a function of shape, device and generator) of every tensor, in the order of a file."""
+    def dense(name, shape, std):
+        return name, "BF16", shape, normal(std)
+
+    def linear(name, rows, cols):
+        return [dense(f"{name}.weight", (rows, cols), STD)] if form == "bf16" else coded(form, name, rows, cols)
+
     hidden, layers, heads, kv_heads, intermediate, vocab, tied, bias, _, _ = SHAPES[shape]
     head_dim = hidden // heads
-    yield "model.embed_tokens.weight", (vocab, hidden), STD
+    yield dense("model.embed_tokens.weight", (vocab, hidden), STD)
     for layer in range(layers):
         prefix = f"model.layers.{layer}."
         for name, rows in (("q", heads * head_dim), ("k", kv_heads * head_dim), ("v", kv_heads * head_dim)):
-            yield f"{prefix}self_attn.{name}_proj.weight", (rows, hidden), STD
+            yield from linear(f"{prefix}self_attn.{name}_proj", rows, hidden)
             if bias:
-                yield f"{prefix}self_attn.{name}_proj.bias", (rows,), BIAS_STD
-        yield prefix + "self_attn.o_proj.weight", (hidden, heads * head_dim), STD
-        yield prefix + "mlp.gate_proj.weight", (intermediate, hidden), STD
-        yield prefix + "mlp.up_proj.weight", (intermediate, hidden), STD
-        yield prefix + "mlp.down_proj.weight", (hidden, intermediate), STD
-        yield prefix + "input_layernorm.weight", (hidden,), None
-        yield prefix + "post_attention_layernorm.weight", (hidden,), None
-    yield "model.norm.weight", (hidden,), None
+                yield dense(f"{prefix}self_attn.{name}_proj.bias", (rows,), BIAS_STD)
+        yield from linear(prefix + "self_attn.o_proj", hidden, heads * head_dim)
+        yield from linear(prefix + "mlp.gate_proj", intermediate, hidden)
+        yield from linear(prefix + "mlp.up_proj", intermediate, hidden)
+        yield from linear(prefix + "mlp.down_proj", hidden, intermediate)
+        yield prefix + "input_layernorm.weight", "BF16", (hidden,), ones
+        yield prefix + "post_attention_layernorm.weight", "BF16", (hidden,), ones
+    yield "model.norm.weight", "BF16", (hidden,), ones
     if not tied:
-        yield "lm_head.weight", (vocab, hidden), STD
+        yield dense("lm_head.weight", (vocab, hidden), STD)
+
+
+def coded(form, name, rows, cols):
+    """The tensors of a linear layer in four bits; zero points in the middle."""
+    packed = (cols, rows // 8) if form == "awq" else (cols // 8, rows)
+    # GPTQ stores zero points less one.
+    zeros = 0x88888888 - (1 << 32) if form == "awq" else 0x77777777
+    yield f"{name}.qweight", "I32", packed, random_words
+    fill = lambda shape, device, _: torch.full(shape, zeros, device=device, dtype=torch.int32)
+    yield f"{name}.qzeros", "I32", (cols // GROUP, rows // 8), fill
+    yield f"{name}.scales", "F16", (cols // GROUP, rows), scales
+
+
+def normal(std):
+    return lambda shape, device, generator: torch.randn(shape, device=device, generator=generator).mul_(std).to(torch.bfloat16)
+
+
+def ones(shape, device, _):
+    return torch.ones(shape, device=device, dtype=torch.bfloat16)
+
+
+def random_words(shape, device, generator):
+    return torch.randint(-(1 << 31), 1 << 31, shape, device=device, generator=generator, dtype=torch.int64).to(torch.int32)
+
+
+def scales(shape, device, generator):
+    """Such that a code less its zero, times the scale, deviates by about STD: codes are equally likely."""
+    return torch.rand(shape, device=device, generator=generator).mul_(0.5).add_(0.75).mul_(STD / 4.6).to(torch.float16)
 
 
 def count(shape):
@@ -59,11 +97,15 @@ def count(shape):
     return total
 
 
-def shards(shape):
+def num_bytes_of(tensor):
+    return ITEM_BYTES[tensor[1]] * count(tensor[2])
+
+
+def shards(shape, form):
     """The tensors in groups of at most SHARD_BYTES, as far as single ones allow it."""
     group, size = [], 0
-    for tensor in tensors(shape):
-        num_bytes = 2 * count(tensor[1])
+    for tensor in tensors(shape, form):
+        num_bytes = num_bytes_of(tensor)
         if group and size + num_bytes > SHARD_BYTES:
             yield group
             group, size = [], 0
@@ -76,24 +118,26 @@ def write_shard(path, group, seed, device):
     """A safetensors file; what is in it follows from the seed."""
     generator = torch.Generator(device).manual_seed(seed)
     header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape, _ in group:
-        start, end = end, end + 2 * count(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    for tensor in group:
+        start, end = end, end + num_bytes_of(tensor)
+        header[tensor[0]] = {"dtype": tensor[1], "shape": list(tensor[2]), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
-        for _, shape, std in group:
-            if std is None:
-                values = torch.ones(shape, device=device)
-            else:
-                values = torch.randn(shape, device=device, generator=generator).mul_(std)
-            bits = values.to(torch.bfloat16).cpu().view(torch.int16)
-            file.write(memoryview(bits.numpy()).cast("B"))
+        for _, _, shape, make in group:
+            bits = make(shape, device, generator).cpu()
+            file.write(memoryview(bits.view(torch.int16).numpy()).cast("B"))
 
 
-def write_config(folder, shape):
+def quantization_config(form):
+    if form == "awq":
+        return {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}
+    return {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True, "desc_act": False}
+
+
+def write_config(folder, shape, form):
     hidden, layers, heads, kv_heads, intermediate, vocab, tied, bias, theta, eps = SHAPES[shape]
     family = ("Qwen2ForCausalLM", "qwen2") if bias else ("LlamaForCausalLM", "llama")
     put(folder, "config.json", {
@@ -101,6 +145,7 @@ def write_config(folder, shape):
         "num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": intermediate, "vocab_size": vocab,
         "tie_word_embeddings": tied, "rms_norm_eps": eps, "rope_theta": theta, "max_position_embeddings": 32768, "torch_dtype": "bfloat16",
         "use_sliding_window": False, "bos_token_id": vocab - 2, "eos_token_id": vocab - 1,
+        **({} if form == "bf16" else {"quantization_config": quantization_config(form)}),
     })
     put(folder, "generation_config.json", {"bos_token_id": vocab - 2, "eos_token_id": vocab - 1})
 
@@ -134,24 +179,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("folder")
+    parser.add_argument("--format", choices=FORMATS, default="bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     os.makedirs(arguments.folder, exist_ok=True)
-    write_config(arguments.folder, arguments.shape)
+    write_config(arguments.folder, arguments.shape, arguments.format)
     write_tokenizer(arguments.folder, SHAPES[arguments.shape][5])
-    groups = list(shards(arguments.shape))
+    groups = list(shards(arguments.shape, arguments.format))
     index, total, written = {}, 0, []
     with ThreadPoolExecutor(THREADS) as threads:
         for i, group in enumerate(groups):
             name = "model.safetensors" if len(groups) == 1 else f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
             written.append(threads.submit(write_shard, os.path.join(arguments.folder, name), group, i, arguments.device))
             index.update({tensor[0]: name for tensor in group})
-            total += sum(2 * count(tensor[1]) for tensor in group)
+            total += sum(num_bytes_of(tensor) for tensor in group)
     for shard in written:
         shard.result()
     if len(groups) > 1:
         put(arguments.folder, "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
-    print(f"{arguments.folder}: {arguments.shape}, {total} bytes")
+    print(f"{arguments.folder}: {arguments.shape}, {arguments.format}, {total} bytes")
 
 
 main()
