@@ -146,6 +146,7 @@ fn engine_options(native: &NativeOptions) -> EngineOptions {
             "f32" => KvDtype::F32,
             "f16" => KvDtype::F16,
             "bf16" => KvDtype::Bf16,
+            "fp8" => KvDtype::Fp8,
             _ => KvDtype::Auto,
         },
         quantization: native.quantization.as_deref().and_then(Quantization::parse),

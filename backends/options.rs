@@ -169,7 +169,7 @@ pub const OPTIONS: &[OptionSpec] = &{
         row(Engine, "max_waiting", None, Count(1, 1 << 20), Some("1024"), "Requests that may wait; more are refused with retry-after"),
         row(Engine, "block_size", None, Count(1, 256), Some("16"), "Tokens of a KV cache block, a power of two"),
         row(Engine, "device", None, Choice(&["auto", "cpu", "cuda"]), Some("auto"), "What computes; auto: a GPU where there is one"),
-        row(Engine, "kv_cache_dtype", None, Choice(&["auto", "f32", "f16", "bf16"]), Some("auto"), "Element type of the KV cache"),
+        row(Engine, "kv_cache_dtype", None, Choice(&["auto", "f32", "f16", "bf16", "fp8"]), Some("auto"), "Element type of the KV cache"),
         row(Engine, "kv_cache_bytes", None, Count(1, u64::MAX), None, "Size of the KV cache; unset: from memory utilization"),
         row(Engine, "prefix_caching", Some("VLLM_PREFIX_CACHING"), Switch, Some("true"), "Reuse the KV cache of equal prompt beginnings"),
         row(

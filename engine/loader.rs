@@ -34,6 +34,8 @@ pub enum KvDtype {
     F16,
     /// bfloat16.
     Bf16,
+    /// e4m3 with a scale for each head: the checkpoint's, else 1.
+    Fp8,
 }
 
 /// What computes.
@@ -378,5 +380,6 @@ fn kv_dtype<D: Device>(device: &D, wanted: KvDtype) -> DType {
         KvDtype::F32 => DType::F32,
         KvDtype::F16 => DType::F16,
         KvDtype::Bf16 => DType::BF16,
+        KvDtype::Fp8 => DType::E4M3,
     }
 }

@@ -17,6 +17,7 @@ pub type pagoda_status = ::core::ffi::c_uint;
 pub const PAGODA_F32: pagoda_dtype = 0;
 pub const PAGODA_F16: pagoda_dtype = 1;
 pub const PAGODA_BF16: pagoda_dtype = 2;
+pub const PAGODA_E4M3: pagoda_dtype = 3;
 pub type pagoda_dtype = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -326,6 +327,7 @@ unsafe extern "C" {
 pub struct pagoda_rope_kv_params {
     pub qkv: *mut ::core::ffi::c_void,
     pub kv: *mut ::core::ffi::c_void,
+    pub kv_scales: *const f32,
     pub positions: *const i32,
     pub slot_mapping: *const i32,
     pub cos: *const f32,
@@ -343,24 +345,25 @@ pub struct pagoda_rope_kv_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_rope_kv_params"][::core::mem::size_of::<pagoda_rope_kv_params>() - 96usize];
+    ["Size of pagoda_rope_kv_params"][::core::mem::size_of::<pagoda_rope_kv_params>() - 104usize];
     ["Alignment of pagoda_rope_kv_params"][::core::mem::align_of::<pagoda_rope_kv_params>() - 8usize];
     ["Offset of field: pagoda_rope_kv_params::qkv"][::core::mem::offset_of!(pagoda_rope_kv_params, qkv) - 0usize];
     ["Offset of field: pagoda_rope_kv_params::kv"][::core::mem::offset_of!(pagoda_rope_kv_params, kv) - 8usize];
-    ["Offset of field: pagoda_rope_kv_params::positions"][::core::mem::offset_of!(pagoda_rope_kv_params, positions) - 16usize];
-    ["Offset of field: pagoda_rope_kv_params::slot_mapping"][::core::mem::offset_of!(pagoda_rope_kv_params, slot_mapping) - 24usize];
-    ["Offset of field: pagoda_rope_kv_params::cos"][::core::mem::offset_of!(pagoda_rope_kv_params, cos) - 32usize];
-    ["Offset of field: pagoda_rope_kv_params::sin"][::core::mem::offset_of!(pagoda_rope_kv_params, sin) - 40usize];
-    ["Offset of field: pagoda_rope_kv_params::q_norm"][::core::mem::offset_of!(pagoda_rope_kv_params, q_norm) - 48usize];
-    ["Offset of field: pagoda_rope_kv_params::k_norm"][::core::mem::offset_of!(pagoda_rope_kv_params, k_norm) - 56usize];
-    ["Offset of field: pagoda_rope_kv_params::num_tokens"][::core::mem::offset_of!(pagoda_rope_kv_params, num_tokens) - 64usize];
-    ["Offset of field: pagoda_rope_kv_params::num_heads"][::core::mem::offset_of!(pagoda_rope_kv_params, num_heads) - 68usize];
-    ["Offset of field: pagoda_rope_kv_params::num_kv_heads"][::core::mem::offset_of!(pagoda_rope_kv_params, num_kv_heads) - 72usize];
-    ["Offset of field: pagoda_rope_kv_params::head_dim"][::core::mem::offset_of!(pagoda_rope_kv_params, head_dim) - 76usize];
-    ["Offset of field: pagoda_rope_kv_params::rotary_dim"][::core::mem::offset_of!(pagoda_rope_kv_params, rotary_dim) - 80usize];
-    ["Offset of field: pagoda_rope_kv_params::interleaved"][::core::mem::offset_of!(pagoda_rope_kv_params, interleaved) - 84usize];
-    ["Offset of field: pagoda_rope_kv_params::block_size"][::core::mem::offset_of!(pagoda_rope_kv_params, block_size) - 88usize];
-    ["Offset of field: pagoda_rope_kv_params::eps"][::core::mem::offset_of!(pagoda_rope_kv_params, eps) - 92usize];
+    ["Offset of field: pagoda_rope_kv_params::kv_scales"][::core::mem::offset_of!(pagoda_rope_kv_params, kv_scales) - 16usize];
+    ["Offset of field: pagoda_rope_kv_params::positions"][::core::mem::offset_of!(pagoda_rope_kv_params, positions) - 24usize];
+    ["Offset of field: pagoda_rope_kv_params::slot_mapping"][::core::mem::offset_of!(pagoda_rope_kv_params, slot_mapping) - 32usize];
+    ["Offset of field: pagoda_rope_kv_params::cos"][::core::mem::offset_of!(pagoda_rope_kv_params, cos) - 40usize];
+    ["Offset of field: pagoda_rope_kv_params::sin"][::core::mem::offset_of!(pagoda_rope_kv_params, sin) - 48usize];
+    ["Offset of field: pagoda_rope_kv_params::q_norm"][::core::mem::offset_of!(pagoda_rope_kv_params, q_norm) - 56usize];
+    ["Offset of field: pagoda_rope_kv_params::k_norm"][::core::mem::offset_of!(pagoda_rope_kv_params, k_norm) - 64usize];
+    ["Offset of field: pagoda_rope_kv_params::num_tokens"][::core::mem::offset_of!(pagoda_rope_kv_params, num_tokens) - 72usize];
+    ["Offset of field: pagoda_rope_kv_params::num_heads"][::core::mem::offset_of!(pagoda_rope_kv_params, num_heads) - 76usize];
+    ["Offset of field: pagoda_rope_kv_params::num_kv_heads"][::core::mem::offset_of!(pagoda_rope_kv_params, num_kv_heads) - 80usize];
+    ["Offset of field: pagoda_rope_kv_params::head_dim"][::core::mem::offset_of!(pagoda_rope_kv_params, head_dim) - 84usize];
+    ["Offset of field: pagoda_rope_kv_params::rotary_dim"][::core::mem::offset_of!(pagoda_rope_kv_params, rotary_dim) - 88usize];
+    ["Offset of field: pagoda_rope_kv_params::interleaved"][::core::mem::offset_of!(pagoda_rope_kv_params, interleaved) - 92usize];
+    ["Offset of field: pagoda_rope_kv_params::block_size"][::core::mem::offset_of!(pagoda_rope_kv_params, block_size) - 96usize];
+    ["Offset of field: pagoda_rope_kv_params::eps"][::core::mem::offset_of!(pagoda_rope_kv_params, eps) - 100usize];
 };
 unsafe extern "C" {
     pub fn pagoda_rope_kv(params: *const pagoda_rope_kv_params, stream: pagoda_stream) -> pagoda_status;
@@ -371,6 +374,7 @@ pub struct pagoda_attention_params {
     pub out: *mut ::core::ffi::c_void,
     pub qkv: *const ::core::ffi::c_void,
     pub kv: *mut ::core::ffi::c_void,
+    pub kv_scales: *const f32,
     pub cu_seqlens_q: *const i32,
     pub context_lens: *const i32,
     pub block_tables: *const i32,
@@ -389,27 +393,28 @@ pub struct pagoda_attention_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_attention_params"][::core::mem::size_of::<pagoda_attention_params>() - 104usize];
+    ["Size of pagoda_attention_params"][::core::mem::size_of::<pagoda_attention_params>() - 112usize];
     ["Alignment of pagoda_attention_params"][::core::mem::align_of::<pagoda_attention_params>() - 8usize];
     ["Offset of field: pagoda_attention_params::out"][::core::mem::offset_of!(pagoda_attention_params, out) - 0usize];
     ["Offset of field: pagoda_attention_params::qkv"][::core::mem::offset_of!(pagoda_attention_params, qkv) - 8usize];
     ["Offset of field: pagoda_attention_params::kv"][::core::mem::offset_of!(pagoda_attention_params, kv) - 16usize];
-    ["Offset of field: pagoda_attention_params::cu_seqlens_q"][::core::mem::offset_of!(pagoda_attention_params, cu_seqlens_q) - 24usize];
-    ["Offset of field: pagoda_attention_params::context_lens"][::core::mem::offset_of!(pagoda_attention_params, context_lens) - 32usize];
-    ["Offset of field: pagoda_attention_params::block_tables"][::core::mem::offset_of!(pagoda_attention_params, block_tables) - 40usize];
-    ["Offset of field: pagoda_attention_params::num_tokens"][::core::mem::offset_of!(pagoda_attention_params, num_tokens) - 48usize];
-    ["Offset of field: pagoda_attention_params::num_seqs"][::core::mem::offset_of!(pagoda_attention_params, num_seqs) - 52usize];
-    ["Offset of field: pagoda_attention_params::num_heads"][::core::mem::offset_of!(pagoda_attention_params, num_heads) - 56usize];
-    ["Offset of field: pagoda_attention_params::num_kv_heads"][::core::mem::offset_of!(pagoda_attention_params, num_kv_heads) - 60usize];
-    ["Offset of field: pagoda_attention_params::head_dim"][::core::mem::offset_of!(pagoda_attention_params, head_dim) - 64usize];
-    ["Offset of field: pagoda_attention_params::block_size"][::core::mem::offset_of!(pagoda_attention_params, block_size) - 68usize];
+    ["Offset of field: pagoda_attention_params::kv_scales"][::core::mem::offset_of!(pagoda_attention_params, kv_scales) - 24usize];
+    ["Offset of field: pagoda_attention_params::cu_seqlens_q"][::core::mem::offset_of!(pagoda_attention_params, cu_seqlens_q) - 32usize];
+    ["Offset of field: pagoda_attention_params::context_lens"][::core::mem::offset_of!(pagoda_attention_params, context_lens) - 40usize];
+    ["Offset of field: pagoda_attention_params::block_tables"][::core::mem::offset_of!(pagoda_attention_params, block_tables) - 48usize];
+    ["Offset of field: pagoda_attention_params::num_tokens"][::core::mem::offset_of!(pagoda_attention_params, num_tokens) - 56usize];
+    ["Offset of field: pagoda_attention_params::num_seqs"][::core::mem::offset_of!(pagoda_attention_params, num_seqs) - 60usize];
+    ["Offset of field: pagoda_attention_params::num_heads"][::core::mem::offset_of!(pagoda_attention_params, num_heads) - 64usize];
+    ["Offset of field: pagoda_attention_params::num_kv_heads"][::core::mem::offset_of!(pagoda_attention_params, num_kv_heads) - 68usize];
+    ["Offset of field: pagoda_attention_params::head_dim"][::core::mem::offset_of!(pagoda_attention_params, head_dim) - 72usize];
+    ["Offset of field: pagoda_attention_params::block_size"][::core::mem::offset_of!(pagoda_attention_params, block_size) - 76usize];
     ["Offset of field: pagoda_attention_params::max_blocks_per_seq"]
-        [::core::mem::offset_of!(pagoda_attention_params, max_blocks_per_seq) - 72usize];
-    ["Offset of field: pagoda_attention_params::window"][::core::mem::offset_of!(pagoda_attention_params, window) - 76usize];
-    ["Offset of field: pagoda_attention_params::scale"][::core::mem::offset_of!(pagoda_attention_params, scale) - 80usize];
-    ["Offset of field: pagoda_attention_params::soft_cap"][::core::mem::offset_of!(pagoda_attention_params, soft_cap) - 84usize];
-    ["Offset of field: pagoda_attention_params::num_blocks"][::core::mem::offset_of!(pagoda_attention_params, num_blocks) - 88usize];
-    ["Offset of field: pagoda_attention_params::tickets"][::core::mem::offset_of!(pagoda_attention_params, tickets) - 96usize];
+        [::core::mem::offset_of!(pagoda_attention_params, max_blocks_per_seq) - 80usize];
+    ["Offset of field: pagoda_attention_params::window"][::core::mem::offset_of!(pagoda_attention_params, window) - 84usize];
+    ["Offset of field: pagoda_attention_params::scale"][::core::mem::offset_of!(pagoda_attention_params, scale) - 88usize];
+    ["Offset of field: pagoda_attention_params::soft_cap"][::core::mem::offset_of!(pagoda_attention_params, soft_cap) - 92usize];
+    ["Offset of field: pagoda_attention_params::num_blocks"][::core::mem::offset_of!(pagoda_attention_params, num_blocks) - 96usize];
+    ["Offset of field: pagoda_attention_params::tickets"][::core::mem::offset_of!(pagoda_attention_params, tickets) - 104usize];
 };
 unsafe extern "C" {
     pub fn pagoda_attention_prefill(params: *const pagoda_attention_params, stream: pagoda_stream) -> pagoda_status;
@@ -453,31 +458,31 @@ pub struct pagoda_attention_decode_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_attention_decode_params"][::core::mem::size_of::<pagoda_attention_decode_params>() - 216usize];
+    ["Size of pagoda_attention_decode_params"][::core::mem::size_of::<pagoda_attention_decode_params>() - 224usize];
     ["Alignment of pagoda_attention_decode_params"][::core::mem::align_of::<pagoda_attention_decode_params>() - 8usize];
     ["Offset of field: pagoda_attention_decode_params::attention"]
         [::core::mem::offset_of!(pagoda_attention_decode_params, attention) - 0usize];
     ["Offset of field: pagoda_attention_decode_params::prefixes"]
-        [::core::mem::offset_of!(pagoda_attention_decode_params, prefixes) - 104usize];
+        [::core::mem::offset_of!(pagoda_attention_decode_params, prefixes) - 112usize];
     ["Offset of field: pagoda_attention_decode_params::partials"]
-        [::core::mem::offset_of!(pagoda_attention_decode_params, partials) - 144usize];
+        [::core::mem::offset_of!(pagoda_attention_decode_params, partials) - 152usize];
     ["Offset of field: pagoda_attention_decode_params::counters"]
-        [::core::mem::offset_of!(pagoda_attention_decode_params, counters) - 152usize];
-    ["Offset of field: pagoda_attention_decode_params::cos"][::core::mem::offset_of!(pagoda_attention_decode_params, cos) - 160usize];
-    ["Offset of field: pagoda_attention_decode_params::sin"][::core::mem::offset_of!(pagoda_attention_decode_params, sin) - 168usize];
-    ["Offset of field: pagoda_attention_decode_params::q_norm"][::core::mem::offset_of!(pagoda_attention_decode_params, q_norm) - 176usize];
-    ["Offset of field: pagoda_attention_decode_params::k_norm"][::core::mem::offset_of!(pagoda_attention_decode_params, k_norm) - 184usize];
+        [::core::mem::offset_of!(pagoda_attention_decode_params, counters) - 160usize];
+    ["Offset of field: pagoda_attention_decode_params::cos"][::core::mem::offset_of!(pagoda_attention_decode_params, cos) - 168usize];
+    ["Offset of field: pagoda_attention_decode_params::sin"][::core::mem::offset_of!(pagoda_attention_decode_params, sin) - 176usize];
+    ["Offset of field: pagoda_attention_decode_params::q_norm"][::core::mem::offset_of!(pagoda_attention_decode_params, q_norm) - 184usize];
+    ["Offset of field: pagoda_attention_decode_params::k_norm"][::core::mem::offset_of!(pagoda_attention_decode_params, k_norm) - 192usize];
     ["Offset of field: pagoda_attention_decode_params::rotary_dim"]
-        [::core::mem::offset_of!(pagoda_attention_decode_params, rotary_dim) - 192usize];
+        [::core::mem::offset_of!(pagoda_attention_decode_params, rotary_dim) - 200usize];
     ["Offset of field: pagoda_attention_decode_params::interleaved"]
-        [::core::mem::offset_of!(pagoda_attention_decode_params, interleaved) - 196usize];
-    ["Offset of field: pagoda_attention_decode_params::eps"][::core::mem::offset_of!(pagoda_attention_decode_params, eps) - 200usize];
+        [::core::mem::offset_of!(pagoda_attention_decode_params, interleaved) - 204usize];
+    ["Offset of field: pagoda_attention_decode_params::eps"][::core::mem::offset_of!(pagoda_attention_decode_params, eps) - 208usize];
     ["Offset of field: pagoda_attention_decode_params::split_len"]
-        [::core::mem::offset_of!(pagoda_attention_decode_params, split_len) - 204usize];
+        [::core::mem::offset_of!(pagoda_attention_decode_params, split_len) - 212usize];
     ["Offset of field: pagoda_attention_decode_params::max_partials"]
-        [::core::mem::offset_of!(pagoda_attention_decode_params, max_partials) - 208usize];
+        [::core::mem::offset_of!(pagoda_attention_decode_params, max_partials) - 216usize];
     ["Offset of field: pagoda_attention_decode_params::num_ctas"]
-        [::core::mem::offset_of!(pagoda_attention_decode_params, num_ctas) - 212usize];
+        [::core::mem::offset_of!(pagoda_attention_decode_params, num_ctas) - 220usize];
 };
 unsafe extern "C" {
     pub fn pagoda_attention_decode(params: *const pagoda_attention_decode_params, stream: pagoda_stream) -> pagoda_status;

@@ -123,6 +123,22 @@ pub struct KvShape {
     pub dtype: DType,
 }
 
+/// What keys and values are divided by before a cache of e4m3 rounds them, one for each of the layer's kv heads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KvScales {
+    /// Of keys.
+    pub k: Vec<f32>,
+    /// Of values.
+    pub v: Vec<f32>,
+}
+
+impl KvScales {
+    /// No change.
+    pub fn ones(num_kv_heads: usize) -> KvScales {
+        KvScales { k: vec![1.0; num_kv_heads], v: vec![1.0; num_kv_heads] }
+    }
+}
+
 impl KvShape {
     /// Bytes of k and v of one block of one layer.
     pub fn block_bytes(&self) -> usize {
@@ -193,8 +209,12 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn alloc(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<Tensor<Self>, EngineError>;
     /// Room for `len` i32.
     fn alloc_ints(&self, len: usize) -> Result<Self::Ints, EngineError>;
-    /// A layer's KV pool.
+    /// A layer's KV pool. Scales of e4m3 are 1.
     fn alloc_kv(&self, shape: KvShape) -> Result<Self::KvLayer, EngineError>;
+    /// Sets the scales of a pool of e4m3 before anything is stored; does nothing to others.
+    fn set_kv_scales(&self, _kv: &mut Self::KvLayer, _scales: &KvScales) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Takes a weight matrix from the host. The CPU keeps the mapping; a GPU uploads and repacks.
     fn load_weight(&self, weight: HostWeight) -> Result<Self::Weight, EngineError>;
     /// Takes a matrix of either form. A device without kernels for codes makes bf16 of them.

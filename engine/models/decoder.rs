@@ -5,7 +5,7 @@
 use super::config::ModelConfig;
 use super::layer::{Layer, Rotations, load_linear};
 use super::rope;
-use crate::device::{Device, Linear, StepTensors};
+use crate::device::{Device, KvScales, Linear, StepTensors};
 use crate::error::Result;
 use crate::runner::workspace::Workspace;
 use crate::weights::checkpoint::{Checkpoint, LinearRole, VectorRole};
@@ -19,6 +19,8 @@ pub struct Decoder<D: Device> {
     layers: Vec<Layer<D>>,
     final_norm: D::Vector,
     lm_head: Linear<D>,
+    /// Of a cache of e4m3, where the checkpoint has them; one entry a layer.
+    pub kv_scales: Vec<Option<KvScales>>,
     rotations: Rotations<D>,
 }
 
@@ -46,7 +48,8 @@ impl<D: Device> Decoder<D> {
         let final_norm = device.load_vector(&checkpoint.vector(VectorRole::FinalNorm, 0)?)?;
         let lm_head = load_linear(device, checkpoint.linear(LinearRole::LmHead, 0)?)?;
         device.weights_loaded()?;
-        Ok(Decoder { config, embedding, layers, final_norm, lm_head, rotations })
+        let kv_scales = (0..config.layers.len()).map(|idx| checkpoint.kv_scales(idx)).collect::<Result<_>>()?;
+        Ok(Decoder { config, embedding, layers, final_norm, lm_head, kv_scales, rotations })
     }
 
     /// Runs all tokens of a step through the layers; `ws.residual` and `ws.delta` then hold the last hidden states for `logits`.

@@ -86,7 +86,10 @@ impl<D: Device> Runner<D> {
     /// A device that is out of memory.
     pub fn new(device: Arc<D>, decoder: Decoder<D>, kv: KvShape, bounds: StepBounds) -> Result<Runner<D>> {
         let workspace = Workspace::new(&*device, &decoder.config, bounds.max_tokens, bounds.max_logit_rows)?;
-        let layers = decoder.config.layers.iter().map(|_| device.alloc_kv(kv)).collect::<Result<_>>()?;
+        let mut layers = decoder.config.layers.iter().map(|_| device.alloc_kv(kv)).collect::<Result<Vec<_>>>()?;
+        for (layer, scales) in layers.iter_mut().zip(&decoder.kv_scales) {
+            scales.as_ref().map_or(Ok(()), |scales| device.set_kv_scales(layer, scales))?;
+        }
         let StepBounds { max_tokens, max_seqs, max_blocks_per_seq, .. } = bounds;
         let step = device.alloc_step(&StepRoom { max_tokens, max_seqs, max_blocks_per_seq })?;
         let last_tokens = device.alloc_ints(bounds.max_seqs)?;

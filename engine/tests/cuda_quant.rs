@@ -164,7 +164,7 @@ fn hard_values(random: &mut Random, dtype: DType) -> Vec<f32> {
     let round = |v: f32| match dtype {
         DType::F32 => v,
         DType::F16 => f16::from_f32(v).to_f32(),
-        DType::BF16 => bf16::from_f32(v).to_f32(),
+        DType::BF16 | DType::E4M3 => bf16::from_f32(v).to_f32(),
     };
     let mut values: Vec<f32> = (0..64 * 300).map(|i| random.unit() * 2f32.powi(-(i / 64 % 40))).collect();
     let edges = [-0.848_096_4, -0.610_632_96, -0.023_0, 0.039_790_15, 0.120_255_25, 0.5016634, 0.642_786_9, 0.861_478_4];
@@ -200,7 +200,7 @@ fn codes_and_absmax_are_those_of_bitsandbytes() {
         let bytes: Vec<u8> = match dtype {
             DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            DType::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            DType::BF16 | DType::E4M3 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
         };
         let (from, count) = (upload(&gpu, &bytes), values.len());
         let (codes, absmax, largest) = (upload(&gpu, &vec![0xa5; count / 2]), upload(&gpu, &vec![0xa5; count / 16]), upload(&gpu, &[0; 4]));

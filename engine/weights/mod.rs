@@ -10,6 +10,7 @@ mod gguf_keys;
 mod gguf_model;
 mod gguf_text;
 pub mod json;
+mod kv_scales;
 pub mod mapped;
 pub(crate) mod names;
 pub mod quant;

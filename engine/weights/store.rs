@@ -99,10 +99,26 @@ impl TensorStore {
     /// # Errors
     /// It is missing, or its shape or type is wrong.
     pub fn check_vector(&self, name: &str, len: usize) -> Result<usize> {
-        let (tensor, format) = self.get(name, &[len])?;
+        self.check_floats(name, &[len])
+    }
+
+    fn check_floats(&self, name: &str, shape: &[usize]) -> Result<usize> {
+        let (tensor, format) = self.get(name, shape)?;
         match format {
             WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => Ok(tensor.bytes.len()),
             other => Err(self.tensor_error(tensor, name, format!("is of type {other:?}, expected F32, F16 or BF16"))),
+        }
+    }
+
+    /// The tensor `name` of one value, or of `len`, in f32.
+    ///
+    /// # Errors
+    /// As `check_vector`.
+    pub fn scales(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        match self.tensors.get(name).map(|tensor| tensor.shape.as_slice()) {
+            Some([]) => self.floats(name, &[]),
+            Some([1]) => self.floats(name, &[1]),
+            _ => self.floats(name, &[len]),
         }
     }
 
@@ -111,8 +127,12 @@ impl TensorStore {
     /// # Errors
     /// As `check_vector`.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.check_vector(name, len)?;
-        let (tensor, format) = self.get(name, &[len])?;
+        self.floats(name, &[len])
+    }
+
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.check_floats(name, shape)?;
+        let (tensor, format) = self.get(name, shape)?;
         let bytes = tensor.bytes.as_slice();
         let pairs = || bytes.as_chunks::<2>().0.iter();
         Ok(match format {

@@ -11,6 +11,7 @@
 // Bound by memory: each head is read once and written once (q, v) or twice (k). Measured on an H200 (28 + 2 * 4 heads of 128): 8192 tokens take
 // 48 us, 3.3 TB/s, where a copy of as many bytes takes 40; one token takes 0.9 us between kernels that start early. Four heads a lane, with the
 // cosines in registers, take 43 us for 8192 tokens and 2 for one.
+#include "attention/codes.cuh"
 #include "attention/paged_kv.cuh"
 #include "common/launch.cuh"
 #include "common/reduce.cuh"
@@ -116,13 +117,49 @@ template <int kWidth> __device__ __forceinline__ void scale_by(float (&v)[kWidth
   for (int i = 0; i < kWidth; ++i) v[i] *= scale * w[i];
 }
 
-// Where k or v of a head goes in the cache; nullptr: nowhere, since it is q or its row only fills up the batch and has no slot.
-__device__ __forceinline__ bf16 *cache_row(const pagoda_rope_kv_params &p, int head, int slot) {
-  if (head < p.num_heads || slot < 0) return nullptr;
+// Where k or v of a head goes in the cache, in elements; -1: nowhere, since it is q or its row only fills up the batch and has no slot.
+__device__ __forceinline__ int64_t cache_offset(const pagoda_rope_kv_params &p, int head, int slot) {
+  if (head < p.num_heads || slot < 0) return -1;
   const PagedKv cache{p.num_kv_heads, p.block_size, p.head_dim};
   const int row = head - p.num_heads, kv_head = row % p.num_kv_heads;
-  const int64_t offset = cache.k_offset(slot / p.block_size, kv_head, slot % p.block_size) + (row < p.num_kv_heads ? 0 : cache.v_distance());
-  return static_cast<bf16 *>(p.kv) + offset;
+  return cache.k_offset(slot / p.block_size, kv_head, slot % p.block_size) + (row < p.num_kv_heads ? 0 : cache.v_distance());
+}
+
+// A unit to its place among the codes of a head. Sixteen elements are coded together: two pieces of one lane where they follow each other;
+// of halves, those of a pair of lanes, which exchange them: the even lane stores the first half's, the odd lane the second's.
+__device__ __forceinline__ void store_codes(uint8_t *head_gmem, const Piece<kOctet> &a, const Piece<kOctet> &b, const Unit &unit, bool in_halves, float scale) {
+  uint4 low = a.words, high = b.words;
+  int first = unit.a;
+  if (in_halves) {
+    const bool is_odd = unit.a / kOctet % 2;
+    const uint32_t pair = 3u << (threadIdx.x % kWarpSize & ~1u);
+    const uint4 given = is_odd ? a.words : b.words;
+    const uint4 got = make_uint4(__shfl_xor_sync(pair, given.x, 1), __shfl_xor_sync(pair, given.y, 1), __shfl_xor_sync(pair, given.z, 1), __shfl_xor_sync(pair, given.w, 1));
+    if (is_odd) low = got, first = unit.b - kOctet;
+    else high = got;
+  }
+  ptx::store_16b(head_gmem + first, make_uint4(encode_e4m3(low.x, high.x, scale), encode_e4m3(low.y, high.y, scale), encode_e4m3(low.z, high.z, scale), encode_e4m3(low.w, high.w, scale)));
+}
+
+__device__ __forceinline__ void store_codes(uint8_t *head_gmem, const Piece<1> &a, const Piece<1> &b, const Unit &unit, bool, float scale) {
+  const auto put = [&](int element, bf16 value) {
+    const int in_chunk = element % 16;
+    head_gmem[element / 16 * 16 + (in_chunk < 8 ? 2 * in_chunk : 2 * in_chunk - 15)] = static_cast<uint8_t>(e4m3_pair(to_f32(value) / scale, 0.0f));
+  };
+  if (unit.has_a) put(unit.a, a.value);
+  if (unit.has_b) put(unit.b, b.value);
+}
+
+// A unit of k or v to the cache; `row`: of its scale.
+template <int kWidth>
+__device__ __forceinline__ void store_unit(const pagoda_rope_kv_params &p, const Piece<kWidth> &a, const Piece<kWidth> &b, const Unit &unit, int row, int64_t offset) {
+  if (p.kv_scales) {
+    if (unit.has_a) store_codes(static_cast<uint8_t *>(p.kv) + offset, a, b, unit, unit.rotates && !p.interleaved, __ldg(p.kv_scales + row));
+    return;
+  }
+  bf16 *kv_gmem = static_cast<bf16 *>(p.kv) + offset;
+  if (unit.has_a) a.store(kv_gmem + unit.a);
+  if (unit.has_b) b.store(kv_gmem + unit.b);
 }
 
 template <int kWidth, int kUnits> __global__ void __launch_bounds__(kThreads) rope_kv_kernel(const __grid_constant__ RopeKv k) {
@@ -168,7 +205,7 @@ template <int kWidth, int kUnits> __global__ void __launch_bounds__(kThreads) ro
   }
   if (!is_there) return;
 
-  bf16 *kv_gmem = cache_row(p, head, slot);
+  const int64_t offset = cache_offset(p, head, slot);
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {
     const Unit unit(p, kWidth, lane + (i << k.log_lanes));
@@ -185,14 +222,13 @@ template <int kWidth, int kUnits> __global__ void __launch_bounds__(kThreads) ro
       if (unit.has_a) a.store(head_gmem + unit.a);
       if (unit.has_b) b.store(head_gmem + unit.b);
     }
-    if (kv_gmem && unit.has_a) a.store(kv_gmem + unit.a);
-    if (kv_gmem && unit.has_b) b.store(kv_gmem + unit.b);
+    if (offset >= 0) store_unit(p, a, b, unit, head - p.num_heads, offset);
   }
 }
 
-// Octets, and single elements for heads whose halves are no octets.
+// Octets, and single elements for heads whose halves are no octets, or no chunks of codes.
 pagoda_status launch_rope_kv(const pagoda_rope_kv_params &p, cudaStream_t stream) {
-  const bool in_octets = p.head_dim % kOctet == 0 && p.rotary_dim % (2 * kOctet) == 0;
+  const bool in_octets = p.head_dim % kOctet == 0 && p.rotary_dim % ((p.kv_scales && !p.interleaved ? 4 : 2) * kOctet) == 0;
   const int num_units = in_octets ? (p.head_dim + 2 * kOctet - 1) / (2 * kOctet) : kWarpSize;
   RopeKv k{p, 0};
   while (1 << k.log_lanes < num_units) ++k.log_lanes;
@@ -210,6 +246,6 @@ extern "C" pagoda_status pagoda_rope_kv(const pagoda_rope_kv_params *p, pagoda_s
   if (!p || !p->qkv || !p->kv || !p->positions || !p->slot_mapping || !p->cos || !p->sin) return PAGODA_INVALID_ARGUMENT;
   if (p->num_tokens < 0 || p->num_heads <= 0 || p->num_kv_heads <= 0 || p->block_size <= 0) return PAGODA_INVALID_ARGUMENT;
   if (p->rotary_dim < 0 || p->rotary_dim > p->head_dim || p->rotary_dim % 2 != 0) return PAGODA_INVALID_ARGUMENT;
-  if (p->head_dim <= 0 || p->head_dim > kMaxHeadDim || p->head_dim % 2 != 0) return PAGODA_UNSUPPORTED;
+  if (p->head_dim <= 0 || p->head_dim > kMaxHeadDim || p->head_dim % (p->kv_scales ? 16 : 2) != 0) return PAGODA_UNSUPPORTED;
   return p->num_tokens == 0 ? PAGODA_OK : launch_rope_kv(*p, stream);
 }

@@ -25,8 +25,8 @@ typedef enum pagoda_status {
   PAGODA_STATUS_MAX = 0x7fffffff
 } pagoda_status;
 
-/* Element type of activations. */
-typedef enum pagoda_dtype { PAGODA_F32 = 0, PAGODA_F16 = 1, PAGODA_BF16 = 2 } pagoda_dtype;
+/* Element type of activations; e4m3 of caches alone. */
+typedef enum pagoda_dtype { PAGODA_F32 = 0, PAGODA_F16 = 1, PAGODA_BF16 = 2, PAGODA_E4M3 = 3 } pagoda_dtype;
 
 /* Versions as CUDA counts them: 13000 is 13.0. Host memory. */
 typedef struct pagoda_runtime_info {
@@ -191,12 +191,14 @@ typedef struct pagoda_add_bias_params {
 } pagoda_add_bias_params;
 pagoda_status pagoda_add_bias(const pagoda_add_bias_params *params, pagoda_stream stream);
 
-/* == Paged KV cache of one layer: [num_blocks][2: k, v][num_kv_heads][block_size][head_dim] bf16. */
+/* == Paged KV cache of one layer: [num_blocks][2: k, v][num_kv_heads][block_size][head_dim] bf16, or with scales e4m3 in fragment order
+ * (pagoda_w8.h; compute capability 8.9 and later): k = code * scale. */
 
 /* For every token: norms and rotates the q and k heads of its qkv row in place, stores k and v in their slot. */
 typedef struct pagoda_rope_kv_params {
   void *qkv;                   /* [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] bf16 */
   void *kv;                    /* the layer's cache */
+  const float *kv_scales;      /* [2: k, v][num_kv_heads] of a cache of e4m3, head_dim a multiple of 16; NULL: bf16 */
   const int32_t *positions;    /* [num_tokens] */
   const int32_t *slot_mapping; /* [num_tokens] block * block_size + offset */
   const float *cos;            /* [max_positions, rotary_dim / 2] f32 */
@@ -220,6 +222,7 @@ typedef struct pagoda_attention_params {
   void *out;                   /* [num_tokens, num_heads * head_dim] bf16 */
   const void *qkv;             /* [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] bf16; q comes first */
   void *kv;                    /* the layer's cache */
+  const float *kv_scales;      /* [2: k, v][num_kv_heads] of a cache of e4m3; NULL: bf16 */
   const int32_t *cu_seqlens_q; /* [num_seqs + 1] first row of each sequence */
   const int32_t *context_lens; /* [num_seqs] including the rows of this step; 0: no sequence, its row of out is left alone */
   const int32_t *block_tables; /* [num_seqs, max_blocks_per_seq] */
@@ -267,7 +270,7 @@ typedef struct pagoda_attention_decode_params {
   int32_t num_ctas; /* that share the pieces */
 } pagoda_attention_decode_params;
 pagoda_status pagoda_attention_decode(const pagoda_attention_decode_params *params, pagoda_stream stream);
-/* Before pagoda_attention_decode with the same params. PAGODA_UNSUPPORTED where there is no kernel for them: then without prefixes. */
+/* Before pagoda_attention_decode with the same params. PAGODA_UNSUPPORTED where the cache is e4m3 or there is no kernel for them: then without prefixes. */
 pagoda_status pagoda_attention_prefix(const pagoda_attention_decode_params *params, pagoda_stream stream);
 
 /* Block dst = block src for every pair, whole blocks of one layer. No block is both a source and a destination. */

@@ -4,7 +4,7 @@ use super::{ALIGNMENT, DeviceBytes, Stream, check_range, int, invalid, launch};
 use crate::status::Result;
 use crate::sys;
 
-/// Heads of a layer and the shape of its cache: `[num_blocks][k, v][num_kv_heads][block_size][head_dim]` bf16.
+/// Heads of a layer and the shape of its cache: `[num_blocks][k, v][num_kv_heads][block_size][head_dim]` bf16, or e4m3 with scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadShape {
     /// Query heads.
@@ -23,9 +23,9 @@ impl HeadShape {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
 
-    /// Bytes of a block of the cache.
-    fn block_bytes(&self) -> usize {
-        2 * self.num_kv_heads * self.block_size * self.head_dim * 2
+    /// Elements of a block of the cache.
+    fn block_elements(&self) -> usize {
+        2 * self.num_kv_heads * self.block_size * self.head_dim
     }
 
     fn check(&self, op: &'static str) -> Result<()> {
@@ -41,6 +41,8 @@ pub struct RopeKv {
     pub qkv: DeviceBytes,
     /// The layer's cache.
     pub kv: DeviceBytes,
+    /// `[k, v][num_kv_heads]` f32: the cache is e4m3, of elements divided by them. None: it is bf16.
+    pub kv_scales: Option<DeviceBytes>,
     /// `[num_tokens]` i32.
     pub positions: DeviceBytes,
     /// `[num_tokens]` i32.
@@ -74,6 +76,7 @@ pub fn rope_kv(p: &RopeKv, stream: Stream) -> Result<()> {
     p.shape.check(OP)?;
     check_range(OP, "qkv", p.qkv, p.num_tokens * p.shape.qkv_cols() * 2, ALIGNMENT)?;
     check_range(OP, "kv", p.kv, 0, ALIGNMENT)?;
+    let kv_scales = lower_scales(OP, p.kv_scales, &p.shape)?;
     for (name, range, needed) in [
         ("positions", p.positions, p.num_tokens * 4),
         ("slot_mapping", p.slot_mapping, p.num_tokens * 4),
@@ -88,6 +91,7 @@ pub fn rope_kv(p: &RopeKv, stream: Stream) -> Result<()> {
     let raw = sys::pagoda_rope_kv_params {
         qkv: p.qkv.as_ptr(),
         kv: p.kv.as_ptr(),
+        kv_scales,
         positions: p.positions.as_ptr::<i32>(),
         slot_mapping: p.slot_mapping.as_ptr::<i32>(),
         cos: p.cos.as_ptr::<f32>(),
@@ -106,6 +110,11 @@ pub fn rope_kv(p: &RopeKv, stream: Stream) -> Result<()> {
     launch!(pagoda_rope_kv, raw, stream)
 }
 
+fn lower_scales(op: &'static str, scales: Option<DeviceBytes>, shape: &HeadShape) -> Result<*const f32> {
+    scales.map_or(Ok(()), |scales| check_range(op, "kv_scales", scales, 2 * shape.num_kv_heads * 4, 4))?;
+    Ok(scales.map_or(std::ptr::null(), |scales| scales.as_ptr::<f32>()))
+}
+
 /// Operands of `attention_prefill`, and of `attention_decode` with more.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
@@ -115,6 +124,8 @@ pub struct Attention {
     pub qkv: DeviceBytes,
     /// The layer's cache.
     pub kv: DeviceBytes,
+    /// As of `RopeKv`.
+    pub kv_scales: Option<DeviceBytes>,
     /// `[num_seqs + 1]` i32.
     pub cu_seqlens_q: DeviceBytes,
     /// `[num_seqs]` i32.
@@ -160,10 +171,12 @@ pub(super) fn lower(op: &'static str, p: &Attention) -> Result<sys::pagoda_atten
     if p.window == Some(0) || p.soft_cap.is_some_and(|cap| cap.is_nan() || cap <= 0.0) {
         return Err(invalid(op, format!("window {:?}, soft cap {:?}, expected none or more than 0", p.window, p.soft_cap)));
     }
+    let element_bytes = if p.kv_scales.is_some() { 1 } else { 2 };
     Ok(sys::pagoda_attention_params {
         out: p.out.as_ptr(),
         qkv: p.qkv.as_ptr::<std::ffi::c_void>(),
         kv: p.kv.as_ptr(),
+        kv_scales: lower_scales(op, p.kv_scales, &p.shape)?,
         cu_seqlens_q: p.cu_seqlens_q.as_ptr::<i32>(),
         context_lens: p.context_lens.as_ptr::<i32>(),
         block_tables: p.block_tables.as_ptr::<i32>(),
@@ -177,7 +190,7 @@ pub(super) fn lower(op: &'static str, p: &Attention) -> Result<sys::pagoda_atten
         window: int(op, "window", p.window.unwrap_or(0).min(1 << 30))?,
         scale: p.scale,
         soft_cap: p.soft_cap.unwrap_or(0.0),
-        num_blocks: int(op, "num_blocks", p.kv.len() / p.shape.block_bytes())?,
+        num_blocks: int(op, "num_blocks", p.kv.len() / (p.shape.block_elements() * element_bytes))?,
         tickets: std::ptr::null_mut(),
     })
 }

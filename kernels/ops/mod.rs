@@ -68,6 +68,8 @@ pub enum DType {
     F16,
     /// bfloat16.
     BF16,
+    /// e4m3fn, of KV caches alone: their scales lie beside them.
+    E4M3,
 }
 
 impl DType {
@@ -76,6 +78,7 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
+            DType::E4M3 => 1,
         }
     }
 
@@ -85,6 +88,7 @@ impl DType {
             DType::F32 => sys::PAGODA_F32,
             DType::F16 => sys::PAGODA_F16,
             DType::BF16 => sys::PAGODA_BF16,
+            DType::E4M3 => sys::PAGODA_E4M3,
         }
     }
 }

@@ -81,6 +81,7 @@ fn load<S: Simd>(s: S, elements: &Elements, index: usize) -> S::V {
         Elements::F32(values) => s.load(lanes(values.as_slice(), index)),
         Elements::F16(values) => s.load_f16(halves(lanes(values.as_slice(), index))),
         Elements::BF16(values) => s.load_bf16(halves(lanes(values.as_slice(), index))),
+        Elements::E4M3(codes) => s.load(&std::array::from_fn(|lane| codes.get(index + lane))),
     }
 }
 

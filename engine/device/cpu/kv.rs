@@ -11,8 +11,9 @@ use half::{bf16, f16};
 
 use super::buffer::Buffer;
 use super::threads::SharedMut;
-use crate::device::{DType, KvShape};
+use crate::device::{DType, KvScales, KvShape};
 use crate::error::EngineError;
+use crate::weights::quant::books::{e4m3, table};
 
 /// Elements of one of the two arrays.
 pub enum Elements {
@@ -22,6 +23,27 @@ pub enum Elements {
     F16(Buffer<f16>),
     /// Half the memory, 8 bits of precision.
     BF16(Buffer<bf16>),
+    /// A quarter of the memory, 4 bits of precision.
+    E4M3(Codes),
+}
+
+/// Elements as e4m3 codes of what they are in units of their head's scale.
+pub struct Codes {
+    codes: Buffer<u8>,
+    /// Of the kv heads.
+    scales: Vec<f32>,
+    /// Elements of one head in a block.
+    head_len: usize,
+    values: Box<[f32; 256]>,
+}
+
+impl Codes {
+    /// Element `index`.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> f32 {
+        let scale = self.scales[index / self.head_len % self.scales.len()];
+        self.values[usize::from(self.codes.as_slice()[index])] * scale
+    }
 }
 
 /// The keys and values of one layer.
@@ -52,6 +74,16 @@ impl CpuKv {
         ((block * self.shape.num_kv_heads + head) * self.shape.block_size + slot) * self.shape.head_dim
     }
 
+    /// Sets the scales of e4m3; does nothing to other elements.
+    pub fn set_scales(&mut self, scales: &KvScales) {
+        for (elements, scales) in [(&mut self.k, &scales.k), (&mut self.v, &scales.v)] {
+            if let Elements::E4M3(codes) = elements {
+                assert_eq!(codes.scales.len(), scales.len(), "scales of the heads");
+                codes.scales.clone_from(scales);
+            }
+        }
+    }
+
     /// Copies whole blocks, one pair after another.
     pub fn copy_blocks(&mut self, pairs: &[(u32, u32)]) {
         let len = self.shape.block_size * self.shape.num_kv_heads * self.shape.head_dim;
@@ -70,6 +102,12 @@ impl Elements {
             DType::F32 => Elements::F32(Buffer::zeroed(what, len)?),
             DType::F16 => Elements::F16(Buffer::zeroed(what, len)?),
             DType::BF16 => Elements::BF16(Buffer::zeroed(what, len)?),
+            DType::E4M3 => Elements::E4M3(Codes {
+                codes: Buffer::zeroed(what, len)?,
+                scales: KvScales::ones(shape.num_kv_heads).k,
+                head_len: shape.block_size * shape.head_dim,
+                values: Box::new(table(e4m3)),
+            }),
         })
     }
 
@@ -78,6 +116,7 @@ impl Elements {
             Elements::F32(b) => b.as_mut_slice().copy_within(src..src + len, dst),
             Elements::F16(b) => b.as_mut_slice().copy_within(src..src + len, dst),
             Elements::BF16(b) => b.as_mut_slice().copy_within(src..src + len, dst),
+            Elements::E4M3(b) => b.codes.as_mut_slice().copy_within(src..src + len, dst),
         }
     }
 
@@ -85,7 +124,7 @@ impl Elements {
     pub fn as_f32(&self) -> Option<&[f32]> {
         match self {
             Elements::F32(b) => Some(b.as_slice()),
-            Elements::F16(_) | Elements::BF16(_) => None,
+            Elements::F16(_) | Elements::BF16(_) | Elements::E4M3(_) => None,
         }
     }
 
@@ -96,6 +135,7 @@ impl Elements {
             Elements::F32(b) => b.as_slice()[index],
             Elements::F16(b) => b.as_slice()[index].to_f32(),
             Elements::BF16(b) => b.as_slice()[index].to_f32(),
+            Elements::E4M3(b) => b.get(index),
         }
     }
 
@@ -105,6 +145,7 @@ impl Elements {
             Elements::F32(b) => SharedElements::F32(SharedMut::new(b.as_mut_slice())),
             Elements::F16(b) => SharedElements::F16(SharedMut::new(b.as_mut_slice())),
             Elements::BF16(b) => SharedElements::BF16(SharedMut::new(b.as_mut_slice())),
+            Elements::E4M3(b) => SharedElements::E4M3(SharedMut::new(b.codes.as_mut_slice()), &b.scales),
         }
     }
 }
@@ -117,4 +158,6 @@ pub enum SharedElements<'a> {
     F16(SharedMut<'a, f16>),
     /// Rounded to nearest even.
     BF16(SharedMut<'a, bf16>),
+    /// Divided by the scale of the head, rounded to nearest even, saturating.
+    E4M3(SharedMut<'a, u8>, &'a [f32]),
 }

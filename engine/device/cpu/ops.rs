@@ -11,7 +11,8 @@ use super::norm::{AddRmsNorm, NormStore, RmsNorm};
 use super::threads::SharedMut;
 use super::{CpuBuffer, CpuDevice, CpuKv, CpuVector, CpuWeight, memory};
 use crate::device::{
-    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepTensors, Tensor,
+    AttentionParams, DType, Device, HostMatrix, HostWeight, KvScales, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepTensors,
+    Tensor,
 };
 use crate::error::EngineError;
 use crate::memory_plan::StepSize;
@@ -88,6 +89,11 @@ impl Device for CpuDevice {
 
     fn alloc_kv(&self, shape: KvShape) -> Result<CpuKv, EngineError> {
         CpuKv::new(shape)
+    }
+
+    fn set_kv_scales(&self, kv: &mut CpuKv, scales: &KvScales) -> Result<(), EngineError> {
+        kv.set_scales(scales);
+        Ok(())
     }
 
     fn load_weight(&self, weight: HostWeight) -> Result<CpuWeight, EngineError> {

@@ -9,6 +9,7 @@ use super::norm::norm_in_place;
 use super::simd::{Kernel, Simd};
 use super::threads::SharedMut;
 use crate::device::{RopeKvParams, RopeStyle, RopeTable};
+use crate::weights::quant::quantize::floats::to_e4m3;
 
 /// Tokens a task.
 const TASK_TOKENS: usize = 16;
@@ -100,13 +101,24 @@ fn store_row(
     params: &RopeKvParams<'_, CpuDevice>,
 ) {
     match (k, v) {
-        (SharedElements::F32(k), SharedElements::F32(v)) => store_as(row, k, v, block_size, slot, params, |x| x),
-        (SharedElements::F16(k), SharedElements::F16(v)) => store_as(row, k, v, block_size, slot, params, f16::from_f32),
-        (SharedElements::BF16(k), SharedElements::BF16(v)) => store_as(row, k, v, block_size, slot, params, bf16::from_f32),
+        (SharedElements::F32(k), SharedElements::F32(v)) => store_as(row, k, v, block_size, slot, params, |x, _| x),
+        (SharedElements::F16(k), SharedElements::F16(v)) => store_as(row, k, v, block_size, slot, params, |x, _| f16::from_f32(x)),
+        (SharedElements::BF16(k), SharedElements::BF16(v)) => store_as(row, k, v, block_size, slot, params, |x, _| bf16::from_f32(x)),
+        (SharedElements::E4M3(k, k_scales), SharedElements::E4M3(v, v_scales)) => {
+            let scale = |kind: Kind, head: usize| if kind == Kind::Key { k_scales[head] } else { v_scales[head] };
+            store_as(row, k, v, block_size, slot, params, |x, (kind, head)| to_e4m3(x / scale(kind, head)));
+        }
         _ => unreachable!("keys and values have one type"),
     }
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Key,
+    Value,
+}
+
+/// `convert` gets an element, what it is and its head.
 fn store_as<T>(
     row: &[f32],
     k: &SharedMut<'_, T>,
@@ -114,7 +126,7 @@ fn store_as<T>(
     block_size: usize,
     slot: usize,
     params: &RopeKvParams<'_, CpuDevice>,
-    convert: impl Fn(f32) -> T,
+    convert: impl Fn(f32, (Kind, usize)) -> T,
 ) {
     let (dim, heads) = (params.head_dim, params.num_kv_heads);
     let (block, offset) = (slot / block_size, slot % block_size);
@@ -123,10 +135,10 @@ fn store_as<T>(
         let base = (block * heads + head) * dim * block_size;
         for (i, x) in keys[head * dim..][..dim].iter().enumerate() {
             // SAFETY: each token of a step has a slot of its own, so no other task writes this element.
-            unsafe { k.set(base + i * block_size + offset, convert(*x)) };
+            unsafe { k.set(base + i * block_size + offset, convert(*x, (Kind::Key, head))) };
         }
         // SAFETY: as above.
         let out = unsafe { v.slice(base + offset * dim, dim) };
-        out.iter_mut().zip(&values[head * dim..][..dim]).for_each(|(out, x)| *out = convert(*x));
+        out.iter_mut().zip(&values[head * dim..][..dim]).for_each(|(out, x)| *out = convert(*x, (Kind::Value, head)));
     }
 }

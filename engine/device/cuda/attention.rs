@@ -20,6 +20,7 @@ impl CudaDevice {
         let params = RopeKv {
             qkv: qkv.bf16(),
             kv: kv.memory.bytes(),
+            kv_scales: kv.scales,
             positions: step.positions.bytes(),
             slot_mapping: step.slot_mapping.bytes(),
             cos: p.rope.cos.bytes,
@@ -71,7 +72,10 @@ impl CudaDevice {
         let HeadShape { num_heads, num_kv_heads, head_dim, block_size } = params.shape;
         let num_sms = self.gpu.info().num_sms;
         let num_ctas = decode_ctas(step.num_seqs, num_heads, num_kv_heads, head_dim, step.max_context_len, num_sms);
-        let shares = step.num_prefix_groups > 0 && params.window.is_none() && takes_prefixes(head_dim, block_size, step.num_seqs);
+        let shares = step.num_prefix_groups > 0
+            && params.window.is_none()
+            && params.kv_scales.is_none()
+            && takes_prefixes(head_dim, block_size, step.num_seqs);
         let prefixes = shares.then(|| SharedPrefixes {
             groups: step.prefix_groups.bytes(),
             members: step.prefix_members.bytes(),
@@ -108,6 +112,7 @@ fn attention_operands(out: &mut CudaTensor, qkv: &CudaTensor, kv: &CudaKv, step:
         out: out.bf16(),
         qkv: qkv.bf16(),
         kv: kv.memory.bytes(),
+        kv_scales: kv.scales,
         cu_seqlens_q: step.cu_seqlens_q.bytes(),
         context_lens: step.context_lens.bytes(),
         block_tables: step.block_tables.bytes(),

@@ -8,7 +8,7 @@ use pagoda_kernels::ops::DeviceBytes;
 use rayon::prelude::*;
 
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, Stored, engine_error};
-use crate::device::{DType, HostWeight, KvShape, StepInts, StepRoom, StepTensors, Tensor};
+use crate::device::{DType, HostWeight, KvScales, KvShape, StepInts, StepRoom, StepTensors, Tensor};
 use crate::error::{EngineError, Result};
 use crate::weights::dequant::dequantize_row;
 use crate::weights::format::WeightFormat;
@@ -25,8 +25,8 @@ impl CudaDevice {
     }
 
     pub(super) fn new_tensor(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<Tensor<CudaDevice>> {
-        if dtype == DType::F16 {
-            return Err(EngineError::Unsupported("F16 activations on CUDA; they are BF16 or F32".into()));
+        if !matches!(dtype, DType::BF16 | DType::F32) {
+            return Err(EngineError::Unsupported(format!("{dtype:?} activations on CUDA; they are BF16 or F32")));
         }
         let buffer = self.zeroed(max_rows * cols * dtype.size())?;
         Ok(Tensor { buffer, rows: 0, max_rows, cols, dtype })
@@ -65,13 +65,38 @@ impl CudaDevice {
     }
 
     pub(super) fn new_kv(&self, shape: KvShape) -> Result<CudaKv> {
-        if shape.dtype != DType::BF16 {
-            return Err(EngineError::Option {
-                option: "kv_cache_dtype",
-                reason: format!("{:?} on CUDA, expected bf16 or auto", shape.dtype),
-            });
+        /// The first GPUs that convert to e4m3.
+        const E4M3_CAPABILITY: (u32, u32) = (8, 9);
+        let refuse = |reason: String| Err(EngineError::Option { option: "kv_cache_dtype", reason });
+        let capability = self.gpu.info().compute_capability;
+        match shape.dtype {
+            DType::BF16 => {}
+            DType::E4M3 if capability < E4M3_CAPABILITY => {
+                return refuse(format!("fp8 needs compute capability 8.9, this GPU has {capability:?}"));
+            }
+            DType::E4M3 if !shape.head_dim.is_multiple_of(16) => {
+                return refuse(format!("fp8 with heads of {} elements, expected a multiple of 16", shape.head_dim));
+            }
+            DType::E4M3 => {}
+            other => return refuse(format!("{other:?} on CUDA, expected bf16, fp8 or auto")),
         }
-        Ok(CudaKv { memory: self.zeroed(shape.num_blocks * shape.block_bytes())?, shape })
+        let memory = self.zeroed(shape.num_blocks * shape.block_bytes())?;
+        let mut kv = CudaKv { memory, scales: None, shape };
+        if shape.dtype == DType::E4M3 {
+            self.upload_kv_scales(&mut kv, &KvScales::ones(shape.num_kv_heads))?;
+        }
+        Ok(kv)
+    }
+
+    pub(super) fn upload_kv_scales(&self, kv: &mut CudaKv, scales: &KvScales) -> Result<()> {
+        let values = [scales.k.as_slice(), &scales.v].concat();
+        assert_eq!(values.len(), 2 * kv.shape.num_kv_heads, "scales of the heads");
+        let bytes = match kv.scales {
+            Some(bytes) => bytes,
+            None => self.scales.alloc(values.len() * 4).map_err(engine_error)?,
+        };
+        kv.scales = Some(bytes);
+        self.staging.lock().upload(bytes, bytemuck::cast_slice(&values))
     }
 
     pub(super) fn upload_vector(&self, values: &[f32]) -> Result<CudaVector> {

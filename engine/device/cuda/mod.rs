@@ -78,9 +78,11 @@ pub struct CudaInts {
     len: usize,
 }
 
-/// One layer's keys and values on the GPU: `[num_blocks][k, v][num_kv_heads][block_size][head_dim]` bf16.
+/// One layer's keys and values on the GPU: `[num_blocks][k, v][num_kv_heads][block_size][head_dim]` bf16 or e4m3.
 pub struct CudaKv {
     memory: DeviceMemory,
+    /// `[k, v][num_kv_heads]` f32 of a cache of e4m3.
+    scales: Option<DeviceBytes>,
     shape: KvShape,
 }
 

@@ -11,8 +11,8 @@ use super::sample::{CudaPending, is_on_host};
 use super::w4_load::planned_copies;
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, Stored, engine_error};
 use crate::device::{
-    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepInts, StepRoom,
-    StepTensors, Tensor,
+    AttentionParams, DType, Device, HostMatrix, HostWeight, KvScales, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepInts,
+    StepRoom, StepTensors, Tensor,
 };
 use crate::error::Result;
 use crate::memory_plan::StepSize;
@@ -145,6 +145,10 @@ impl Device for CudaDevice {
 
     fn alloc_kv(&self, shape: KvShape) -> Result<CudaKv> {
         self.new_kv(shape)
+    }
+
+    fn set_kv_scales(&self, kv: &mut CudaKv, scales: &KvScales) -> Result<()> {
+        if kv.shape.dtype == DType::E4M3 { self.upload_kv_scales(kv, scales) } else { Ok(()) }
     }
 
     fn load_weight(&self, weight: HostWeight) -> Result<CudaWeight> {

@@ -1,6 +1,6 @@
 //! Rotation, the paged cache and attention of the CUDA device against the CPU device.
 
-use pagoda_engine::device::{AttentionParams, DType, Device, KvShape, RopeKvParams, RopeStyle, RopeTable, StepTensors, Tensor};
+use pagoda_engine::device::{AttentionParams, DType, Device, KvScales, KvShape, RopeKvParams, RopeStyle, RopeTable, StepTensors, Tensor};
 
 use crate::cuda_pair::{Case, Inputs, Pair, noise};
 
@@ -15,6 +15,8 @@ struct Attend {
     soft_cap: Option<f32>,
     norm: bool,
     rope: (usize, RopeStyle),
+    /// Of the cache.
+    dtype: DType,
 }
 
 impl Attend {
@@ -34,8 +36,10 @@ impl Case for Attend {
         let (num_heads, num_kv_heads, head_dim) = self.heads;
         let longest = SINGLE_STEPS + self.seqs.iter().map(|(a, b)| a + b).max().unwrap();
         let num_blocks = 2 + longest.div_ceil(self.block_size) * self.seqs.len();
-        let shape = KvShape { num_blocks, block_size: self.block_size, num_kv_heads, head_dim, dtype: DType::BF16 };
+        let shape = KvShape { num_blocks, block_size: self.block_size, num_kv_heads, head_dim, dtype: self.dtype };
         let mut kv = device.alloc_kv(shape).unwrap();
+        let scales = |first: f32| (0..num_kv_heads).map(|head| first * (1.0 + head as f32)).collect();
+        device.set_kv_scales(&mut kv, &KvScales { k: scales(0.01), v: scales(0.003) }).unwrap();
         let rotary_dim = self.rope.0;
         let angles: Vec<f32> = (0..(longest + 1) * rotary_dim / 2).map(|i| (i as f32 * 0.37) % 6.0).collect();
         let vector = |f: fn(f32) -> f32| device.load_vector(&angles.iter().map(|a| f(*a)).collect::<Vec<f32>>()).unwrap();
@@ -86,12 +90,15 @@ const SINGLE_STEPS: usize = 2;
 
 fn attend(heads: (usize, usize, usize), seqs: &[(usize, usize)]) -> Attend {
     let rope = (heads.2, RopeStyle::HalfSplit);
-    Attend { heads, block_size: 16, seqs: seqs.to_vec(), window: None, soft_cap: None, norm: false, rope }
+    Attend { heads, block_size: 16, seqs: seqs.to_vec(), window: None, soft_cap: None, norm: false, rope, dtype: DType::BF16 }
 }
 
 fn check_attend(pair: &Pair, case: &Attend) {
-    let Attend { heads, block_size, seqs, window, soft_cap, norm, rope } = case;
-    pair.check(&format!("attention {heads:?} blocks {block_size} {seqs:?} window {window:?} cap {soft_cap:?} norm {norm} {rope:?}"), case);
+    let Attend { heads, block_size, seqs, window, soft_cap, norm, rope, dtype } = case;
+    pair.check(
+        &format!("attention {dtype:?} {heads:?} blocks {block_size} {seqs:?} window {window:?} cap {soft_cap:?} norm {norm} {rope:?}"),
+        case,
+    );
 }
 
 #[test]
@@ -101,6 +108,22 @@ fn attention_agrees_for_every_head_size() {
         check_attend(&pair, &attend(heads, &[(0, 1), (1, 1), (14, 1), (15, 1), (16, 1), (62, 1), (63, 1), (64, 1)]));
         check_attend(&pair, &attend(heads, &[(0, 2), (0, 65), (37, 1), (100, 30)]));
     }
+}
+
+#[test]
+fn attention_over_a_cache_of_codes_agrees() {
+    let Some(pair) = Pair::new() else { return };
+    for heads in [(2, 1, 16), (4, 2, 32), (14, 2, 64), (4, 4, 80), (3, 1, 96), (28, 4, 128), (4, 1, 256)] {
+        for block_size in [16, 4] {
+            let codes = |seqs: &[(usize, usize)]| Attend { block_size, dtype: DType::E4M3, ..attend(heads, seqs) };
+            check_attend(&pair, &codes(&[(0, 1), (1, 1), (15, 1), (16, 1), (63, 1), (130, 1)]));
+            check_attend(&pair, &codes(&[(0, 2), (0, 65), (37, 1), (100, 30)]));
+        }
+    }
+    let long =
+        Attend { dtype: DType::E4M3, window: Some(200), soft_cap: Some(8.0), norm: true, ..attend((7, 1, 128), &[(700, 33), (900, 1)]) };
+    check_attend(&pair, &long);
+    check_attend(&pair, &Attend { window: None, soft_cap: None, ..long });
 }
 
 #[test]

@@ -12,13 +12,16 @@ bool encode(CUtensorMap *map, const pagoda_attention_params &p) {
   const EncodeTiled encoder = tensor_map_encoder();
   if (!encoder) return false;
   constexpr cuuint64_t kRows = 1ull << 31;
-  const cuuint64_t row_bytes = static_cast<cuuint64_t>(p.head_dim) * 2;
-  const cuuint64_t dims[4] = {64, kRows, static_cast<cuuint64_t>(p.head_dim / 64), 2};
-  const cuuint64_t strides[3] = {row_bytes, 128, static_cast<cuuint64_t>(p.num_kv_heads) * p.block_size * row_bytes};
-  const cuuint32_t box[4] = {64, kTileKeys, static_cast<cuuint32_t>(p.head_dim / 64), 2};
+  const cuuint64_t row_bytes = static_cast<cuuint64_t>(p.head_dim) * (p.kv_scales ? 1 : 2), panel_bytes = row_bytes < 128 ? row_bytes : 128;
+  const cuuint64_t panel = p.kv_scales ? panel_bytes : 64, num_panels = row_bytes / panel_bytes;
+  const cuuint64_t dims[4] = {panel, kRows, num_panels, 2};
+  const cuuint64_t strides[3] = {row_bytes, panel_bytes, static_cast<cuuint64_t>(p.num_kv_heads) * p.block_size * row_bytes};
+  const cuuint32_t box[4] = {static_cast<cuuint32_t>(panel), kTileKeys, static_cast<cuuint32_t>(num_panels), 2};
   const cuuint32_t steps[4] = {1, 1, 1, 1};
-  return encoder(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, p.kv, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  const CUtensorMapDataType type = p.kv_scales ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const CUtensorMapSwizzle swizzle = panel_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  return encoder(map, type, 4, p.kv, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 using Kernel = void (*)(const pagoda_attention_decode_params, const CUtensorMap);
@@ -33,21 +36,34 @@ struct Entry {
 };
 
 template <int kHeadDim, int kSlots> constexpr Entry entry() {
-  constexpr size_t kBytes = sizeof(DecodeSmem<kHeadDim, kSlots>) + kDecodeAlign;
+  constexpr size_t kBytes = sizeof(DecodeSmem<kHeadDim, kSlots, false>) + kDecodeAlign;
   if constexpr (KvTile<kHeadDim>::kSwizzled) {
-    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false>, attention_decode_kernel<kHeadDim, kSlots, true>, kBytes, attention_prefix_kernel<kHeadDim>,
-            sizeof(PrefixSmem<kHeadDim>) + kDecodeAlign};
+    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, false>, attention_decode_kernel<kHeadDim, kSlots, true, false>, kBytes,
+            attention_prefix_kernel<kHeadDim>, sizeof(PrefixSmem<kHeadDim>) + kDecodeAlign};
   } else {
-    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false>, nullptr, kBytes, nullptr, 0};
+    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, false>, nullptr, kBytes, nullptr, 0};
+  }
+}
+
+// The same for a cache of codes; prefixes are not shared there.
+template <int kHeadDim, int kSlots> constexpr Entry codes_entry() {
+  constexpr size_t kBytes = sizeof(DecodeSmem<kHeadDim, kSlots, true>) + kDecodeAlign;
+  if constexpr (KvTile<kHeadDim>::kSwizzled) {
+    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, true>, attention_decode_kernel<kHeadDim, kSlots, true, true>, kBytes, nullptr, 0};
+  } else {
+    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, true>, nullptr, kBytes, nullptr, 0};
   }
 }
 
 // The head sizes of the families, and two small ones for tests. Rings such that two CTAs share a multiprocessor (one, at 256).
 const Entry kEntries[] = {entry<16, 16>(), entry<32, 16>(), entry<64, 12>(), entry<80, 8>(), entry<96, 8>(), entry<128, 8>(), entry<256, 8>()};
 
-const Entry *find_entry(int head_dim) {
-  for (const Entry &e : kEntries) {
-    if (e.head_dim == head_dim) return &e;
+// Tiles are half as large: twice as many.
+const Entry kCodesEntries[] = {codes_entry<16, 16>(), codes_entry<32, 16>(), codes_entry<64, 16>(), codes_entry<80, 16>(), codes_entry<96, 16>(), codes_entry<128, 16>(), codes_entry<256, 16>()};
+
+const Entry *find_entry(const pagoda_attention_params &p) {
+  for (const Entry &e : p.kv_scales ? kCodesEntries : kEntries) {
+    if (e.head_dim == p.head_dim) return &e;
   }
   return nullptr;
 }
@@ -79,7 +95,7 @@ extern "C" pagoda_status pagoda_attention_decode(const pagoda_attention_decode_p
   using namespace pagoda;
   if (!params || !is_valid(*params)) return PAGODA_INVALID_ARGUMENT;
   pagoda_attention_decode_params d = *params;
-  const Entry *e = find_entry(d.attention.head_dim);
+  const Entry *e = find_entry(d.attention);
   if (!e || !has_rotation(d) || !is_power_of_two(d.attention.block_size)) return PAGODA_UNSUPPORTED;
   if (d.prefixes.lens && d.attention.num_seqs > kMaxPlanSeqs) return PAGODA_UNSUPPORTED;
   CUtensorMap map = {};
@@ -101,9 +117,9 @@ extern "C" pagoda_status pagoda_attention_prefix(const pagoda_attention_decode_p
   using namespace pagoda;
   if (!params || !is_valid(*params) || !params->prefixes.lens || params->attention.window != 0) return PAGODA_INVALID_ARGUMENT;
   pagoda_attention_decode_params d = *params;
-  const Entry *e = find_entry(d.attention.head_dim);
+  const Entry *e = find_entry(d.attention);
   CUtensorMap map = {};
-  if (!e || !has_rotation(d) || !is_power_of_two(d.attention.block_size) || d.attention.num_seqs > kMaxPlanSeqs) return PAGODA_UNSUPPORTED;
+  if (!e || !e->prefix || !has_rotation(d) || !is_power_of_two(d.attention.block_size) || d.attention.num_seqs > kMaxPlanSeqs) return PAGODA_UNSUPPORTED;
   if (!takes_tensor_copies(reinterpret_cast<const void *>(e->prefix), d.attention, &map)) return PAGODA_UNSUPPORTED;
   void *args[] = {&d, &map};
   return launch_raw(reinterpret_cast<const void *>(e->prefix), {dim3(d.num_ctas), kPrefixThreads, e->prefix_smem_bytes}, args, stream);

@@ -28,26 +28,26 @@
 
 namespace pagoda {
 
-// The step's own k and v of one kv head, on their way to the last tile.
-template <int kHeadDim> struct FreshRow {
-  uint4 k[kHeadDim / 8];
-  uint4 v[kHeadDim / 8];
+// The step's own k and v of one kv head as the cache has them, on their way to the last tile.
+template <int kHeadDim, bool kCodes> struct FreshRow {
+  uint4 k[KvTile<kHeadDim, kCodes>::kChunks];
+  uint4 v[KvTile<kHeadDim, kCodes>::kChunks];
 };
 
 // What warp 4 hands over with an item.
-template <int kHeadDim> struct DecodeItem {
+template <int kHeadDim, bool kCodes> struct DecodeItem {
   DecodeWork work;  // num_tiles == 0: nothing to compute
   DecodeWork merge; // num_pieces > 0: all pieces of its sequence and heads are there
   bool is_end;      // no item follows
   int fresh_row;    // of the cache; -1: no fresh k and v
-  FreshRow<kHeadDim> fresh;
+  FreshRow<kHeadDim, kCodes> fresh;
   uint2 q[kHeadDim / 16][kWarpSize]; // fragments
 };
 
-template <int kHeadDim, int kSlots> struct DecodeSmem {
-  char tiles[kSlots][KvTile<kHeadDim>::kBytes];
+template <int kHeadDim, int kSlots, bool kCodes> struct DecodeSmem {
+  char tiles[kSlots][KvTile<kHeadDim, kCodes>::kBytes];
   WarpState<kHeadDim> states[kDecodeWarps];
-  DecodeItem<kHeadDim> items[2];
+  DecodeItem<kHeadDim, kCodes> items[2];
   DecodeWork works[2];
   DecodePlan plan;
   uint64_t full[kSlots], empty[kSlots]; // a slot
@@ -63,10 +63,11 @@ __device__ __forceinline__ void wait_for_phase(uint64_t *barrier, int n) {
 }
 
 // Warp 5. Takes items and starts the copies of their tiles.
-template <int kHeadDim, int kSlots, bool kTensor> struct TileFeeder {
+template <int kHeadDim, int kSlots, bool kTensor, bool kCodes> struct TileFeeder {
+  using Tile = KvTile<kHeadDim, kCodes>;
   const pagoda_attention_decode_params &d;
   const CUtensorMap &map;
-  DecodeSmem<kHeadDim, kSlots> &smem;
+  DecodeSmem<kHeadDim, kSlots, kCodes> &smem;
   const CacheRows cache;
   const int lane;
   int num_tiles = 0; // filled since the start
@@ -84,12 +85,12 @@ template <int kHeadDim, int kSlots, bool kTensor> struct TileFeeder {
       if (kTensor) {
 #if __CUDA_ARCH__ >= 900
         if (lane == 0) {
-          ptx::arrive_expecting(full, KvTile<kHeadDim>::kBytes);
+          ptx::arrive_expecting(full, Tile::kBytes);
           ptx::copy_box_4d(tile, &map, tile_row, full);
         }
 #endif
       } else {
-        copy_tile<kHeadDim>(tile, static_cast<const bf16 *>(d.attention.kv), cache, keys, keys.first + i * kTileKeys, tile_row, lane);
+        copy_tile<Tile>(tile, static_cast<const char *>(d.attention.kv), cache, keys, keys.first + i * kTileKeys, tile_row, lane);
         ptx::arrive_after_copies(full);
       }
     }
@@ -122,14 +123,14 @@ template <int kHeadDim, int kSlots, bool kTensor> struct TileFeeder {
 };
 
 // Warp 4. Gives every item what it needs beside its tiles.
-template <int kHeadDim, int kSlots> struct RowFeeder {
+template <int kHeadDim, int kSlots, bool kCodes> struct RowFeeder {
   const pagoda_attention_decode_params &d;
-  DecodeSmem<kHeadDim, kSlots> &smem;
+  DecodeSmem<kHeadDim, kSlots, kCodes> &smem;
   const CacheRows cache;
   const int lane;
 
   // q, rotated, and the step's own k and v.
-  __device__ __forceinline__ void load_rows(const DecodeWork &w, DecodeItem<kHeadDim> &item) {
+  __device__ __forceinline__ void load_rows(const DecodeWork &w, DecodeItem<kHeadDim, kCodes> &item) {
     const pagoda_attention_params &p = d.attention;
     const bf16 *row_gmem = static_cast<const bf16 *>(p.qkv) + static_cast<int64_t>(w.row) * (p.num_heads + 2 * p.num_kv_heads) * kHeadDim;
     const bf16 *k_gmem = row_gmem + (p.num_heads + w.keys.kv_head) * kHeadDim;
@@ -137,7 +138,7 @@ template <int kHeadDim, int kSlots> struct RowFeeder {
     RowFrag<kHeadDim> q, k;
     load_row<kHeadDim>(q, row_gmem + (w.first_head + (has_head ? lane / 4 : 0)) * kHeadDim, has_head, lane);
     load_row<kHeadDim>(k, k_gmem, is_fresh, lane);
-    if (is_fresh && lane < kHeadDim / 8) item.fresh.v[lane] = ptx::load_16b(k_gmem + p.num_kv_heads * kHeadDim + lane * 8);
+    if (is_fresh) load_fresh_v(item, k_gmem + p.num_kv_heads * kHeadDim, w.keys.kv_head);
     if (rotate) norm_and_rotate<kHeadDim>(q, d, d.q_norm, w.context - 1, lane);
 #pragma unroll
     for (int i = 0; i < kHeadDim / 16; ++i) item.q[i][lane] = make_uint2(q[i][0], q[i][1]);
@@ -145,9 +146,29 @@ template <int kHeadDim, int kSlots> struct RowFeeder {
     if (!is_fresh) return;
     norm_and_rotate<kHeadDim>(k, d, d.k_norm, w.context - 1, lane);
     uint32_t *k_smem = reinterpret_cast<uint32_t *>(item.fresh.k);
+    // Every group of 4 lanes has all of k.
+    if constexpr (kCodes) {
+      const float scale = __ldg(p.kv_scales + w.keys.kv_head);
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 16; ++i) {
+        if (i % 8 == lane / 4) k_smem[i * 4 + lane % 4] = encode_e4m3(k[i][0], k[i][1], scale);
+      }
+      return;
+    }
 #pragma unroll
     for (int j = 0; j < kHeadDim / 8; ++j) {
-      if (j % 8 == lane / 4) k_smem[j * 4 + lane % 4] = k[j / 2][j % 2]; // every group of 4 lanes has all of k
+      if (j % 8 == lane / 4) k_smem[j * 4 + lane % 4] = k[j / 2][j % 2];
+    }
+  }
+
+  __device__ __forceinline__ void load_fresh_v(DecodeItem<kHeadDim, kCodes> &item, const bf16 *v_gmem, int kv_head) {
+    if (lane >= KvTile<kHeadDim, kCodes>::kChunks) return;
+    if constexpr (kCodes) {
+      const uint4 low = ptx::load_16b(v_gmem + lane * 16), high = ptx::load_16b(v_gmem + lane * 16 + 8);
+      const float scale = __ldg(d.attention.kv_scales + d.attention.num_kv_heads + kv_head);
+      item.fresh.v[lane] = make_uint4(encode_e4m3(low.x, high.x, scale), encode_e4m3(low.y, high.y, scale), encode_e4m3(low.z, high.z, scale), encode_e4m3(low.w, high.w, scale));
+    } else {
+      item.fresh.v[lane] = ptx::load_16b(v_gmem + lane * 8);
     }
   }
 
@@ -174,7 +195,7 @@ template <int kHeadDim, int kSlots> struct RowFeeder {
         ptx::arrive(ptx::smem_address(smem.copied + j % 2));
       }
       num_empty = w.keys.num_tiles > 0 ? 0 : num_empty + 1;
-      DecodeItem<kHeadDim> &item = smem.items[j % 2];
+      DecodeItem<kHeadDim, kCodes> &item = smem.items[j % 2];
       if (j >= 2) wait_for_phase(smem.done + j % 2, j / 2 - 1);
       if (w.keys.num_tiles > 0) load_rows(w, item);
       if (lane == 0) {
@@ -194,23 +215,26 @@ template <int kHeadDim, int kSlots> struct RowFeeder {
 };
 
 // Adds the step's own k and v to the tile, and to the cache.
-template <int kHeadDim>
-__device__ __forceinline__ void add_fresh(const pagoda_attention_params &p, const DecodeItem<kHeadDim> &item, uint32_t tile, int key, int lane) {
-  using Tile = KvTile<kHeadDim>;
-  if (lane >= kHeadDim / 8) return;
+template <int kHeadDim, bool kCodes>
+__device__ __forceinline__ void add_fresh(const pagoda_attention_params &p, const DecodeItem<kHeadDim, kCodes> &item, uint32_t tile, int key, int lane) {
+  using Tile = KvTile<kHeadDim, kCodes>;
+  if (lane >= Tile::kChunks) return;
   const uint4 k = item.fresh.k[lane], v = item.fresh.v[lane];
   ptx::store_shared_16b(tile + Tile::offset(key, lane), k);
   ptx::store_shared_16b(tile + Tile::kValues + Tile::offset(key, lane), v);
   if (item.work.chunk > 0) return;
-  bf16 *k_gmem = static_cast<bf16 *>(p.kv) + static_cast<int64_t>(item.fresh_row) * kHeadDim + lane * 8;
+  char *k_gmem = static_cast<char *>(p.kv) + static_cast<int64_t>(item.fresh_row) * Tile::kHeadBytes + lane * 16;
   ptx::store_16b(k_gmem, k);
-  ptx::store_16b(k_gmem + static_cast<int64_t>(p.num_kv_heads) * p.block_size * kHeadDim, v);
+  ptx::store_16b(k_gmem + static_cast<int64_t>(p.num_kv_heads) * p.block_size * Tile::kHeadBytes, v);
 }
 
 // One item of warps 0..3; `num_before` tiles went through the ring before.
-template <int kHeadDim, int kSlots, bool kTensor>
-__device__ __forceinline__ void compute_item(const pagoda_attention_decode_params &d, DecodeSmem<kHeadDim, kSlots> &smem, const DecodeItem<kHeadDim> &item, int num_before, int warp, int lane) {
+template <int kHeadDim, int kSlots, bool kTensor, bool kCodes>
+__device__ __forceinline__ void compute_item(const pagoda_attention_decode_params &d, DecodeSmem<kHeadDim, kSlots, kCodes> &smem, const DecodeItem<kHeadDim, kCodes> &item, int num_before,
+                                             int warp, int lane) {
   const pagoda_attention_params &p = d.attention;
+  const float k_scale = kCodes ? __ldg(p.kv_scales + item.work.keys.kv_head) : 1.0f;
+  const float v_scale = kCodes ? __ldg(p.kv_scales + p.num_kv_heads + item.work.keys.kv_head) : 1.0f;
   const int lo = item.work.keys.lo, hi = item.work.keys.hi, first = item.work.keys.first, num_tiles = item.work.keys.num_tiles;
   RowFrag<kHeadDim> q;
 #pragma unroll
@@ -231,19 +255,19 @@ __device__ __forceinline__ void compute_item(const pagoda_attention_decode_param
     const bool adds = item.fresh_row >= 0 && i == num_tiles - 1;
     const bool is_edge = key < lo || key + kTileKeys > hi;
     if (is_edge || adds) {
-      if (kTensor && is_edge) clear_outside<kHeadDim>(tile, lo - key, hi - key, lane);
+      if (kTensor && is_edge) clear_outside<KvTile<kHeadDim, kCodes>>(tile, lo - key, hi - key, lane);
       __syncwarp();
-      if (adds) add_fresh<kHeadDim>(p, item, tile, hi - 1 - key, lane);
+      if (adds) add_fresh<kHeadDim, kCodes>(p, item, tile, hi - 1 - key, lane);
 #if __CUDA_ARCH__ >= 900
       ptx::fence_shared_writes();
 #endif
       __syncwarp();
     }
-    decode_tile<kHeadDim>(p, q, tile, is_edge, lo - key, hi - key, lane, state);
+    decode_tile<kHeadDim, kCodes>(p, p.scale * k_scale, q, tile, is_edge, lo - key, hi - key, lane, state);
     __syncwarp();
     if (lane == 0) ptx::arrive(ptx::smem_address(smem.empty + slot));
   }
-  store_state<kHeadDim>(smem.states[first_tile], state, lane);
+  store_state<kHeadDim>(smem.states[first_tile], state, v_scale, lane);
   __syncwarp();
   ptx::sync_threads(1, kDecodeWarps * kWarpSize);
   merge_warps<kHeadDim>(d, item.work, smem.states);
@@ -251,10 +275,10 @@ __device__ __forceinline__ void compute_item(const pagoda_attention_decode_param
   ptx::sync_threads(1, kDecodeWarps * kWarpSize); // the states have been read
 }
 
-template <int kHeadDim, int kSlots, bool kTensor>
+template <int kHeadDim, int kSlots, bool kTensor, bool kCodes>
 __global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 64 ? 3 : kHeadDim <= 128 ? 2 : 1) attention_decode_kernel(const __grid_constant__ pagoda_attention_decode_params d, const __grid_constant__ CUtensorMap map) {
   extern __shared__ char smem_bytes[];
-  auto &smem = *reinterpret_cast<DecodeSmem<kHeadDim, kSlots> *>(smem_bytes + (-ptx::smem_address(smem_bytes) & (kDecodeAlign - 1)));
+  auto &smem = *reinterpret_cast<DecodeSmem<kHeadDim, kSlots, kCodes> *>(smem_bytes + (-ptx::smem_address(smem_bytes) & (kDecodeAlign - 1)));
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   if (threadIdx.x < kSlots) {
     ptx::init_barrier(ptx::smem_address(smem.full + threadIdx.x), kTensor ? 1 : kWarpSize);
@@ -272,16 +296,16 @@ __global__ void __launch_bounds__(kDecodeThreads, kHeadDim <= 64 ? 3 : kHeadDim 
   if (d.cos == nullptr) wait_then_allow_next();
   const DecodeShape shape = plan_decode(d, smem.plan); // a barrier of all threads
   const CacheRows cache(d.attention.num_kv_heads, d.attention.block_size);
-  if (warp == kDecodeWarps + 1) return TileFeeder<kHeadDim, kSlots, kTensor>{d, map, smem, cache, lane}.run(shape);
-  if (warp == kDecodeWarps) return RowFeeder<kHeadDim, kSlots>{d, smem, cache, lane}.run(shape);
+  if (warp == kDecodeWarps + 1) return TileFeeder<kHeadDim, kSlots, kTensor, kCodes>{d, map, smem, cache, lane}.run(shape);
+  if (warp == kDecodeWarps) return RowFeeder<kHeadDim, kSlots, kCodes>{d, smem, cache, lane}.run(shape);
   if (d.cos != nullptr) wait_then_allow_next();
   int num_before = 0;
 #pragma unroll 1
   for (int j = 0;; ++j) {
-    const DecodeItem<kHeadDim> &item = smem.items[j % 2];
+    const DecodeItem<kHeadDim, kCodes> &item = smem.items[j % 2];
     wait_for_phase(smem.ready + j % 2, j / 2);
     if (item.merge.num_pieces > 0) merge_pieces<kHeadDim>(d, item.merge);
-    if (item.work.keys.num_tiles > 0) compute_item<kHeadDim, kSlots, kTensor>(d, smem, item, num_before, warp, lane);
+    if (item.work.keys.num_tiles > 0) compute_item<kHeadDim, kSlots, kTensor, kCodes>(d, smem, item, num_before, warp, lane);
     num_before += item.work.keys.num_tiles;
     if (item.is_end) break;
     ptx::arrive(ptx::smem_address(smem.done + j % 2));

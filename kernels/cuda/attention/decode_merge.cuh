@@ -42,7 +42,8 @@ template <int kHeadDim> struct WarpState {
   float2 stats[kDecodeHeads]; // m, l
 };
 
-template <int kHeadDim> __device__ __forceinline__ void store_state(WarpState<kHeadDim> &stored, DecodeState<kHeadDim> &state, int lane) {
+// `scale` is on the values.
+template <int kHeadDim> __device__ __forceinline__ void store_state(WarpState<kHeadDim> &stored, DecodeState<kHeadDim> &state, float scale, int lane) {
   const int g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
@@ -51,8 +52,8 @@ template <int kHeadDim> __device__ __forceinline__ void store_state(WarpState<kH
     if (g == 0) stored.stats[2 * t + c] = make_float2(state.base[c], state.l[c]);
 #pragma unroll
     for (int i = 0; i < kHeadDim / 16; ++i) {
-      stored.o[2 * t + c][i * 16 + g] = state.o[i][c];
-      stored.o[2 * t + c][i * 16 + g + 8] = state.o[i][c + 2];
+      stored.o[2 * t + c][i * 16 + g] = state.o[i][c] * scale;
+      stored.o[2 * t + c][i * 16 + g + 8] = state.o[i][c + 2] * scale;
     }
   }
 }

@@ -3,6 +3,7 @@
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 #include "../ptx/mma.cuh"
+#include "codes.cuh"
 #include "decode_rows.cuh"
 #include "decode_tile.cuh"
 #include "softmax.cuh"
@@ -38,20 +39,48 @@ template <int kHeadDim> __device__ __forceinline__ void raise_base(DecodeState<k
   }
 }
 
-// Keys lo <= key < hi of the tile count; the others are looked at where is_edge.
-template <int kHeadDim>
-__device__ __forceinline__ void decode_tile(const pagoda_attention_params &p, const RowFrag<kHeadDim> &q, uint32_t tile, bool is_edge, int lo, int hi, int lane, DecodeState<kHeadDim> &state) {
-  using Tile = KvTile<kHeadDim>;
-  const int matrix = lane / 8, matrix_row = lane % 8;
+// One warp: keys 16 x head dims 16 as the operand of a product, of elements or of codes, with dims along its columns (k) or its rows (v).
+template <int kHeadDim, bool kCodes> struct TileOperand {
+  using Tile = KvTile<kHeadDim, kCodes>;
+  uint32_t codes[4]; // of dims 32 j .. 32 j + 32
+
+  __device__ __forceinline__ void load_k(uint32_t (&a)[4], uint32_t tile, int i, int lane) {
+    const int matrix = lane / 8, key = lane % 8 + matrix % 2 * 8;
+    if constexpr (!kCodes) {
+      ptx::load_matrix_x4(a, tile + Tile::offset(key, 2 * i + matrix / 2));
+    } else {
+      if (i % 2 == 0) ptx::load_matrix_x4(codes, tile + Tile::offset(key, min(i + matrix / 2, Tile::kChunks - 1)));
+      const CodePairs low_keys = decode_e4m3(codes[i % 2 * 2]), high_keys = decode_e4m3(codes[i % 2 * 2 + 1]);
+      a[0] = low_keys.low, a[1] = high_keys.low, a[2] = low_keys.high, a[3] = high_keys.high;
+    }
+  }
+
+  __device__ __forceinline__ void load_v(uint32_t (&a)[4], uint32_t tile, int i, int lane) {
+    const int matrix = lane / 8;
+    if constexpr (!kCodes) {
+      ptx::load_matrix_x4_trans(a, tile + Tile::kValues + Tile::offset(lane % 8 + matrix / 2 * 8, 2 * i + matrix % 2));
+    } else {
+      if (i % 2 == 0) ptx::load_matrix_x4_trans(codes, tile + Tile::kValues + Tile::offset(lane % 8 + matrix % 2 * 8, min(i + matrix / 2, Tile::kChunks - 1)));
+      const CodePairs low_keys = decode_e4m3(codes[i % 2 * 2]), high_keys = decode_e4m3(codes[i % 2 * 2 + 1]);
+      a[0] = low_keys.low, a[1] = low_keys.high, a[2] = high_keys.low, a[3] = high_keys.high;
+    }
+  }
+};
+
+// Keys lo <= key < hi of the tile count; the others are looked at where is_edge. `scale` is on the scores.
+template <int kHeadDim, bool kCodes>
+__device__ __forceinline__ void decode_tile(const pagoda_attention_params &p, float scale, const RowFrag<kHeadDim> &q, uint32_t tile, bool is_edge, int lo, int hi, int lane,
+                                            DecodeState<kHeadDim> &state) {
+  TileOperand<kHeadDim, kCodes> operand;
   float s[4] = {}, odd[4] = {}; // two chains of products
 #pragma unroll
   for (int i = 0; i < kHeadDim / 16; ++i) {
     uint32_t a[4];
-    ptx::load_matrix_x4(a, tile + Tile::offset(matrix_row + matrix % 2 * 8, 2 * i + matrix / 2));
+    operand.load_k(a, tile, i, lane);
     ptx::mma_bf16(i % 2 ? odd : s, a[0], a[1], a[2], a[3], q[i][0], q[i][1]);
   }
 #pragma unroll
-  for (int e = 0; e < 4; ++e) s[e] = (s[e] + odd[e]) * p.scale;
+  for (int e = 0; e < 4; ++e) s[e] = (s[e] + odd[e]) * scale;
   if (p.soft_cap > 0.0f) {
 #pragma unroll 1
     for (int e = 0; e < 4; ++e) {
@@ -79,18 +108,17 @@ __device__ __forceinline__ void decode_tile(const pagoda_attention_params &p, co
 #pragma unroll
   for (int i = 0; i < kHeadDim / 16; ++i) {
     uint32_t a[4];
-    ptx::load_matrix_x4_trans(a, tile + Tile::kValues + Tile::offset(matrix_row + matrix / 2 * 8, 2 * i + matrix % 2));
+    operand.load_v(a, tile, i, lane);
     ptx::mma_bf16(state.o[i], a[0], a[1], a[2], a[3], p_low, p_high);
   }
 }
 
 // Values of keys outside lo .. hi as zeros: their probability is 0, and 0 * NaN is NaN.
-template <int kHeadDim> __device__ __forceinline__ void clear_outside(uint32_t tile, int lo, int hi, int lane) {
-  constexpr int kChunks = kHeadDim / 8;
+template <typename Tile> __device__ __forceinline__ void clear_outside(uint32_t tile, int lo, int hi, int lane) {
 #pragma unroll 1
-  for (int i = lane; i < kTileKeys * kChunks; i += kWarpSize) {
-    const int key = i / kChunks;
-    if (key < lo || key >= hi) ptx::store_shared_16b(tile + KvTile<kHeadDim>::kValues + KvTile<kHeadDim>::offset(key, i % kChunks), make_uint4(0, 0, 0, 0));
+  for (int i = lane; i < kTileKeys * Tile::kChunks; i += kWarpSize) {
+    const int key = i / Tile::kChunks;
+    if (key < lo || key >= hi) ptx::store_shared_16b(tile + Tile::kValues + Tile::offset(key, i % Tile::kChunks), make_uint4(0, 0, 0, 0));
   }
 }
 

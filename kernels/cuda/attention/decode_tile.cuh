@@ -4,7 +4,8 @@
 //                        what a tensor copy with 128-byte swizzle leaves
 //   other head sizes:    [k, v][16 keys][head_dim + 8 elements]
 //
-// In both, eight keys' 16 bytes of one column lie in different banks, as ldmatrix wants them.
+// In both, eight keys' 16 bytes of one column lie in different banks, as ldmatrix wants them. A cache of e4m3 codes has the same with 128 codes
+// where there are 64 elements; heads of 64 have rows of 64 bytes, in which the column is permuted by (r / 2) % 4.
 #pragma once
 #include "../common/reduce.cuh"
 #include "../common/types.cuh"
@@ -17,16 +18,21 @@ namespace pagoda {
 
 constexpr int kTileKeys = 16;
 
-template <int kHeadDim> struct KvTile {
+template <int kHeadDim, bool kCodes = false> struct KvTile {
   static_assert(kHeadDim % 16 == 0, "a head is a whole number of k steps of the product");
+  static constexpr int kHeadBytes = kHeadDim * (kCodes ? 1 : 2);
+  static constexpr int kChunks = kHeadBytes / 16; // columns of 16 bytes
   static constexpr bool kSwizzled = kHeadDim % 64 == 0;
-  static constexpr int kRowBytes = kSwizzled ? 128 : kHeadDim * 2 + 16;
-  static constexpr int kPanelBytes = kTileKeys * kRowBytes; // 64 columns of all keys where swizzled, else all
-  static constexpr int kValues = kSwizzled ? kHeadDim / 64 * kPanelBytes : kPanelBytes; // bytes from k to v
+  static constexpr bool kHalfRows = kSwizzled && kHeadBytes == 64;
+  static constexpr int kRowBytes = kHalfRows ? 64 : kSwizzled ? 128 : kHeadBytes + 16;
+  static constexpr int kPanels = kSwizzled && !kHalfRows ? kHeadBytes / 128 : 1;
+  static constexpr int kPanelBytes = kTileKeys * kRowBytes; // of all keys
+  static constexpr int kValues = kPanels * kPanelBytes;     // bytes from k to v
   static constexpr int kBytes = 2 * kValues;
 
-  // Byte offset of column `chunk` (8 elements) of a key.
+  // Byte offset of column `chunk` (16 bytes) of a key.
   __device__ __forceinline__ static int offset(int key, int chunk) {
+    if (kHalfRows) return key * kRowBytes + (chunk ^ (key / 2 % 4)) * 16;
     if (kSwizzled) return chunk / 8 * kPanelBytes + key * kRowBytes + ((chunk % 8) ^ (key % 8)) * 16;
     return key * kRowBytes + chunk * 16;
   }
@@ -58,20 +64,21 @@ struct CacheRows {
 };
 
 // Starts the copies of a tile by all lanes of a warp; keys outside the range become zeros. `row`: of its first key, where blocks hold tiles.
-template <int kHeadDim>
-__device__ __forceinline__ void copy_tile(uint32_t tile, const bf16 *kv_gmem, const CacheRows &cache, const KeyRange &keys, int first, int row, int lane) {
-  constexpr int kChunks = kHeadDim / 8;
+template <typename Tile>
+__device__ __forceinline__ void copy_tile(uint32_t tile, const char *kv_gmem, const CacheRows &cache, const KeyRange &keys, int first, int row, int lane) {
+  constexpr int kChunks = Tile::kChunks;
 #pragma unroll 4
-  for (int i = 0; i < kTileKeys * kChunks / kWarpSize; ++i) {
+  for (int i = 0; i < (kTileKeys * kChunks + kWarpSize - 1) / kWarpSize; ++i) {
     const int chunk = lane + i * kWarpSize;
+    if (kTileKeys * kChunks % kWarpSize != 0 && chunk >= kTileKeys * kChunks) break;
     const int offset = chunk / kChunks, col = chunk % kChunks;
     const int key = first + offset;
     const bool valid = key >= keys.lo && key < keys.hi;
     const int64_t key_row = cache.blocks_hold_tiles() ? row + offset : valid ? cache.row(keys, key) : 0;
-    const bf16 *k_gmem = kv_gmem + key_row * kHeadDim + col * 8;
-    const uint32_t smem = tile + KvTile<kHeadDim>::offset(offset, col);
+    const char *k_gmem = kv_gmem + key_row * Tile::kHeadBytes + col * 16;
+    const uint32_t smem = tile + Tile::offset(offset, col);
     ptx::copy_16b_async(smem, k_gmem, valid);
-    ptx::copy_16b_async(smem + KvTile<kHeadDim>::kValues, k_gmem + static_cast<int64_t>(cache.v_distance()) * kHeadDim, valid);
+    ptx::copy_16b_async(smem + Tile::kValues, k_gmem + static_cast<int64_t>(cache.v_distance()) * Tile::kHeadBytes, valid);
   }
 }
 

@@ -1,6 +1,8 @@
 // Addresses in one layer's paged KV cache:
 //
-//   [num_blocks][2][num_kv_heads][block_size][head_dim] bf16        second index: 0 k, 1 v
+//   [num_blocks][2][num_kv_heads][block_size][head_dim] bf16 or e4m3        second index: 0 k, 1 v
+//
+// e4m3 codes of 16 dims lie in fragment order (pagoda_w8.h): a lane reads the four that it multiplies as one word, of keys and of values.
 //
 // so that the tokens of one head in one block are contiguous. Offsets are 64 bit: a pool passes 2^31 elements.
 #pragma once

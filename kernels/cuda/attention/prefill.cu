@@ -17,10 +17,15 @@ struct Entry {
   int block_m;
 };
 
-template <int kHeadDim> constexpr Entry entry() { return {kHeadDim, attention_prefill_kernel<kHeadDim>, sizeof(PrefillSmem<kHeadDim>), PrefillSmem<kHeadDim>::kBlockM}; }
+template <int kHeadDim, bool kCodes = false> constexpr Entry entry() {
+  using Smem = PrefillSmem<kHeadDim, kCodes>;
+  return {kHeadDim, attention_prefill_kernel<kHeadDim, kCodes>, sizeof(Smem), Smem::kBlockM};
+}
 
 // The head sizes of the families, and two small ones for tests.
 const Entry kEntries[] = {entry<16>(), entry<32>(), entry<64>(), entry<80>(), entry<96>(), entry<128>(), entry<256>()};
+// The same for a cache of codes.
+const Entry kCodesEntries[] = {entry<16, true>(), entry<32, true>(), entry<64, true>(), entry<80, true>(), entry<96, true>(), entry<128, true>(), entry<256, true>()};
 
 struct Sm90Entry {
   int head_dim;
@@ -50,7 +55,7 @@ unsigned max_tiles(const Params &p, int block_m) {
 }
 
 pagoda_status launch_sm80(const Params &p, cudaStream_t stream) {
-  for (const Entry &e : kEntries) {
+  for (const Entry &e : p.kv_scales ? kCodesEntries : kEntries) {
     if (e.head_dim != p.head_dim) continue;
     const dim3 grid(max_tiles(p, e.block_m), p.num_kv_heads);
     return launch(e.kernel, {grid, kPrefillWarps * kWarpSize, e.smem_bytes}, p, stream);
@@ -89,7 +94,7 @@ int sm90_multiprocessors() {
 
 // PAGODA_UNSUPPORTED where the other kernel has to serve.
 pagoda_status launch_sm90(Params p, cudaStream_t stream) {
-  const int num_sms = sm90_multiprocessors();
+  const int num_sms = p.kv_scales ? 0 : sm90_multiprocessors();
   if (num_sms == 0) return PAGODA_UNSUPPORTED;
   for (const Sm90Entry &e : kSm90Entries) {
     if (e.head_dim != p.head_dim || e.soft_cap != (p.soft_cap > 0.0f)) continue;

@@ -12,23 +12,29 @@
 #include "../ptx/async_copy.cuh"
 #include "../ptx/math.cuh"
 #include "../ptx/mma.cuh"
+#include "codes.cuh"
 #include "paged_kv.cuh"
 #include "prefill_items.cuh"
 #include "softmax.cuh"
+#include <type_traits>
 
 namespace pagoda {
 
 constexpr int kPrefillWarps = 4;
 
-template <int kDim> struct PrefillSmem {
+template <int kDim, bool kCacheCodes> struct PrefillSmem {
   static constexpr int kHeadDim = kDim;
+  static constexpr bool kCodes = kCacheCodes; // e4m3 in fragment order
+  using Element = std::conditional_t<kCodes, uint8_t, bf16>;
   static_assert(kHeadDim % 16 == 0, "a head is a whole number of k steps of the product");
   static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1; // as many as leave the sums in registers
   static constexpr int kBlockM = 16 * kRowTiles * kPrefillWarps;
   static constexpr int kBlockN = 32;           // at most 99 KB: every GPU has them
   static constexpr int kStride = kHeadDim + 8; // an odd number of 16-byte columns: no bank conflicts in ldmatrix
+  // Of keys and values: an odd number of 16-byte columns too, but for heads of 16 codes times an even number.
+  static constexpr int kKvStride = kHeadDim + 16 / static_cast<int>(sizeof(Element));
   bf16 q[kBlockM * kStride];
-  bf16 kv[2][2][kBlockN * kStride]; // [stage][k, v]
+  Element kv[2][2][kBlockN * kKvStride]; // [stage][k, v]
 };
 
 template <typename Smem> __device__ __forceinline__ void load_q(const pagoda_attention_params &p, const PrefillItem &item, bf16 *q_smem) {
@@ -56,17 +62,18 @@ template <typename Smem> __device__ __forceinline__ int64_t find_key(const pagod
 }
 
 // Starts to copy a tile of keys whose places the lanes of every warp hold.
-template <typename Smem> __device__ __forceinline__ void load_kv(const pagoda_attention_params &p, bf16 (*stage)[Smem::kBlockN * Smem::kStride], int64_t place) {
-  constexpr int kChunks = Smem::kHeadDim / 8;
+template <typename Smem> __device__ __forceinline__ void load_kv(const pagoda_attention_params &p, typename Smem::Element (*stage)[Smem::kBlockN * Smem::kKvStride], int64_t place) {
+  using Element = typename Smem::Element;
+  constexpr int kPerChunk = 16 / sizeof(Element), kChunks = Smem::kHeadDim / kPerChunk;
   constexpr int kThreads = kPrefillWarps * kWarpSize;
   const int64_t v_distance = PagedKv{p.num_kv_heads, p.block_size, Smem::kHeadDim}.v_distance();
 #pragma unroll
   for (int i = threadIdx.x; i < Smem::kBlockN * kChunks; i += kThreads) { // whole warps
-    const int row = i / kChunks, col = i % kChunks * 8;
+    const int row = i / kChunks, col = i % kChunks * kPerChunk;
     const int64_t offset = __shfl_sync(0xffffffffu, place, row);
     const bool valid = offset >= 0;
-    const bf16 *k_gmem = static_cast<const bf16 *>(p.kv) + (valid ? offset : 0) + col;
-    const int smem_offset = row * Smem::kStride + col;
+    const Element *k_gmem = static_cast<const Element *>(p.kv) + (valid ? offset : 0) + col;
+    const int smem_offset = row * Smem::kKvStride + col;
     ptx::copy_16b_async(ptx::smem_address(stage[0] + smem_offset), k_gmem, valid);
     ptx::copy_16b_async(ptx::smem_address(stage[1] + smem_offset), k_gmem + v_distance, valid);
   }
@@ -91,8 +98,34 @@ template <typename Smem> struct PrefillState {
   }
 };
 
+// Keys n * 8 .. + 16 by dims i * 16 .. + 16 as the second operand of two products: keys are their columns (k).
+template <typename Smem> __device__ __forceinline__ void load_k(uint32_t (&b)[4], const typename Smem::Element *k_smem, int n, int i, int lane) {
+  const int matrix = lane / 8, matrix_row = lane % 8;
+  if constexpr (!Smem::kCodes) {
+    ptx::load_matrix_x4(b, ptx::smem_address(k_smem + (n * 8 + matrix_row + matrix / 2 * 8) * Smem::kKvStride + i * 16 + matrix % 2 * 8));
+  } else {
+    uint32_t codes[2];
+    ptx::load_matrix_x2(codes, ptx::smem_address(k_smem + (n * 8 + lane % 16) * Smem::kKvStride + i * 16));
+    const CodePairs first = decode_e4m3(codes[0]), second = decode_e4m3(codes[1]);
+    b[0] = first.low, b[1] = first.high, b[2] = second.low, b[3] = second.high;
+  }
+}
+
+// The same of values: dims i * 16 .. + 8 and the next 8 are the columns.
+template <typename Smem> __device__ __forceinline__ void load_v(uint32_t (&b)[4], const typename Smem::Element *v_smem, int n, int i, int lane) {
+  const int matrix = lane / 8, matrix_row = lane % 8;
+  if constexpr (!Smem::kCodes) {
+    ptx::load_matrix_x4_trans(b, ptx::smem_address(v_smem + (n * 8 + matrix_row + matrix % 2 * 8) * Smem::kKvStride + i * 16 + matrix / 2 * 8));
+  } else {
+    uint32_t codes[2];
+    ptx::load_matrix_x2_trans(codes, ptx::smem_address(v_smem + (n * 8 + lane % 16) * Smem::kKvStride + i * 16));
+    const CodePairs low_keys = decode_e4m3(codes[0]), high_keys = decode_e4m3(codes[1]);
+    b[0] = low_keys.low, b[1] = high_keys.low, b[2] = low_keys.high, b[3] = high_keys.high;
+  }
+}
+
 // s = Q K^T of one warp.
-template <typename Smem> __device__ __forceinline__ void scores(PrefillState<Smem> &state, const bf16 *q_smem, const bf16 *k_smem, int lane) {
+template <typename Smem> __device__ __forceinline__ void scores(PrefillState<Smem> &state, const bf16 *q_smem, const typename Smem::Element *k_smem, int lane) {
   const int matrix = lane / 8, matrix_row = lane % 8;
 #pragma unroll
   for (int t = 0; t < Smem::kRowTiles; ++t) {
@@ -109,7 +142,7 @@ template <typename Smem> __device__ __forceinline__ void scores(PrefillState<Sme
 #pragma unroll
     for (int n = 0; n < Smem::kBlockN / 8; n += 2) {
       uint32_t b[4];
-      ptx::load_matrix_x4(b, ptx::smem_address(k_smem + (n * 8 + matrix_row + matrix / 2 * 8) * Smem::kStride + i * 16 + matrix % 2 * 8));
+      load_k<Smem>(b, k_smem, n, i, lane);
 #pragma unroll
       for (int t = 0; t < Smem::kRowTiles; ++t) {
         ptx::mma_bf16(state.s[t][n], a[t][0], a[t][1], a[t][2], a[t][3], b[0], b[1]);
@@ -183,8 +216,7 @@ template <typename Smem> __device__ __forceinline__ void softmax_step(PrefillSta
 }
 
 // o += P V of one warp.
-template <typename Smem> __device__ __forceinline__ void accumulate(PrefillState<Smem> &state, const bf16 *v_smem, int lane) {
-  const int matrix = lane / 8, matrix_row = lane % 8;
+template <typename Smem> __device__ __forceinline__ void accumulate(PrefillState<Smem> &state, const typename Smem::Element *v_smem, int lane) {
 #pragma unroll
   for (int n = 0; n < Smem::kBlockN / 8; n += 2) {
     uint32_t a[Smem::kRowTiles][4];
@@ -196,7 +228,7 @@ template <typename Smem> __device__ __forceinline__ void accumulate(PrefillState
 #pragma unroll
     for (int i = 0; i < Smem::kHeadDim / 16; ++i) {
       uint32_t b[4];
-      ptx::load_matrix_x4_trans(b, ptx::smem_address(v_smem + (n * 8 + matrix_row + matrix % 2 * 8) * Smem::kStride + i * 16 + matrix / 2 * 8));
+      load_v<Smem>(b, v_smem, n, i, lane);
 #pragma unroll
       for (int t = 0; t < Smem::kRowTiles; ++t) {
         ptx::mma_bf16(state.o[t][2 * i], a[t][0], a[t][1], a[t][2], a[t][3], b[0], b[1]);
@@ -219,14 +251,14 @@ template <typename Smem> __device__ __forceinline__ void store_tile(const pagoda
     if (token >= item.query_len) continue; // alike in the four lanes of a row
     const int64_t head = static_cast<int64_t>(item.row0 + token) * p.num_heads + item.kv_head * group + packed % group;
     uint32_t *out_gmem = reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.out) + head * Smem::kHeadDim) + threadIdx.x % 4;
-    const float inverse = 1.0f / l;
+    const float inverse = (Smem::kCodes ? __ldg(p.kv_scales + p.num_kv_heads + item.kv_head) : 1.0f) / l;
 #pragma unroll
     for (int i = 0; i < Smem::kHeadDim / 8; ++i) out_gmem[i * 4] = pack_bf16(state.o[t][i][2 * r] * inverse, state.o[t][i][2 * r + 1] * inverse);
   }
 }
 
-template <int kHeadDim> __global__ void __launch_bounds__(kPrefillWarps *kWarpSize) attention_prefill_kernel(const __grid_constant__ pagoda_attention_params p) {
-  using Smem = PrefillSmem<kHeadDim>;
+template <int kHeadDim, bool kCodes> __global__ void __launch_bounds__(kPrefillWarps *kWarpSize) attention_prefill_kernel(const __grid_constant__ pagoda_attention_params p) {
+  using Smem = PrefillSmem<kHeadDim, kCodes>;
   constexpr int kBlockN = Smem::kBlockN;
   extern __shared__ __align__(16) char smem_bytes[];
   Smem &smem = *reinterpret_cast<Smem *>(smem_bytes);
@@ -238,8 +270,9 @@ template <int kHeadDim> __global__ void __launch_bounds__(kPrefillWarps *kWarpSi
 
   PrefillState<Smem> state;
   const bool capped = p.soft_cap > 0.0f;
-  const float factor = (capped ? p.soft_cap : p.scale) * kLog2e;
-  const float cap_factor = capped ? p.scale / p.soft_cap : 0.0f;
+  const float scale = kCodes ? p.scale * __ldg(p.kv_scales + item.kv_head) : p.scale;
+  const float factor = (capped ? p.soft_cap : scale) * kLog2e;
+  const float cap_factor = capped ? scale / p.soft_cap : 0.0f;
   const int all_see = item.computed() + item.first_packed / group; // the last key that every row may see
   const int all_see_from = p.window > 0 ? item.key_end - p.window : 0;
   int first_key = item.key_begin / kBlockN * kBlockN;

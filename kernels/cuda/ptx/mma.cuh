@@ -21,7 +21,16 @@ __device__ __forceinline__ void load_matrix_x4(uint32_t (&r)[4], uint32_t smem) 
                : "memory");
 }
 
-// The same, each matrix transposed.
+// Two of them, addressed by lanes 0 to 15.
+__device__ __forceinline__ void load_matrix_x2(uint32_t (&r)[2], uint32_t smem) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(smem) : "memory");
+}
+
+__device__ __forceinline__ void load_matrix_x2_trans(uint32_t (&r)[2], uint32_t smem) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(smem) : "memory");
+}
+
+// Four, each matrix transposed.
 __device__ __forceinline__ void load_matrix_x4_trans(uint32_t (&r)[4], uint32_t smem) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

@@ -1,7 +1,9 @@
 //! Rope, store and attention through the paged cache against f64, and equality of chunks, batches, splits and block sizes.
 
 use super::*;
-use crate::device::{AttentionParams, KvShape, RopeKvParams, RopeStyle, RopeTable, StepTensors};
+use crate::device::{AttentionParams, KvScales, KvShape, RopeKvParams, RopeStyle, RopeTable, StepTensors};
+use crate::weights::quant::books::e4m3;
+use crate::weights::quant::quantize::floats::to_e4m3;
 
 /// A layer's shape and options.
 #[derive(Clone, Copy, Debug)]
@@ -221,9 +223,33 @@ fn chunks_batches_and_splits_give_the_same_bits() {
 }
 
 #[test]
+fn codes_are_the_nearest_multiples_of_their_heads_scale() {
+    let device = CpuDevice::new(Some(2)).unwrap();
+    let shape = KvShape { num_blocks: 2, block_size: 16, num_kv_heads: 2, head_dim: 8, dtype: DType::E4M3 };
+    let mut kv = device.alloc_kv(shape).unwrap();
+    let scales = KvScales { k: vec![0.5, 0.01], v: vec![2.0, 1.0] };
+    device.set_kv_scales(&mut kv, &scales).unwrap();
+    let rope = no_rotation(&device, 8, 16);
+    let params = RopeKvParams { num_heads: 1, num_kv_heads: 2, head_dim: 8, q_norm: None, k_norm: None, eps: 0.0, rope: &rope };
+    let rows = Random(15).vec(16 * 40);
+    let mut qkv = tensor(&device, 40, &rows);
+    device.rope_kv_store(&mut qkv, &mut kv, &step(16, &[16], &[0], 1), &params).unwrap();
+    for (token, row) in rows.chunks(40).enumerate() {
+        for head in 0..2 {
+            for dim in 0..8 {
+                let nearest = |x: f32, scale: f32| e4m3(to_e4m3(x / scale)) * scale;
+                let (k, v) = (kv.k.get(kv.k_at(0, head, token) + dim * 16), kv.v.get(kv.v_at(0, head, token) + dim));
+                assert_eq!(k, nearest(row[8 + head * 8 + dim], scales.k[head]), "key of token {token}, head {head}, {dim}");
+                assert_eq!(v, nearest(row[24 + head * 8 + dim], scales.v[head]), "value of token {token}, head {head}, {dim}");
+            }
+        }
+    }
+}
+
+#[test]
 fn copied_blocks_hold_what_the_source_held() {
     let device = CpuDevice::new(Some(2)).unwrap();
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::E4M3] {
         let shape = KvShape { num_blocks: 4, block_size: 16, num_kv_heads: 2, head_dim: 8, dtype };
         let mut kv = device.alloc_kv(shape).unwrap();
         let rope = no_rotation(&device, 8, 16);
