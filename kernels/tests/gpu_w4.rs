@@ -265,9 +265,9 @@ fn plans(gpu: GpuClass, num_tokens: usize, cols: usize) -> Vec<W4Plan> {
         if num_tokens <= 8 {
             plans.extend([runs(2, 1), runs(4, 2), runs(3, 1000)]);
         }
-        plans.extend([rows(1, 2, 4, 1), rows(1, 4, 12, 1000)]);
+        plans.extend([rows(1, 4, 4, 1), rows(1, 2, 12, 1000)]);
         plans.extend(
-            [(2, rows(2, 2, 8, 2)), (3, rows(3, 2, 4, 6)), (8, rows(8, 3, 12, 8))]
+            [(2, rows(2, 2, 8, 2)), (3, rows(3, 2, 4, 6)), (8, rows(8, 2, 12, 8))]
                 .into_iter()
                 .filter(|(least, _)| cols >= *least)
                 .map(|(_, plan)| plan),

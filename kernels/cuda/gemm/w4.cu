@@ -75,10 +75,13 @@ pagoda_status check(const Params &p) {
 
 bool has_stages(const Params &p) { return p.num_stages >= 2 && p.num_stages <= kMaxW4Stages; }
 
+// Where the rings do not fit, `launch` would fail for others too.
+bool fits(const W4Kernel &found, const Params &p) { return found.smem_bytes(p) <= kMaxSmemBytes; }
+
 pagoda_status launch_runs(Params p, cudaStream_t stream) {
   if (!has_stages(p) || p.max_ctas < 1) return PAGODA_INVALID_ARGUMENT;
   const W4Kernel *found = find_kernel(kRunsKernels, p);
-  if (!found || !has_body(found->kernel)) return PAGODA_UNSUPPORTED;
+  if (!found || !fits(*found, p) || !has_body(found->kernel)) return PAGODA_UNSUPPORTED;
   W4Book book = bf16_book(p.w);
   void *args[] = {&p, &book};
   return launch({found->kernel, w4_runs_ctas(p), W4Runs<kTileScales>::kThreads, found->smem_bytes(p), 1}, args, p.programmatic, stream);
@@ -89,7 +92,7 @@ pagoda_status launch_rows(Params p, cudaStream_t stream) {
   if (p.split_k > p.w.k / W4Tile::kCols || p.num_warps < 4 || p.num_warps > kMaxW4RowsWarps || p.num_warps % 4) return PAGODA_INVALID_ARGUMENT;
   const W4Kernel *found = find_kernel(kRowsKernels, p);
   CUtensorMap x_map;
-  if (!found || !has_body(found->kernel) || !encode(&x_map, p.x, p.num_tokens, p.w.k, 8 * found->token_tiles)) return PAGODA_UNSUPPORTED;
+  if (!found || !fits(*found, p) || !has_body(found->kernel) || !encode(&x_map, p.x, p.num_tokens, p.w.k, 8 * found->token_tiles)) return PAGODA_UNSUPPORTED;
   const int num_blocks = ceil_div(w4_row_tiles(p.w), p.num_warps), num_clusters = p.max_ctas / p.split_k;
   W4Book book = bf16_book(p.w);
   void *args[] = {&p, &book, &x_map};

@@ -69,16 +69,23 @@ template <typename Kernel> struct W4RowsRing {
   const W4Blocks &work;
   W4Tile tile;
   uint32_t ring, full; // addresses
-  int warp, block, col = 0;
+  int warp, block;
+  int left = 0; // columns of the block that are not copied
+  const unsigned char *next_gmem = nullptr;
   __device__ __forceinline__ uint32_t stage_bytes() const { return Kernel::kCopyTiles * tile.bytes(); }
-  // The next copy; nothing is left when `block` is beyond the last.
-  __device__ __forceinline__ void fill(int stage, uint64_t policy) {
+  __device__ __forceinline__ void enter_block() {
     if (!work.has_tile(block, warp)) return;
-    const uint32_t bytes = min(Kernel::kCopyTiles, work.num_cols - col) * tile.bytes();
+    left = work.num_cols;
+    next_gmem = static_cast<const unsigned char *>(p.w.tiles) + tile.offset(block * work.warps + warp, work.col_begin);
+  }
+  // The next copy, if there is one.
+  __device__ __forceinline__ void fill(int stage, uint64_t policy) {
+    if (left <= 0) return;
+    const uint32_t bytes = min(Kernel::kCopyTiles, left) * tile.bytes();
     ptx::arrive_expecting(full + 8 * stage, bytes);
-    ptx::copy_bytes(ring + stage * stage_bytes(), static_cast<const unsigned char *>(p.w.tiles) + tile.offset(block * work.warps + warp, work.col_begin + col), bytes, full + 8 * stage, policy);
-    col += Kernel::kCopyTiles;
-    if (col >= work.num_cols) col = 0, block += work.stride;
+    ptx::copy_bytes(ring + stage * stage_bytes(), next_gmem, bytes, full + 8 * stage, policy);
+    left -= Kernel::kCopyTiles, next_gmem += bytes;
+    if (left <= 0) block += work.stride, enter_block();
   }
 };
 
@@ -215,6 +222,7 @@ template <typename Kernel> __device__ __forceinline__ void w4_rows_put(const flo
 // All threads: adds the cluster's sums in rank order, each CTA for its share of the outputs, and stores them.
 __device__ __forceinline__ void w4_rows_reduce(const pagoda_w4_gemm_params &p, float factor, uint32_t sums_smem, const W4Blocks &work, int block) {
   const int stride = w4_sum_stride(work.warps), tiles = min(work.warps, work.row_tiles - block * work.warps), rank = blockIdx.x % p.split_k;
+  const bool whole = w4_stores_fours(p);
   const int tile_fours = p.gated ? 2 : 4, fours = tiles * tile_fours, total = fours * p.num_tokens;
   for (int j = total * rank / p.split_k + threadIdx.x; j < total * (rank + 1) / p.split_k; j += blockDim.x) {
     const int token = j / fours, tile = j % fours / tile_fours, row = j % tile_fours * 4;
@@ -232,11 +240,8 @@ __device__ __forceinline__ void w4_rows_reduce(const pagoda_w4_gemm_params &p, f
       for (int r = 0; r < 4; ++r) add(sum, v[r]), add(up_sum, up[r]);
     }
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      W4Output out;
-      out.read(p, block * work.warps + tile, row + e, token);
-      out.write(p, sum[e] * factor, up_sum[e] * factor);
-    }
+    for (int e = 0; e < 4; ++e) sum[e] *= factor, up_sum[e] *= factor;
+    w4_write4(p, block * work.warps + tile, row, token, sum, up_sum, whole);
   }
 }
 
@@ -268,6 +273,7 @@ __global__ void __launch_bounds__(kMaxW4RowsWarps *kWarpSize, 1)
 #pragma unroll 1
     for (int stage = 0; stage < p.num_stages; ++stage) ptx::init_barrier(full + 8 * stage, 1);
     ptx::fence_barrier_init();
+    ring.enter_block();
 #pragma unroll 1
     for (int stage = 0; stage < p.num_stages; ++stage) ring.fill(stage, policy);
   }

@@ -56,9 +56,13 @@ template <typename Kernel> struct W4RunsWork {
     num_cols = p.w.k / W4Tile::kCols;
     num_tiles = num_rows * num_cols;
   }
-  __device__ __forceinline__ int run_begin(int warp) const { return num_tiles * warp / Kernel::kWarps; }
+  // Runs begin at whole copies: where K / 64 is a multiple of four, every copy then begins with a line of memory.
+  __device__ __forceinline__ int num_copies() const { return (num_tiles + Kernel::kCopyTiles - 1) / Kernel::kCopyTiles; }
+  // Warps that have a run, the first ones: there is no empty run between two others, whose slot nobody would write.
+  __device__ __forceinline__ int num_runs() const { return min(Kernel::kWarps, num_copies()); }
+  __device__ __forceinline__ int run_begin(int warp) const { return min(num_copies() * warp / num_runs() * Kernel::kCopyTiles, num_tiles); }
   // The warp that has a tile.
-  __device__ __forceinline__ int warp_of(int tile) const { return ((tile + 1) * Kernel::kWarps - 1) / num_tiles; }
+  __device__ __forceinline__ int warp_of(int tile) const { return ((tile / Kernel::kCopyTiles + 1) * num_runs() - 1) / num_copies(); }
 };
 
 // One warp: sums += kCount tiles side by side times x, whose columns lie as w4_put_x leaves them. Operands of lanes without a token stay zero.
@@ -129,7 +133,7 @@ template <typename Kernel> struct W4RunsOutput {
     const int first = work.warp_of(tile * work.num_cols);
     count = work.warp_of((tile + 1) * work.num_cols - 1) - first + 1;
     slot_smem = slots_smem + ((tile + first) * p.num_tokens + token) * kSlotStride * 4 + row * 4;
-    out.read(p, work.row_begin + tile, row, token);
+    out.place(p, work.row_begin + tile, row, token);
   }
   __device__ __forceinline__ void finish(const pagoda_w4_gemm_params &p, float factor) const {
     if (count == 0) return;
@@ -197,10 +201,11 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kMinCtas) w4_runs_sm
     for (int stage = 0; stage < p.num_stages && not_copied > 0; ++stage) fill(stage);
   }
   fill_pair_table<Kernel::kWarps == 12 ? 8 : Kernel::kWarps>(dynamic_smem, book, warp, lane);
+  W4RunsOutput<Kernel> first_output(p, work, slots, 0);
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
   w4_put_x<Kernel>(p, x_smem, x_stride);
-  const W4RunsOutput<Kernel> first_output(p, work, slots, 0);
+  first_output.out.read(p);
   __syncthreads();
 
   const W4Lane<Kernel::kScaling> mine(tile, dynamic_smem, lane);
@@ -229,7 +234,11 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kMinCtas) w4_runs_sm
   if (col > 0) w4_put(sums, slots + (row + warp) * slot_bytes, p.num_tokens, lane);
   __syncthreads();
   first_output.finish(p, book.factor);
-  for (int i = W4RunsOutput<Kernel>::stride(p); i < work.num_rows * p.num_tokens; i += W4RunsOutput<Kernel>::stride(p)) W4RunsOutput<Kernel>(p, work, slots, i).finish(p, book.factor);
+  for (int i = W4RunsOutput<Kernel>::stride(p); i < work.num_rows * p.num_tokens; i += W4RunsOutput<Kernel>::stride(p)) {
+    W4RunsOutput<Kernel> output(p, work, slots, i);
+    output.out.read(p);
+    output.finish(p, book.factor);
+  }
 #endif
 }
 

@@ -103,7 +103,8 @@ __global__ void __launch_bounds__(Kernel::kThreads) w4_sm80_kernel(const __grid_
         if (p.gated) up_sum += sums_smem[(v * kTokens + token) * kStride + row + 8];
       }
       W4Output out;
-      out.read(p, tile_row, row, token);
+      out.place(p, tile_row, row, token);
+      out.read(p);
       out.write(p, sum * book.factor, up_sum * book.factor);
     }
     __syncthreads(); // the sums have been read
