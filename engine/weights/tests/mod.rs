@@ -3,6 +3,7 @@
 mod damage;
 mod folders;
 mod gguf;
+mod kv_scales;
 
 use std::path::Path;
 
