@@ -71,7 +71,7 @@ pub struct W4Matrix {
 
 impl W4Matrix {
     /// The power of two that puts scales of at most `largest` well into the range of f16: its largest stored scale is from 2^10 to 2^11,
-    /// so that scales down to 2^-25 of it keep 11 bits.
+    /// so that scales down to 2^-24 of it keep 11 bits.
     pub fn scale_factor(largest: f32) -> f32 {
         if !largest.is_finite() || largest <= 0.0 {
             return 1.0;

@@ -6,12 +6,13 @@ use pagoda_engine::Result;
 use pagoda_engine::device::{AttentionParams, DType, Device, Linear, RopeKvParams, Tensor};
 use pagoda_engine::models::config::Activation;
 use pagoda_engine::sampling::{SampleRow, SamplingParams, TokenHistory};
+use pagoda_engine::weights::quant::LoadFormat;
 
 use super::inputs::{self, Outcome};
 use super::shapes::ModelShape;
 
 /// Names of the operations, in the order in which they are measured.
-pub const OPS: [&str; 8] = ["linear", "rms_norm", "rope_kv", "activation", "decode", "prefill", "greedy", "sample"];
+pub const OPS: [&str; 9] = ["linear", "linear_nf4", "rms_norm", "rope_kv", "activation", "decode", "prefill", "greedy", "sample"];
 
 /// Bytes that the copies of an input fill together, so that none is found in a cache: five times the L2 of an H100.
 const ROTATED_BYTES: usize = 256 << 20;
@@ -58,7 +59,8 @@ impl<D: Device> Bench<'_, D> {
     /// What the device or `each` answers.
     pub fn each_case(&self, op: &str, each: Each<'_>) -> anyhow::Result<()> {
         match op {
-            "linear" => self.linear(each),
+            "linear" => self.linear(None, each),
+            "linear_nf4" => self.linear(Some(LoadFormat::Nf4), each),
             "rms_norm" => self.tokens.iter().try_for_each(|&tokens| self.rms_norm(tokens, each)),
             "rope_kv" => self.tokens.iter().try_for_each(|&tokens| self.rope_kv(tokens, each)),
             "activation" => self.tokens.iter().try_for_each(|&tokens| self.activation(tokens, each)),
@@ -72,10 +74,14 @@ impl<D: Device> Bench<'_, D> {
         self.device.activation_dtype().size()
     }
 
-    fn linear(&self, each: Each<'_>) -> anyhow::Result<()> {
+    /// All matrices; `format`: quantised to it.
+    fn linear(&self, format: Option<LoadFormat>, each: Each<'_>) -> anyhow::Result<()> {
+        let prefix = if format.is_some() { "linear_nf4" } else { "linear" };
         for (name, n, k) in self.model.matrices() {
-            let num_copies = copies(n * k * 2);
-            let linears = inputs::linears(self.device, num_copies, n, k)?;
+            let matrix_bytes = weight_bytes(format, n, k);
+            let num_copies = copies(matrix_bytes);
+            let linears = inputs::linears(self.device, num_copies, [n, k], inputs::load(name, format))?;
+            self.device.weights_loaded()?;
             for &tokens in self.tokens {
                 // A head is applied to one row a sequence.
                 if name == "lm_head" && tokens > 512 {
@@ -83,15 +89,15 @@ impl<D: Device> Bench<'_, D> {
                 }
                 let x = inputs::activations(self.device, tokens, k)?;
                 if name == "gate_up" {
-                    self.gated(tokens, &x, &linears, each)?;
+                    self.gated(tokens, &x, &linears, (prefix, matrix_bytes), each)?;
                     continue;
                 }
                 let out_dtype = if name == "lm_head" { DType::F32 } else { self.device.activation_dtype() };
                 let mut out = self.device.alloc(tokens, n, out_dtype)?;
                 each(&mut Case {
-                    op: format!("linear {name}"),
+                    op: format!("{prefix} {name}"),
                     shape: format!("{tokens}x{n}x{k}"),
-                    bytes: (n * k * 2 + tokens * (k * self.element() + n * out_dtype.size())) as f64,
+                    bytes: (matrix_bytes + tokens * (k * self.element() + n * out_dtype.size())) as f64,
                     flops: 2.0 * (tokens * n * k) as f64,
                     num_copies,
                     can_record: true,
@@ -103,14 +109,21 @@ impl<D: Device> Bench<'_, D> {
     }
 
     /// gate and up with the activation between them, as a layer runs them.
-    fn gated(&self, tokens: usize, x: &Tensor<D>, linears: &[Linear<D>], each: Each<'_>) -> anyhow::Result<()> {
+    fn gated(
+        &self,
+        tokens: usize,
+        x: &Tensor<D>,
+        linears: &[Linear<D>],
+        (prefix, matrix_bytes): (&str, usize),
+        each: Each<'_>,
+    ) -> anyhow::Result<()> {
         let (n, k) = (linears[0].n, linears[0].k);
         let mut out = self.device.alloc(tokens, n / 2, self.device.activation_dtype())?;
         let mut scratch = self.device.alloc(tokens, n, self.device.activation_dtype())?;
         each(&mut Case {
-            op: "linear gate_up, act".into(),
+            op: format!("{prefix} gate_up, act"),
             shape: format!("{tokens}x{n}x{k}"),
-            bytes: (n * k * 2 + tokens * (k + n / 2) * self.element()) as f64,
+            bytes: (matrix_bytes + tokens * (k + n / 2) * self.element()) as f64,
             flops: 2.0 * (tokens * n * k) as f64,
             num_copies: linears.len(),
             can_record: true,
@@ -254,6 +267,11 @@ impl<D: Device> Bench<'_, D> {
         let (num_heads, num_kv_heads, head_dim) = (m.heads, m.kv_heads, m.head_dim);
         RopeKvParams { num_heads, num_kv_heads, head_dim, q_norm: None, k_norm: None, eps: 1e-6, rope }
     }
+}
+
+/// Bytes that a product reads of a matrix: bf16, or tiles of 4-bit codes with a scale of 16 bits for 64 of them.
+fn weight_bytes(format: Option<LoadFormat>, n: usize, k: usize) -> usize {
+    if format.is_some() { n * k * 17 / 32 } else { n * k * 2 }
 }
 
 fn copies(bytes: usize) -> usize {

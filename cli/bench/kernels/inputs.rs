@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use pagoda_engine::Result;
 use pagoda_engine::device::{
-    DType, Device, HostWeight, KvShape, Linear, RopeKvParams, RopeStyle, RopeTable, StepInts, StepRoom, StepTensors, Tensor,
+    DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MatrixUse, RopeKvParams, RopeStyle, RopeTable, StepInts, StepRoom,
+    StepTensors, Tensor,
 };
 use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
+use pagoda_engine::weights::quant::LoadFormat;
 
 /// Rows of the table that activations are made from.
 const TABLE_ROWS: usize = 64;
@@ -29,19 +31,30 @@ pub fn noise(seed: u64, len: usize) -> MappedBytes {
     MappedBytes::from_slice(&bytes)
 }
 
+/// How the matrix of that name is loaded.
+pub fn load(name: &str, quantize: Option<LoadFormat>) -> MatrixLoad {
+    let usage = match name {
+        "gate_up" => MatrixUse::GateUp,
+        "lm_head" => MatrixUse::Table,
+        _ => MatrixUse::Projection,
+    };
+    MatrixLoad { usage, quantize }
+}
+
 /// `num` random matrices `[n, k]`, each as a linear layer.
-pub fn linears<D: Device>(device: &D, num: usize, n: usize, k: usize) -> Result<Vec<Linear<D>>> {
-    let linear = |seed| Ok(Linear { parts: vec![weight(device, noise(seed as u64, n * k), n, k)?], bias: None, n, k });
+pub fn linears<D: Device>(device: &D, num: usize, [n, k]: [usize; 2], load: MatrixLoad) -> Result<Vec<Linear<D>>> {
+    let matrix = |seed| HostMatrix::Rows(dense(noise(seed, n * k), n, k));
+    let linear = |seed| Ok(Linear { parts: device.load_parts(vec![matrix(seed as u64)], load)?, bias: None, n, k });
     (1..=num).map(linear).collect()
 }
 
-fn weight<D: Device>(device: &D, bytes: MappedBytes, n: usize, k: usize) -> Result<D::Weight> {
-    device.load_weight(HostWeight { name: Arc::from("bench"), format: WeightFormat::BF16, n, k, bytes })
+fn dense(bytes: MappedBytes, n: usize, k: usize) -> HostWeight {
+    HostWeight { name: Arc::from("bench"), format: WeightFormat::BF16, n, k, bytes }
 }
 
 /// Random activations `[rows, cols]`.
 pub fn activations<D: Device>(device: &D, rows: usize, cols: usize) -> Result<Tensor<D>> {
-    let table = weight(device, noise(cols as u64, TABLE_ROWS * cols), TABLE_ROWS, cols)?;
+    let table = device.load_weight(dense(noise(cols as u64, TABLE_ROWS * cols), TABLE_ROWS, cols))?;
     let mut step = device.alloc_step(&StepRoom { max_tokens: rows, max_seqs: rows, max_blocks_per_seq: 1 })?;
     let token_ids = (0..rows).map(|row| (row % TABLE_ROWS) as i32).collect();
     device.write_step(&mut step, &StepInts { token_ids, ..StepInts::default() })?;
@@ -56,7 +69,7 @@ pub fn activations<D: Device>(device: &D, rows: usize, cols: usize) -> Result<Te
 pub fn logits<D: Device>(device: &D, rows: usize, vocab: usize) -> Result<Tensor<D>> {
     const K: usize = 64;
     let x = activations(device, rows, K)?;
-    let head = linears(device, 1, vocab, K)?.swap_remove(0);
+    let head = linears(device, 1, [vocab, K], load("lm_head", None))?.swap_remove(0);
     let mut out = device.alloc(rows, vocab, DType::F32)?;
     device.linear(&mut out, &x, &head)?;
     device.wait()?;

@@ -29,7 +29,7 @@ impl Limits {
     pub fn measure_gpu(device: &CudaDevice, ms: f64) -> anyhow::Result<Limits> {
         const SIZE: usize = 8192;
         let gb_s = device.read_rate()? / 1e9;
-        let linear = inputs::linears(device, 1, SIZE, SIZE)?.swap_remove(0);
+        let linear = inputs::linears(device, 1, [SIZE, SIZE], inputs::load("square", None))?.swap_remove(0);
         let x = inputs::activations(device, SIZE, SIZE)?;
         let mut out = device.alloc(SIZE, SIZE, device.activation_dtype())?;
         let mut product = Case {

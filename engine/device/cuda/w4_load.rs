@@ -146,9 +146,8 @@ impl CudaDevice {
             let dense = self.weights.alloc(layout.n * layout.k * 2).map_err(engine_error)?;
             self.dequantize_all(&weight, dense)?;
             weight.dense = Some(dense);
-        } else {
-            self.need_scratch(scratch_bytes(&layout));
         }
+        self.need_scratch(scratch_bytes(&layout, weight.order.is_some(), weight.dense.is_some()));
         Ok(CudaWeight { stored: Stored::Tiles(weight), n: layout.n, k: layout.k })
     }
 
@@ -284,7 +283,7 @@ fn planned_layer(forms: &[MatrixForm], usage: MatrixUse) -> Vec<Planned> {
 /// Bytes of the scratch that products with packed matrices take.
 pub(super) fn planned_room(weights: &WeightSize) -> usize {
     let room = |(part, _)| match part {
-        Planned::Tiles { layout, .. } => scratch_bytes(&layout),
+        Planned::Tiles { layout, ordered } => scratch_bytes(&layout, ordered, false),
         Planned::Other(_) => 0,
     };
     planned_parts(weights).map(room).max().unwrap_or(0)

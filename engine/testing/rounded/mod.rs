@@ -7,6 +7,7 @@
 
 mod attention;
 mod moe;
+mod packed;
 mod product;
 mod rounding;
 
@@ -20,7 +21,9 @@ pub use rounding::{Point, Rounding};
 
 use self::attention::RoundedKv;
 use self::product::RoundedWeight;
-use crate::device::{AttentionParams, DType, Device, HostWeight, KvShape, Linear, MoeWeights, RopeKvParams, StepTensors, Tensor};
+use crate::device::{
+    AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepTensors, Tensor,
+};
 use crate::error::{EngineError, Result};
 use crate::memory_plan::StepSize;
 use crate::models::config::Activation;
@@ -157,7 +160,16 @@ impl Device for RoundedDevice {
             dequantize_row(weight.format, row, out);
         }
         self.rounding.apply(Point::Weights, &mut values);
-        Ok(RoundedWeight { values, n, k })
+        Ok(RoundedWeight { values, n, k, packed: None })
+    }
+
+    fn load_matrix(&self, matrix: HostMatrix, load: MatrixLoad) -> Result<RoundedWeight> {
+        match packed::apart(matrix.converted(load)) {
+            HostMatrix::Coded(matrix) if self.rounding.has(Point::Weights) && packed::is_packed(&matrix, load.usage) => {
+                Ok(packed::packed(&matrix))
+            }
+            other => self.load_weight(other.into_rows()),
+        }
     }
 
     fn load_vector(&self, values: &[f32]) -> Result<Vec<f32>> {
@@ -185,7 +197,7 @@ impl Device for RoundedDevice {
     fn embedding(&self, out: &mut Rows, table: &RoundedWeight, step: &StepTensors<Self>, scale: f32) -> Result<()> {
         let cols = out.cols;
         for (out, id) in out.values_mut(step.num_tokens).chunks_exact_mut(cols).zip(&step.token_ids) {
-            let row = &table.values[*id as usize * cols..][..cols];
+            let row = &table.table()[*id as usize * cols..][..cols];
             out.iter_mut().zip(row).for_each(|(out, x)| *out = x * scale);
             self.rounding.apply(Point::Embedding, out);
         }

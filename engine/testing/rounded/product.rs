@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::RoundedDevice;
+use super::packed::PackedValues;
 use super::rounding::{Point, Rounding};
 use crate::device::Linear;
 
@@ -14,6 +15,8 @@ pub struct RoundedWeight {
     pub n: usize,
     /// Columns.
     pub k: usize,
+    /// Where other readers than products of many tokens get other values.
+    pub packed: Option<PackedValues>,
 }
 
 /// Above this many tokens the bias is added to what the product has stored.
@@ -41,7 +44,7 @@ pub fn product(rounding: Rounding, x: &[f32], linear: &Linear<RoundedDevice>) ->
     let mut column = 0;
     for part in &linear.parts {
         let columns: Vec<Vec<f32>> = part
-            .values
+            .for_tokens(tokens)
             .par_chunks(TASK_ROWS * part.k)
             .map(|rows| x.chunks_exact(part.k).flat_map(|x| rows.chunks_exact(part.k).map(|w| dot(x, w))).collect())
             .collect();

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use half::f16;
+use half::{bf16, f16};
+use pagoda_engine::device::{HostMatrix, HostWeight};
+use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
 use pagoda_engine::weights::quant::books::{Book, E2M1, FP4, INT4, NF4, UINT4};
 use pagoda_engine::weights::quant::coded::Nibble;
@@ -10,6 +12,8 @@ use pagoda_engine::weights::quant::{Code, CodedMatrix, ScaleValues, Scales, Zero
 use pagoda_kernels::ops::DeviceBytes;
 use pagoda_kernels::ops::w4::{W4Codes, W4Layout, W4Matrix, w4_pack};
 use pagoda_kernels::{DeviceMemory, Gpu};
+
+use crate::cuda_pair::noise;
 
 /// SplitMix64.
 pub struct Random(pub u64);
@@ -140,4 +144,44 @@ pub fn pack(gpu: &Arc<Gpu>, from: &CodedMatrix, interleaved: bool) -> Packed {
     w4_pack(&matrix, &source, gpu.stream().unwrap()).unwrap();
     assert!(download(gpu, tiles.bytes().from(layout.bytes())).iter().all(|byte| *byte == 0xa5), "{layout:?}: wrote behind the tiles");
     Packed { matrix, _tiles: tiles }
+}
+
+/// Kinds of parts of a layer.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Codes of a format.
+    Coded(Format),
+    /// In act order, all parts in the same one.
+    Ordered(Format),
+    /// bf16 that becomes NF4, like all dense parts of the layer.
+    AtLoad,
+    /// Blocks of GGUF.
+    Q4_0,
+    /// bf16.
+    Dense,
+}
+
+impl Kind {
+    /// A part `[n, k]`.
+    pub fn part(&self, seed: u64, n: usize, k: usize) -> HostMatrix {
+        let mut random = Random(seed);
+        let rows =
+            |format: WeightFormat, bytes: &[u8]| HostWeight { name: "test".into(), format, n, k, bytes: MappedBytes::from_slice(bytes) };
+        let halves = || noise(seed, n * k).iter().flat_map(|v| bf16::from_f32(v * 0.1).to_le_bytes()).collect::<Vec<u8>>();
+        match self {
+            Kind::Coded(format) => HostMatrix::from(coded(&mut random, format, n, k)),
+            Kind::Ordered(format) => {
+                let order = Some(permutation(&mut Random(k as u64), k));
+                HostMatrix::from(CodedMatrix { order, ..coded(&mut random, format, n, k) })
+            }
+            Kind::AtLoad | Kind::Dense => HostMatrix::Rows(rows(WeightFormat::BF16, &halves())),
+            Kind::Q4_0 => {
+                let block = |_| {
+                    [&f16::from_f32(random.unit() * 0.02).to_le_bytes()[..], &random.next().to_le_bytes(), &random.next().to_le_bytes()]
+                        .concat()
+                };
+                HostMatrix::Rows(rows(WeightFormat::Q4_0, &(0..n * k / 32).flat_map(block).collect::<Vec<u8>>()))
+            }
+        }
+    }
 }

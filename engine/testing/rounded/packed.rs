@@ -1,0 +1,82 @@
+//! 4-bit matrices as the CUDA device keeps them: scales rounded to f16, and of the rest what a product of few tokens, one of many and an
+//! embedding make.
+
+use half::f16;
+use pagoda_kernels::ops::w4::{W4Layout, W4Matrix};
+
+use super::product::RoundedWeight;
+use super::rounding::rounded;
+use crate::device::cuda::MAX_TILED_TOKENS;
+use crate::device::{HostMatrix, MatrixUse};
+use crate::weights::format::WeightFormat;
+use crate::weights::mapped::MappedBytes;
+use crate::weights::quant::books::Book;
+use crate::weights::quant::{Code, CodedMatrix, ScaleValues, Scales, blocks};
+
+/// Values that are not those of a product of many tokens.
+pub struct PackedValues {
+    /// What products of few tokens read: the book in bf16.
+    few: Vec<f32>,
+    /// What an embedding reads: unrounded.
+    table: Vec<f32>,
+}
+
+/// Blocks that are codes and scales, apart.
+pub fn apart(matrix: HostMatrix) -> HostMatrix {
+    match matrix {
+        HostMatrix::Rows(weight) if weight.format == WeightFormat::Q4_0 => HostMatrix::from(blocks::q4_0(&weight)),
+        other => other,
+    }
+}
+
+/// Whether a matrix for this use is packed.
+pub fn is_packed(matrix: &CodedMatrix, usage: MatrixUse) -> bool {
+    let layout = W4Layout { n: matrix.n, k: matrix.k, group: matrix.scales.cols, zeros: false, interleaved: false };
+    matches!(matrix.code, Code::Four { .. }) && layout.is_supported() && (usage.is_projection() || usage == MatrixUse::Table)
+}
+
+/// The matrix as products and an embedding read it.
+pub fn packed(matrix: &CodedMatrix) -> RoundedWeight {
+    let scales = half_scales(matrix);
+    let Code::Four { book, first } = matrix.code else { unreachable!("asked for 4-bit codes") };
+    let values = |book: Book| {
+        let matrix = CodedMatrix { code: Code::Four { book, first }, scales: scales.clone(), ..matrix.clone() };
+        let mut values = vec![0.0; matrix.n * matrix.k];
+        values.chunks_exact_mut(matrix.k).enumerate().for_each(|(row, out)| matrix.dequantize_row(row, out));
+        values
+    };
+    let table = values(book);
+    let many = table.iter().copied().map(rounded).collect();
+    RoundedWeight { values: many, n: matrix.n, k: matrix.k, packed: Some(PackedValues { few: values(half_book(book)), table }) }
+}
+
+impl RoundedWeight {
+    /// What a product of that many tokens reads.
+    pub fn for_tokens(&self, tokens: usize) -> &[f32] {
+        self.packed.as_ref().filter(|_| tokens <= MAX_TILED_TOKENS).map_or(&self.values, |packed| &packed.few)
+    }
+
+    /// What an embedding reads.
+    pub fn table(&self) -> &[f32] {
+        self.packed.as_ref().map_or(&self.values, |packed| &packed.table)
+    }
+}
+
+/// Every scale as f16 in units of a power of two.
+fn half_scales(matrix: &CodedMatrix) -> Scales {
+    let per_row = matrix.scales.per_row;
+    let mut values = vec![0.0f32; matrix.n * per_row];
+    values.chunks_exact_mut(per_row).enumerate().for_each(|(row, out)| matrix.scales.read_row(row, out));
+    let factor = W4Matrix::scale_factor(values.iter().fold(0.0, |max, scale| max.max(scale.abs())));
+    values.iter_mut().for_each(|scale| *scale = f16::from_f32(*scale / factor).to_f32() * factor);
+    Scales { rows: 1, values: ScaleValues::F32(MappedBytes::from_slice(bytemuck::cast_slice(&values))), ..matrix.scales }
+}
+
+/// The book in bf16, in the unit in which it loses least.
+fn half_book(book: Book) -> Book {
+    const UNITS: [f32; 2] = [1.0, 1.43675];
+    let off = |value: f32| if value == 0.0 { 0.0 } else { rounded(value) / value - 1.0 };
+    let error = |unit: &f32| book.iter().map(|value| off(value * unit).powi(2)).sum::<f32>();
+    let unit = UNITS.into_iter().min_by(|a, b| error(a).total_cmp(&error(b))).expect("two units");
+    book.map(|value| rounded(value * unit) / unit)
+}
