@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use pagoda::hub::Hub;
 use pagoda_backends::config::Config;
 use pagoda_backends::factory;
+use pagoda_backends::pool::local::{LocalModel, budget_bytes, pooled_options};
 use pagoda_backends::settings::Origin;
-use pagoda_engine::description::usable_memory;
 use pagoda_engine::loader::{self, EngineOptions};
 use pagoda_engine::request::{Event, Request};
 use pagoda_engine::sampling::SamplingParams;
@@ -108,31 +108,34 @@ fn backend_section(text: &mut String, hub: &Hub, config: &Config, arguments: &Ar
         if let Some(entry) = target.entry.as_ref().filter(|_| targets.len() > 1) {
             writeln!(text, "  {}", entry.name)?;
         }
-        target_lines(text, hub, config, (target, arguments.load))?;
+        target_lines(text, hub, config, (target, targets.len(), arguments.load))?;
     }
     if targets.len() > 1 {
         let when = if config.native.load_at_start { "as many as fit at the start" } else { "each at its first request" };
-        let budget = usable_memory(&factory::options_for(None, config))?;
-        let budget = config.native.model_memory_bytes.unwrap_or(budget) as u64;
-        writeln!(text, "  together  {} for {} models, loaded {when}", bytes(budget), targets.len())?;
+        writeln!(text, "  together  {} for {} models, loaded {when}", bytes(budget_bytes(config)? as u64), targets.len())?;
     }
     Ok(())
 }
 
-fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, load): (&Target, bool)) -> Result<()> {
+/// `num_targets`: how many models share the memory.
+fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, num_targets, load): (&Target, usize, bool)) -> Result<()> {
     writeln!(text, "  kind      {} ({})", target.kind.as_str(), target.reason)?;
     let Some(path) = target.find(hub)? else {
         writeln!(text, "  model     not on this machine yet; `pagoda pull` fetches it")?;
         return Ok(());
     };
     writeln!(text, "  model     {}", path.display())?;
-    let (shape, plan) = factory::plan(&path, target.entry.as_ref(), config)?;
+    let options = match num_targets {
+        1 => factory::options_for(target.entry.as_ref(), config),
+        _ => pooled_options(&LocalModel { name: String::new(), path: path.clone(), entry: target.entry.clone() }, num_targets, config)?,
+    };
+    let (shape, plan) = loader::plan(&path, &options)?;
     writeln!(text, "  family    {}, {} layers, context {}", shape.family, shape.layers.len(), shape.max_position_embeddings)?;
     for line in plan.to_string().lines() {
         writeln!(text, "  {line}")?;
     }
     if load {
-        taken_line(text, &path, &factory::options_for(target.entry.as_ref(), config))?;
+        taken_line(text, &path, &options)?;
     }
     Ok(())
 }

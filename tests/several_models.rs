@@ -128,3 +128,27 @@ fn a_model_is_loaded_at_its_first_use() {
     assert_eq!(log().matches("model loaded").count(), 1, "{}", log());
     assert_eq!(send(&server.address, "GET", "/health", "").0, 200);
 }
+
+#[test]
+fn doctor_shows_every_model_within_the_memory_of_all() {
+    let folder = home();
+    let budget = need(folder.path()) * 3 / 2;
+    let entry = |(name, arch, seed): (&str, &str, u64)| {
+        let path = folder.path().join(format!("{arch}-s{seed}"));
+        format!("[[models]]\nname = \"{name}\"\npath = \"{}\"\nbackend_type = \"vllm_local\"\n", path.display())
+    };
+    let options = format!(
+        "model_memory_bytes = {budget}\nkv_cache_bytes = {KV_BYTES}\nmax_model_len = 256\nmax_num_seqs = 4\nmax_num_batched_tokens = 64\nload_models = \"first_use\"\n"
+    );
+    let file = folder.path().join("pagoda.toml");
+    fs::write(&file, options + &MODELS.map(entry).concat()).expect("written");
+    let output = process::pagoda(folder.path(), &["doctor", "--config", &file.display().to_string(), "--device", "cpu"]).output();
+    let text = process::text(&output.expect("runs").stdout);
+    let backend = text.split("\nbackend\n").nth(1).expect("a section");
+    assert_eq!(backend.matches("vllm_local (the model's backend_type)").count(), 2, "{backend}");
+    for part in ["  first\n", "  second\n", "for 2 models, loaded each at its first request"] {
+        assert!(backend.contains(part), "{part:?} in {backend}");
+    }
+    let free = format!("of {:.1} MiB free", budget as f64 / (1 << 20) as f64);
+    assert!(backend.contains(&free), "a plan within {free}: {backend}");
+}

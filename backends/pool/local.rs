@@ -30,10 +30,7 @@ pub struct LocalModel {
 /// # Errors
 /// Whatever the engine says about files and options; a model that does not fit into the budget by itself.
 pub fn local_pool(models: Vec<LocalModel>, config: &Config) -> Result<(Arc<ModelPool>, Vec<OnDemand>), FactoryError> {
-    let budget_bytes = match config.native.model_memory_bytes {
-        Some(bytes) => bytes,
-        None => usable_memory(&options_for(None, config))?,
-    };
+    let budget_bytes = budget_bytes(config)?;
     let share_bytes = budget_bytes / models.len().max(1);
     let (mut pooled, mut faces) = (Vec::with_capacity(models.len()), Vec::with_capacity(models.len()));
     for model in models {
@@ -48,6 +45,26 @@ pub fn local_pool(models: Vec<LocalModel>, config: &Config) -> Result<(Arc<Model
     let on_demand = faces.into_iter().enumerate().map(|(idx, face)| OnDemand::new(&pool, idx, Arc::new(face)));
     let on_demand = on_demand.collect();
     Ok((pool, on_demand))
+}
+
+/// Memory of several models together.
+///
+/// # Errors
+/// No such device.
+pub fn budget_bytes(config: &Config) -> Result<usize, FactoryError> {
+    match config.native.model_memory_bytes {
+        Some(bytes) => Ok(bytes),
+        None => Ok(usable_memory(&options_for(None, config))?),
+    }
+}
+
+/// The options under which a model runs that shares its memory with others, `num_models` in all.
+///
+/// # Errors
+/// As `local_pool`.
+pub fn pooled_options(model: &LocalModel, num_models: usize, config: &Config) -> Result<EngineOptions, FactoryError> {
+    let budget_bytes = budget_bytes(config)?;
+    Ok(fitted(model, config, budget_bytes / num_models.max(1), budget_bytes)?.0)
 }
 
 fn text_side(description: Description, template: Option<ChatTemplate>) -> LocalText {
