@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::options::{OPTIONS, parse_switch};
-use crate::registry::{BackendKind, ModelConfig, check_names};
+use crate::registry::{BackendKind, ModelConfig, ModelType, check_names};
 use crate::settings::{ConfigError, Setting, Sources, parse_file, resolve_one, value_error};
 
 /// The HTTP server's options.
@@ -117,6 +117,8 @@ pub struct Config {
     pub backend: Option<BackendKind>,
     /// Model when no argument names one.
     pub model: Option<String>,
+    /// What models are for of which no entry says so; None: what their files say.
+    pub model_type: Option<ModelType>,
     /// HTTP server.
     pub server: ServerOptions,
     /// Log filter.
@@ -165,6 +167,7 @@ impl Config {
         Config {
             backend: values.text("backend").and_then(|name| BackendKind::parse(&name)),
             model: values.text("model"),
+            model_type: values.text("model_type").and_then(|name| ModelType::parse(&name)),
             server,
             log_level: values.text("log_level").unwrap_or_default(),
             log_json: values.text("log_format").as_deref() == Some("json"),

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use pagoda_engine::loader::{self, DenseCopy, DeviceChoice, EngineOptions, KvDtype, LoadProgress};
 use pagoda_engine::memory_plan::MemoryPlan;
 use pagoda_engine::models::config::ModelConfig as ModelShape;
+use pagoda_engine::pooling;
 use pagoda_engine::text::ChatTemplate;
 use pagoda_engine::weights::checkpoint::Checkpoint;
 use pagoda_engine::weights::quant::{LoadFormat, Quantization};
 use pagoda_engine::{EngineError, Result as EngineResult};
 
 use crate::config::{Config, NativeOptions};
+use crate::pooling_local::kind_of;
 use crate::registry::{BackendKind, ModelConfig, ModelType};
-use crate::{BackendError, InferenceBackend, VllmLocal};
+use crate::{BackendError, InferenceBackend, PoolingLocal, VllmLocal};
 
 /// Kinds that this build can make.
 pub const AVAILABLE: &[BackendKind] = &[BackendKind::VllmLocal];
@@ -34,12 +36,12 @@ pub enum FactoryError {
         /// What is possible.
         reason: &'static str,
     },
-    /// The type of model is not served by any kind of this build.
-    #[error("model `{0}`: type {1:?} is not available in this build; available: causal_lm")]
-    Type(String, ModelType),
     /// A model does not fit into the memory of all.
     #[error("--model-memory-bytes: {0}")]
     Pool(BackendError),
+    /// The type of model is not served by this kind of backend.
+    #[error("type `{0}` is not available with backend kind `{kind}`; use vllm_local", kind = .1.as_str())]
+    Type(&'static str, BackendKind),
     /// The engine refused the model.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -68,8 +70,8 @@ pub fn check(kind: BackendKind, model: Option<&ModelConfig>, config: &Config) ->
     if !AVAILABLE.contains(&kind) {
         return Err(FactoryError::Kind(kind));
     }
-    if let Some(model) = model.filter(|model| model.model_type != ModelType::CausalLm) {
-        return Err(FactoryError::Type(model.name.clone(), model.model_type));
+    if let Some(model_type) = model_type(model, config).filter(|wanted| *wanted != ModelType::CausalLm && kind != BackendKind::VllmLocal) {
+        return Err(FactoryError::Type(model_type.as_str(), kind));
     }
     let native = &config.native;
     let refuse = |option, value: String, reason| Err(FactoryError::Option { option, value, reason });
@@ -91,7 +93,24 @@ pub fn create(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Arc<dyn InferenceBackend>, FactoryError> {
     check(kind, model, config)?;
-    Ok(Arc::new(load_local(path, &options_for(model, config), &config.native, progress)?))
+    let options = options_for(model, config);
+    if let Some(kind) = kind_of(path, model_type(model, config))? {
+        return Ok(Arc::new(PoolingLocal::new(pooling::load(path, Some(kind), &options, progress)?)));
+    }
+    Ok(Arc::new(load_local(path, &options, &config.native, progress)?))
+}
+
+/// Whether the model of some files generates text.
+///
+/// # Errors
+/// A damaged file.
+pub fn generates(path: &Path, model: Option<&ModelConfig>, config: &Config) -> EngineResult<bool> {
+    Ok(kind_of(path, model_type(model, config))?.is_none())
+}
+
+/// What a model is for, where its entry or the configuration says so.
+fn model_type(model: Option<&ModelConfig>, config: &Config) -> Option<ModelType> {
+    model.and_then(|model| model.model_type).or(config.model_type)
 }
 
 /// Loads a model onto pagoda's own engine.

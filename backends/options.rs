@@ -130,6 +130,14 @@ pub const OPTIONS: &[OptionSpec] = &{
     [
         row(Backend, "backend", Some("LLM_BACKEND"), KINDS, None, "Kind of backend; unset: detected"),
         row(Backend, "model", Some("PAGODA_MODEL"), Text, None, "Model when none is given as an argument"),
+        row(
+            Backend,
+            "model_type",
+            None,
+            Choice(&["auto", "causal_lm", "embedding", "reranker"]),
+            Some("auto"),
+            "What the model is for; auto: what its files say",
+        ),
         row(Server, "host", Some("HOST"), Text, Some("127.0.0.1"), "Address to listen on"),
         row(Server, "port", Some("PORT"), Count(0, 65535), Some("8000"), "Port to listen on; 0: any free one"),
         secret(Server, "api_key", Some("API_KEY"), "Keys that clients must send, comma-separated; unset: no key needed"),

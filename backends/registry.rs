@@ -50,7 +50,19 @@ pub enum ModelType {
 }
 
 impl ModelType {
-    fn parse(name: &str) -> Option<ModelType> {
+    const NAMES: &str = "causal_lm, embedding, reranker";
+
+    /// Name in configuration and in `/v1/models`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ModelType::CausalLm => "causal_lm",
+            ModelType::Embedding => "embedding",
+            ModelType::Reranker => "reranker",
+        }
+    }
+
+    /// The type of a name.
+    pub fn parse(name: &str) -> Option<ModelType> {
         match name {
             "causal_lm" => Some(ModelType::CausalLm),
             "embedding" => Some(ModelType::Embedding),
@@ -74,8 +86,8 @@ pub enum ModelSource {
 pub struct ModelConfig {
     /// Name clients ask for.
     pub name: String,
-    /// What it is for.
-    pub model_type: ModelType,
+    /// What it is for; None: what its files say.
+    pub model_type: Option<ModelType>,
     /// Where it is.
     pub source: ModelSource,
     /// Kind of backend; None: detected.
@@ -89,11 +101,11 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// A text model of a folder or file with everything else at its default.
+    /// The model of a folder or file with everything else at its default.
     pub fn from_path(name: impl Into<String>, path: impl Into<PathBuf>) -> ModelConfig {
         ModelConfig {
             name: name.into(),
-            model_type: ModelType::CausalLm,
+            model_type: None,
             source: ModelSource::Path(path.into()),
             backend_type: None,
             quantize_4bit: false,
@@ -113,7 +125,12 @@ impl ModelConfig {
             (None, Some(path)) => ModelSource::Path(path.into()),
             _ => return Err(entry.error("hub_id", "give exactly one of hub_id and path")),
         };
-        let model_type = entry.text("type")?.unwrap_or("causal_lm");
+        let model_type = match entry.text("type")? {
+            Some(name) => {
+                Some(ModelType::parse(name).ok_or_else(|| entry.error("type", &format!("`{name}`: expected {}", ModelType::NAMES)))?)
+            }
+            None => None,
+        };
         let backend_type = match entry.text("backend_type")? {
             Some(name) => Some(BackendKind::parse(name).ok_or_else(|| {
                 entry.error("backend_type", &format!("`{name}`: expected {}", BackendKind::ALL.map(BackendKind::as_str).join(", ")))
@@ -122,8 +139,7 @@ impl ModelConfig {
         };
         Ok(ModelConfig {
             name: entry.text("name")?.filter(|name| !name.is_empty()).ok_or_else(|| entry.error("name", "missing"))?.into(),
-            model_type: ModelType::parse(model_type)
-                .ok_or_else(|| entry.error("type", &format!("`{model_type}`: expected causal_lm, embedding, reranker")))?,
+            model_type,
             source,
             backend_type,
             quantize_4bit: entry.switch("quantize_4bit")?,

@@ -279,7 +279,7 @@ fn invalid(param: &str, message: &str) -> BackendError {
 }
 
 /// Engine errors by whose fault they are.
-fn engine_error(error: EngineError) -> BackendError {
+pub(crate) fn engine_error(error: EngineError) -> BackendError {
     match error {
         EngineError::InvalidRequest(message) | EngineError::Text(message) => BackendError::InvalidRequest { param: None, message },
         EngineError::QueueFull(_) => BackendError::Overloaded { message: error.to_string(), retry_after_s: RETRY_AFTER_S },

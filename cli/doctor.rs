@@ -95,7 +95,13 @@ fn config_section(text: &mut String, config: &Config, file: Option<&Path>) -> Re
         writeln!(text, "  {:<24} {}{origin}", setting.spec.key, setting.shown())?;
     }
     for model in &config.models {
-        writeln!(text, "  model {}: {:?}, {:?}", model.name, model.model_type, model.source)?;
+        writeln!(
+            text,
+            "  model {}: {}, {:?}",
+            model.name,
+            model.model_type.map_or("type by its files", |kind| kind.as_str()),
+            model.source
+        )?;
     }
     Ok(())
 }

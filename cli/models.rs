@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use pagoda::hub::{Hub, Located, Report};
 use pagoda_backends::config::Config;
 use pagoda_backends::pool::local::{LocalModel, local_pool};
-use pagoda_backends::registry::{BackendKind, ModelConfig, ModelSource, ModelType};
+use pagoda_backends::registry::{BackendKind, ModelConfig, ModelSource};
 use pagoda_backends::{InferenceBackend, factory};
 use pagoda_engine::loader::{self, EngineOptions, LoadProgress, LoadedModel};
 use tokio::runtime::Handle;
@@ -96,11 +96,6 @@ impl Target {
         Ok(self.running(name, backend))
     }
 
-    /// Whether the model can share memory with others, by being unloaded.
-    fn is_pooled(&self) -> bool {
-        self.kind == BackendKind::VllmLocal && self.entry.as_ref().is_none_or(|entry| entry.model_type == ModelType::CausalLm)
-    }
-
     fn running(&self, name: String, backend: Arc<dyn InferenceBackend>) -> Running {
         let aliases = self.entry.as_ref().map_or_else(Vec::new, |entry| entry.aliases.clone());
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
@@ -113,8 +108,13 @@ pub fn load_all(targets: &[Target], hub: &Hub, config: &Config, progress: &mut P
     let mut running = Vec::with_capacity(targets.len());
     let (mut local, mut places) = (Vec::new(), Vec::new());
     for target in targets {
-        if targets.len() > 1 && target.is_pooled() {
-            let located = target.locate(hub, progress)?;
+        if targets.len() == 1 || target.kind != BackendKind::VllmLocal {
+            running.push(target.load(hub, config, progress)?);
+            continue;
+        }
+        let located = target.locate(hub, progress)?;
+        // Models of embeddings and rerankers are small beside those that generate, and stay.
+        if factory::generates(&located.path, target.entry.as_ref(), config)? {
             let name = target.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
             local.push(LocalModel { name: name.clone(), path: located.path, entry: target.entry.clone() });
             places.push((running.len() + places.len(), name, target));

@@ -27,6 +27,6 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
 }
 
 fn aliases() -> String {
-    let lines: Vec<String> = pagoda::hub::ALIASES.iter().map(|(alias, id)| format!("  {alias:<14} {id}")).collect();
+    let lines: Vec<String> = pagoda::hub::ALIASES.iter().map(|(alias, id)| format!("  {alias:<22} {id}")).collect();
     format!("Aliases:\n{}", lines.join("\n"))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use pagoda_backends::ModelType;
 use pagoda_backends::config::{Config, ServerOptions};
 use pagoda_server::{CorsOrigins, ModelSource, ServedModel, ServerConfig};
 use tokio::sync::oneshot;
@@ -79,6 +80,7 @@ async fn serve(listener: TcpListener, server: ServerConfig, targets: Vec<Target>
     models.set_ready(running.iter().map(served).collect());
     ready(address, &running, api_key.is_some());
     if let Some(question) = question {
+        ensure!(running[0].backend.model_type() == ModelType::CausalLm, "--try: `{}` generates no text", running[0].name);
         try_out::spawn(address, running[0].name.clone(), api_key, question);
     }
     let death = tokio::select! {
@@ -194,18 +196,31 @@ fn default_batch_dir() -> Option<PathBuf> {
     std::fs::create_dir_all(&folder).ok().map(|()| folder)
 }
 
+/// A request that the model can answer: its route and body.
+fn example(running: &Running) -> (&'static str, String) {
+    let name = &running.name;
+    match running.backend.model_type() {
+        ModelType::CausalLm => {
+            let messages = r#"[{"role":"user","content":"What is the capital of France?"}]"#;
+            ("/v1/messages", format!(r#"{{"model":"{name}","max_tokens":100,"stream":true,"messages":{messages}}}"#))
+        }
+        ModelType::Embedding => ("/v1/embeddings", format!(r#"{{"model":"{name}","input":["The cat sits on the mat.","A dog barks."]}}"#)),
+        ModelType::Reranker => {
+            let documents = r#"["Paris is the capital of France.","Berlin is a city."]"#;
+            ("/v1/rerank", format!(r#"{{"model":"{name}","query":"What is the capital of France?","documents":{documents}}}"#))
+        }
+    }
+}
+
 /// Says where the server is and what to try, on stdout.
 fn ready(address: SocketAddr, running: &[Running], needs_key: bool) {
     let url = try_out::url(address);
     let names: Vec<&str> = running.iter().map(|running| running.name.as_str()).collect();
     let key = if needs_key { " -H \"x-api-key: $API_KEY\"" } else { "" };
-    let body = format!(
-        r#"{{"model":"{}","max_tokens":100,"stream":true,"messages":[{{"role":"user","content":"What is the capital of France?"}}]}}"#,
-        names[0]
-    );
+    let (route, body) = example(&running[0]);
     // A server whose stdout is closed serves all the same.
     let _ = terminal::print(&format!(
-        "serving {} at {url}\ntry it:\n\n  curl -N {url}/v1/messages -H 'content-type: application/json'{key} -d '{body}'\n\n",
+        "serving {} at {url}\ntry it:\n\n  curl -N {url}{route} -H 'content-type: application/json'{key} -d '{body}'\n\n",
         names.join(", ")
     ));
 }

@@ -10,6 +10,7 @@ pub mod loader;
 pub mod memory_meter;
 pub mod memory_plan;
 pub mod models;
+pub mod pooling;
 pub mod request;
 pub mod runner;
 pub mod sampling;

@@ -143,7 +143,7 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let check = |option: &'static str, ok: bool, reason: String| if ok { Ok(()) } else { Err(EngineError::Option { option, reason }) };
         let block = self.block_size;
         check("block_size", (1..=256).contains(&block) && block.is_power_of_two(), format!("{block} is not a power of two in 1..=256"))?;
@@ -374,7 +374,7 @@ fn report(family: &str, device: &str, plan: &MemoryPlan, memory: &MemoryMeter) {
     }
 }
 
-fn kv_dtype<D: Device>(device: &D, wanted: KvDtype) -> DType {
+pub(crate) fn kv_dtype<D: Device>(device: &D, wanted: KvDtype) -> DType {
     match wanted {
         KvDtype::Auto => device.default_kv_dtype(),
         KvDtype::F32 => DType::F32,

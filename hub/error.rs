@@ -78,9 +78,11 @@ pub enum HubError {
         /// Its last words.
         reason: String,
     },
-    /// Neither source of the default model works.
-    #[error("the default model could not be fetched: {hub}; {pip}; give a folder or a .gguf file instead")]
-    NoDefaultModel {
+    /// Neither hub nor package gives the model.
+    #[error("{model} could not be fetched: {hub}; {pip}; give a folder or a .gguf file instead")]
+    NoSource {
+        /// Hub id.
+        model: String,
         /// What the hub said.
         hub: String,
         /// What pip said.

@@ -25,7 +25,12 @@ const SMALL_FILES: &[&str] = &[
     "special_tokens_map.json",
     "chat_template.jinja",
     "model.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 ];
+/// How models of embeddings pool: the one file of a folder below that is fetched.
+const POOLING: &str = "1_Pooling/config.json";
 
 /// One file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +54,10 @@ pub(super) fn pull(hub: &Hub, id: &str, file: Option<&str>, report: &mut dyn Rep
     let mut digests = String::new();
     for remote in &wanted {
         let url = format!("{}/{id}/resolve/{commit}/{}", hub.endpoint, remote.name);
-        let digest = fetch(hub, &agent, &url, &folder.join(&remote.name), remote, report)?;
+        let path = folder.join(&remote.name);
+        let parent = path.parent().unwrap_or(&folder);
+        std::fs::create_dir_all(parent).map_err(|error| HubError::io(parent, error))?;
+        let digest = fetch(hub, &agent, &url, &path, remote, report)?;
         digests.push_str(&format!("{digest}  {}\n", remote.name));
     }
     download::write_note(&folder.join("sha256"), &digests)?;
@@ -123,7 +131,8 @@ fn choose(id: &str, files: &[RemoteFile], file: Option<&str>) -> Result<Vec<Remo
             return Err(error("it has no tokenizer.json".into()));
         }
         let small = top.iter().copied().filter(|file| SMALL_FILES.contains(&file.name.as_str()));
-        return Ok(small.chain(weights.iter().copied()).cloned().collect());
+        let pooling = files.iter().filter(|file| file.name == POOLING);
+        return Ok(small.chain(pooling).chain(weights.iter().copied()).cloned().collect());
     }
     let ggufs: Vec<&RemoteFile> = top
         .iter()
@@ -150,7 +159,10 @@ fn start_over_if_moved(folder: &Path, commit: &str) -> Result<(), HubError> {
         return Ok(());
     }
     for entry in std::fs::read_dir(folder).map_err(|error| HubError::io(folder, error))?.flatten() {
-        if entry.file_name() != ".lock" {
+        if entry.path().is_dir() {
+            // What cannot be removed is found to be stale again when it is written.
+            let _ = std::fs::remove_dir_all(entry.path());
+        } else if entry.file_name() != ".lock" {
             download::remove(&entry.path());
         }
     }
@@ -224,6 +236,8 @@ mod tests {
         };
         let whole = ["README.md", "config.json", "model.safetensors", "onnx/model.onnx", "tokenizer.json", "pytorch_model.bin"];
         check(&whole, None, &["config.json", "tokenizer.json", "model.safetensors"]);
+        let pooled = ["1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "onnx/config.json", "tokenizer.json"];
+        check(&pooled, None, &["config.json", "modules.json", "tokenizer.json", "1_Pooling/config.json", "model.safetensors"]);
         let sharded = ["config.json", "consolidated.safetensors", "model-1-of-2.safetensors", "model-2-of-2.safetensors", "tokenizer.json"];
         check(&sharded, None, &["config.json", "tokenizer.json", "model-1-of-2.safetensors", "model-2-of-2.safetensors"]);
         check(&["a-Q4_0.gguf", "a-Q8_0.gguf"], Some("q8_0"), &["a-Q8_0.gguf"]);

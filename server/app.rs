@@ -13,7 +13,7 @@ use crate::config::ServerConfig;
 use crate::connection::NumBusy;
 use crate::error::{ApiError, ErrorKind};
 use crate::model_source::ModelSource;
-use crate::{anthropic, health, metrics, openai, tokenize};
+use crate::{anthropic, embed, health, metrics, openai, rerank, score, tokenize};
 
 /// Seconds after which a client should come back when every slot is taken.
 const OVERLOADED_RETRY_S: u32 = 1;
@@ -32,6 +32,14 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/responses", post(openai::responses))
+        .route("/v1/embeddings", post(openai::embeddings))
+        .route("/api/embed", post(embed::embed))
+        .route("/api/rerank", post(rerank::rerank))
+        .route("/rerank", post(rerank::rerank))
+        .route("/v1/rerank", post(rerank::rerank))
+        .route("/v2/rerank", post(rerank::rerank))
+        .route("/score", post(score::score))
+        .route("/v1/score", post(score::score))
         .route("/v1/models", get(openai::list_models))
         .route("/v1/models/{*id}", get(openai::retrieve_model))
         .route("/tokenize", post(tokenize::tokenize))

@@ -16,6 +16,8 @@ pub(crate) enum Family {
     Anthropic,
     /// `{"error":{"message","type","param","code"}}`
     OpenAi,
+    /// `{"error":"message"}`
+    Ollama,
 }
 
 /// What went wrong.
@@ -102,6 +104,7 @@ impl ApiError {
             (Family::Anthropic, Some(id)) => {
                 json!({"type": "error", "error": {"type": anthropic_type, "message": self.message}, "request_id": id})
             }
+            (Family::Ollama, _) => json!({"error": self.message}),
             (Family::OpenAi, _) => {
                 json!({"error": {"message": self.message, "type": openai_type, "param": self.param, "code": code}})
             }

@@ -20,7 +20,20 @@ use crate::ids::new_id;
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Routes that OpenAI's clients use; elsewhere `anthropic-version` asks for Anthropic's errors.
-const OPENAI_ROUTES: [&str; 5] = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize", "/detokenize"];
+const OPENAI_ROUTES: [&str; 12] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/api/rerank",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/score",
+    "/v1/score",
+    "/tokenize",
+    "/detokenize",
+];
 /// Longest path quoted in an error.
 const MAX_QUOTED_PATH: usize = 200;
 
@@ -56,6 +69,9 @@ pub(crate) async fn answer(app: &App, router: Router, in_flight: InFlight, reque
 
 /// Whose error shape the client expects.
 fn family_of(path: &str, headers: &HeaderMap) -> Family {
+    if path == "/api/embed" {
+        return Family::Ollama;
+    }
     let anthropic_route = path == "/v1/messages" || path.starts_with("/v1/messages/");
     if anthropic_route || (headers.contains_key("anthropic-version") && !OPENAI_ROUTES.contains(&path)) {
         Family::Anthropic

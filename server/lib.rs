@@ -8,10 +8,12 @@
 mod anthropic;
 mod app;
 mod auth;
+mod base64;
 mod body;
 mod config;
 mod connection;
 mod cors;
+mod embed;
 mod error;
 mod fields;
 mod front;
@@ -25,10 +27,13 @@ mod metrics;
 mod model_source;
 mod openai;
 mod page;
+mod rerank;
 mod sampling;
+mod score;
 mod sse;
 mod tokenize;
 pub mod tools;
+mod usage;
 
 pub use config::{CorsOrigins, ServerConfig};
 pub use listener::{ServerError, run};

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::error::{ApiError, ErrorKind};
+use crate::fields::Fields;
 
 /// Longest pause within a body.
 const BODY_IDLE: Duration = Duration::from_secs(30);
@@ -62,6 +63,15 @@ async fn read_body(max_bytes: usize, request: Request) -> Result<Vec<u8>, ApiErr
                 bytes.extend_from_slice(&data);
             }
         }
+    }
+}
+
+/// `truncate_prompt_tokens`: the longest input in tokens; -1 or none: the model's own limit.
+pub(crate) fn max_tokens_to_keep(fields: &Fields) -> Result<Option<usize>, ApiError> {
+    const NAME: &str = "truncate_prompt_tokens";
+    match fields.integer(NAME, -1, i64::from(u32::MAX))? {
+        Some(0) => Err(fields.wrong(NAME, "an integer of at least 1, or -1")),
+        tokens => Ok(tokens.and_then(|tokens| usize::try_from(tokens).ok())),
     }
 }
 

@@ -4,7 +4,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use pagoda_backends::{BackendError, GenerateOutput, GenerateRequest, GenerateStream, InferenceBackend, collect};
+use pagoda_backends::{
+    BackendError, EmbedRequest, Embeddings, GenerateOutput, GenerateRequest, GenerateStream, InferenceBackend, ScoreRequest, Scores,
+    collect,
+};
 use parking_lot::RwLock;
 
 use crate::error::{ApiError, ErrorKind};
@@ -62,6 +65,28 @@ impl Model {
                 Err(error)
             }
         }
+    }
+
+    /// Vectors of texts.
+    pub(crate) async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, BackendError> {
+        let recording = Recording::of_prompt(Arc::clone(&self.meter));
+        let outcome = self.backend.embed(request).await;
+        match &outcome {
+            Ok(answer) => recording.answered(answer.prompt_tokens),
+            Err(error) => recording.refused(error),
+        }
+        outcome
+    }
+
+    /// Scores of pairs of texts.
+    pub(crate) async fn score(&self, request: ScoreRequest) -> Result<Scores, BackendError> {
+        let recording = Recording::of_prompt(Arc::clone(&self.meter));
+        let outcome = self.backend.score(request).await;
+        match &outcome {
+            Ok(answer) => recording.answered(answer.prompt_tokens),
+            Err(error) => recording.refused(error),
+        }
+        outcome
     }
 
     /// The whole answer.

@@ -123,8 +123,8 @@ fn models_are_read_and_checked() {
     let models = resolve(&[], &[], Some(file)).expect("config").models;
     assert_eq!(models[0].source, ModelSource::Hub("org/small".into()));
     assert_eq!((models[0].context_length, models[0].quantize_4bit, models[0].aliases.len()), (Some(2048), true, 2));
-    assert_eq!((models[0].backend_type, models[0].model_type), (Some(BackendKind::VllmLocal), ModelType::CausalLm));
-    assert_eq!((models[1].source.clone(), models[1].model_type), (ModelSource::Path("/models/e5".into()), ModelType::Embedding));
+    assert_eq!((models[0].backend_type, models[0].model_type), (Some(BackendKind::VllmLocal), None));
+    assert_eq!((models[1].source.clone(), models[1].model_type), (ModelSource::Path("/models/e5".into()), Some(ModelType::Embedding)));
 
     let check = |entry: &str, expected: &str| {
         let message = resolve(&[], &[], Some(&format!("[[models]]\n{entry}"))).expect_err(entry).to_string();

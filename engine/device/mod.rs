@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod encoder;
 pub mod form;
 pub mod step;
 pub mod tensor;

@@ -71,6 +71,19 @@ impl<D: Device> Decoder<D> {
     /// # Errors
     /// A device fault.
     pub fn logits(&self, device: &D, ws: &mut Workspace<D>, step: &StepTensors<D>) -> Result<()> {
+        self.last_hidden(device, ws, step)?;
+        device.linear(&mut ws.logits, &ws.normed, &self.lm_head)?;
+        match self.config.final_soft_cap {
+            Some(cap) => device.soft_cap(&mut ws.logits, cap),
+            None => Ok(()),
+        }
+    }
+
+    /// Normed last hidden states of this group's rows, which the head reads, into `ws.normed`: `[num_logit_rows, hidden]`.
+    ///
+    /// # Errors
+    /// A device fault.
+    pub fn last_hidden(&self, device: &D, ws: &mut Workspace<D>, step: &StepTensors<D>) -> Result<()> {
         let (residual, delta) = if step.logits_of_all_rows {
             (&mut ws.residual, &ws.delta)
         } else {
@@ -80,14 +93,9 @@ impl<D: Device> Decoder<D> {
         };
         let eps = self.config.rms_norm_eps;
         if self.config.post_norms {
-            device.rms_norm(&mut ws.normed, residual, &self.final_norm, eps)?;
+            device.rms_norm(&mut ws.normed, residual, &self.final_norm, eps)
         } else {
-            device.add_rms_norm(&mut ws.normed, residual, delta, &self.final_norm, eps)?;
-        }
-        device.linear(&mut ws.logits, &ws.normed, &self.lm_head)?;
-        match self.config.final_soft_cap {
-            Some(cap) => device.soft_cap(&mut ws.logits, cap),
-            None => Ok(()),
+            device.add_rms_norm(&mut ws.normed, residual, delta, &self.final_norm, eps)
         }
     }
 }

@@ -174,12 +174,24 @@ pub fn parse_config(path: &Path, fields: &Fields) -> Result<(ModelConfig, &'stat
     Ok((config, family.names))
 }
 
+/// Whether an architecture is a decoder of this table.
+pub(crate) fn is_known_decoder(architecture: &str) -> bool {
+    row_of(architecture).is_some()
+}
+
+fn row_of(architecture: &str) -> Option<&'static Family> {
+    // A model that was saved without its head, as models of embeddings are, is the decoder all the same.
+    let causal = architecture.strip_suffix("Model").map(|stem| format!("{stem}ForCausalLM"));
+    let is_named = |known: &&str| *known == architecture || Some(*known) == causal.as_deref();
+    FAMILIES.iter().find(|family| family.architectures.iter().any(&is_named))
+}
+
 fn find(fields: &Fields) -> Result<&'static Family> {
     let list = fields.opt_list("architectures", 16)?.unwrap_or_default();
     let Some(name) = list.first().and_then(|name| name.as_str()) else {
         return Err(fields.error("architectures", format_args!("is missing, expected one of {}", known_architectures())));
     };
-    let known = FAMILIES.iter().find(|family| family.architectures.contains(&name));
+    let known = row_of(name);
     known.ok_or_else(|| EngineError::UnknownArchitecture { name: name.to_owned(), known: known_architectures() })
 }
 

@@ -2,6 +2,9 @@
 
 pub mod config;
 pub mod decoder;
+pub mod encoder;
+pub mod encoder_config;
+pub mod encoder_families;
 pub mod families;
 pub mod layer;
 pub mod limits;

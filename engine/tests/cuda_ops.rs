@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod cuda_attention;
+#[allow(dead_code, reason = "each test binary uses its part")]
 mod cuda_pair;
 mod cuda_w8;
 

@@ -130,6 +130,11 @@ impl Tokenizer {
         self.inner.pieces.len()
     }
 
+    /// The tokeniser of the `tokenizers` crate behind it.
+    pub(crate) fn encoder(&self) -> &tokenizers::Tokenizer {
+        &self.inner.encoder
+    }
+
     pub(super) fn decoding(&self) -> Decoding {
         self.inner.decoding
     }

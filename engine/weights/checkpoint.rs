@@ -193,13 +193,18 @@ impl Checkpoint {
                 config.eos_token_ids.push(id);
             }
         }
+        let mut store = safetensors::open_folder(folder)?;
+        if store.name_as_part_of("model.", names.embedding) && !store.contains(&format!("{}.weight", names.lm_head)) {
+            // A model that was saved without its head, as models of embeddings are.
+            config.tie_word_embeddings = true;
+        }
         Ok(Checkpoint {
             path: folder.to_owned(),
             config,
             tokenizer: text.tokenizer,
             text: text.text,
             generation: text.generation,
-            store: safetensors::open_folder(folder)?,
+            store,
             names,
             quantization: quant::config::read(folder, &fields)?,
             at_load: AtLoad::default(),

@@ -4,6 +4,8 @@
 
 pub mod checkpoint;
 pub mod dequant;
+pub mod encoder_checkpoint;
+pub(crate) mod encoder_names;
 pub mod format;
 pub mod gguf;
 mod gguf_keys;

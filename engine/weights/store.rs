@@ -44,6 +44,17 @@ impl TensorStore {
         self.tensors.contains_key(name)
     }
 
+    /// Gives tensors that were saved without the outer `prefix` their full names; `embedding` tells by its stem. False: they have them.
+    pub fn name_as_part_of(&mut self, prefix: &str, embedding: &str) -> bool {
+        let full = format!("{embedding}.weight");
+        let is_bare = full.strip_prefix(prefix).is_some_and(|bare| self.contains(bare) && !self.contains(&full));
+        if is_bare {
+            let rename = |(name, tensor): (Arc<str>, StoredTensor)| (format!("{prefix}{name}").into(), tensor);
+            self.tensors = std::mem::take(&mut self.tensors).into_iter().map(rename).collect();
+        }
+        is_bare
+    }
+
     /// The file that errors about a missing tensor name: the only one, or the folder of the shards.
     fn origin(&self) -> &Path {
         match self.files.as_slice() {

@@ -5,12 +5,16 @@
 use libfuzzer_sys::fuzz_target;
 use pagoda_server::fuzzing;
 
-const ROUTES: [fn(&[u8]) -> Result<(), String>; 5] = [
+const ROUTES: [fn(&[u8]) -> Result<(), String>; 9] = [
     fuzzing::parse_messages_body,
     fuzzing::parse_count_body,
     fuzzing::parse_chat_body,
     fuzzing::parse_completion_body,
     fuzzing::parse_tokenize_body,
+    fuzzing::parse_embeddings_body,
+    fuzzing::parse_embed_body,
+    fuzzing::parse_rerank_body,
+    fuzzing::parse_score_body,
 ];
 
 fuzz_target!(|data: &[u8]| {

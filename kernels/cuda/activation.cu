@@ -1,6 +1,7 @@
 // pagoda_gated_activation: out[t, i] = act(gate[t, i]) * up[t, i], in f32.
 //
 // One thread a 16-byte vector of the output: it reads the same vector of gate and of up. Bound by memory: 6 bytes an element.
+#include "common/activate.cuh"
 #include "common/launch.cuh"
 #include "common/vec.cuh"
 
@@ -8,15 +9,6 @@ namespace pagoda {
 namespace {
 
 constexpr int kThreads = 256;
-
-template <pagoda_activation kAct> __device__ __forceinline__ float activate(float v) {
-  if constexpr (kAct == PAGODA_SILU) return v / (1.0f + __expf(-v));
-  if constexpr (kAct == PAGODA_GELU_TANH) {
-    const float inner = 0.7978845608f * (v + 0.044715f * v * v * v); // sqrt(2 / pi)
-    return 0.5f * v * (1.0f + tanhf(inner));
-  }
-  return 0.5f * v * (1.0f + erff(v * 0.7071067812f)); // 1 / sqrt(2)
-}
 
 template <pagoda_activation kAct> __global__ void gated_activation_kernel(const __grid_constant__ pagoda_gated_activation_params p) {
   using V = Vec<bf16>;

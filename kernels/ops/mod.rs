@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod attention_decode;
 pub mod elementwise;
+pub mod encoder;
 pub mod gemm;
 pub mod grouped;
 pub mod moe;

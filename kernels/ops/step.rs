@@ -103,6 +103,17 @@ pub enum Activation {
     Gelu,
 }
 
+impl Activation {
+    /// The value of pagoda.h.
+    pub(super) const fn code(self) -> sys::pagoda_activation {
+        match self {
+            Activation::Silu => sys::PAGODA_SILU,
+            Activation::GeluTanh => sys::PAGODA_GELU_TANH,
+            Activation::Gelu => sys::PAGODA_GELU,
+        }
+    }
+}
+
 /// out[t, i] = act(gate_up[t, i]) * gate_up[t, cols + i]; out: `[num_tokens, cols]`, gate_up: `[num_tokens, 2 * cols]` bf16.
 ///
 /// # Errors
@@ -123,11 +134,7 @@ pub fn gated_activation(
         gate_up: gate_up.as_ptr::<std::ffi::c_void>(),
         num_tokens: int(OP, "num_tokens", num_tokens)?,
         cols: int(OP, "cols", cols)?,
-        activation: match activation {
-            Activation::Silu => sys::PAGODA_SILU,
-            Activation::GeluTanh => sys::PAGODA_GELU_TANH,
-            Activation::Gelu => sys::PAGODA_GELU,
-        },
+        activation: activation.code(),
     };
     launch!(pagoda_gated_activation, raw, stream)
 }

@@ -30,6 +30,20 @@ impl Recording {
         Recording { meter, arrived: Instant::now(), started: None, first_token: None, last_tokens, ending: Ending::Abort, is_over: false }
     }
 
+    /// A request arrives that generates nothing.
+    pub(crate) fn of_prompt(meter: Arc<Meter>) -> Recording {
+        let (arrived, last_tokens) = (Instant::now(), Vec::new());
+        Recording { meter, arrived, started: None, first_token: None, last_tokens, ending: Ending::Abort, is_over: false }
+    }
+
+    /// It was answered, and told that so many tokens went through the model.
+    pub(crate) fn answered(mut self, prompt_tokens: usize) {
+        self.is_over = true;
+        self.meter.ended(Ending::Stop);
+        self.meter.used(&Usage { prompt_tokens, ..Usage::default() });
+        self.meter.request_s.add(seconds(self.arrived.elapsed()));
+    }
+
     /// The backend does not take it.
     pub(crate) fn refused(mut self, error: &BackendError) {
         self.meter.refused(error);

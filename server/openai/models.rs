@@ -25,6 +25,8 @@ struct Entry<'a> {
     root: &'a str,
     #[serde(rename = "type")]
     kind: &'static str,
+    /// What the model is for.
+    model_type: &'static str,
     display_name: &'a str,
     created_at: String,
     lifecycle: &'static str,
@@ -44,6 +46,7 @@ impl<'a> Entry<'a> {
             owned_by: "pagoda",
             root: &model.name,
             kind: "model",
+            model_type: model.backend.model_type().as_str(),
             display_name: id,
             created_at: rfc3339(model.created),
             lifecycle: "active",

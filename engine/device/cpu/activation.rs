@@ -61,3 +61,23 @@ impl Kernel for SoftCap<'_> {
         map_in_place(s, self.x, |v| math::soft_cap(s, v, self.cap));
     }
 }
+
+/// x = act(x).
+pub struct Activate<'a> {
+    /// Updated.
+    pub x: &'a mut [f32],
+    /// The function.
+    pub activation: Activation,
+}
+
+impl Kernel for Activate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.activation {
+            Activation::Silu => map_in_place(s, self.x, |v| math::silu(s, v)),
+            Activation::GeluTanh => map_in_place(s, self.x, |v| math::gelu_tanh(s, v)),
+            Activation::Gelu => map_in_place(s, self.x, |v| math::gelu(s, v)),
+        }
+    }
+}

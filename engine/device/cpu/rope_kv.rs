@@ -46,6 +46,14 @@ impl CpuDevice {
     }
 }
 
+impl CpuDevice {
+    /// Rotates heads of `head_dim` that lie side by side, all at one position.
+    pub(super) fn rotate_heads(&self, heads: &mut [f32], head_dim: usize, position: usize, rope: &RopeTable<CpuDevice>) {
+        let (cos, sin) = angles(rope, position);
+        heads.chunks_exact_mut(head_dim).for_each(|head| rotate(&mut head[..rope.rotary_dim], cos, sin, rope.style));
+    }
+}
+
 /// Norm and rotation of one row.
 struct RotateRow<'a, 'b> {
     row: &'a mut [f32],

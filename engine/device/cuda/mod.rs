@@ -6,6 +6,7 @@
 
 mod attention;
 mod bytes;
+mod encoder;
 mod memory;
 mod moe;
 mod ops;

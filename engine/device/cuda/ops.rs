@@ -23,7 +23,7 @@ use crate::weights::size::WeightSize;
 type CudaTensor = Tensor<CudaDevice>;
 
 impl CudaTensor {
-    fn bytes(&self) -> DeviceBytes {
+    pub(super) fn bytes(&self) -> DeviceBytes {
         self.buffer.bytes()
     }
 

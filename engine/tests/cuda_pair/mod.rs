@@ -5,6 +5,7 @@ use std::sync::Arc;
 use half::bf16;
 use pagoda_engine::device::cpu::CpuDevice;
 use pagoda_engine::device::cuda::CudaDevice;
+use pagoda_engine::device::encoder::EncoderDevice;
 use pagoda_engine::device::{DType, Device, HostWeight, Linear, StepTensors, Tensor};
 use pagoda_engine::sampling::{SampleRow, SamplingParams, TokenHistory};
 use pagoda_engine::weights::format::WeightFormat;
@@ -34,6 +35,12 @@ pub fn noise(seed: u64, len: usize) -> Vec<f32> {
 pub trait Case {
     /// Computes it.
     fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>>;
+}
+
+/// Something to compute with the ops of encoders.
+pub trait EncoderCase {
+    /// Computes it.
+    fn run<D: EncoderDevice>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>>;
 }
 
 /// Makes inputs on a device, through the trait alone.
@@ -181,9 +188,17 @@ impl Pair {
 
     /// Runs a case on both; twice on the GPU, which must give the same bits.
     pub fn check(&self, what: &str, case: &impl Case) {
-        let expected = case.run(&self.cpu, &Inputs(&self.cpu));
-        let got = case.run(&self.gpu, &Inputs(&self.gpu));
-        let again = case.run(&self.gpu, &Inputs(&self.gpu));
+        let on_gpu = || case.run(&self.gpu, &Inputs(&self.gpu));
+        self.compare(what, &case.run(&self.cpu, &Inputs(&self.cpu)), [on_gpu(), on_gpu()]);
+    }
+
+    /// The same for the ops of encoders.
+    pub fn check_encoder(&self, what: &str, case: &impl EncoderCase) {
+        let on_gpu = || case.run(&self.gpu, &Inputs(&self.gpu));
+        self.compare(what, &case.run(&self.cpu, &Inputs(&self.cpu)), [on_gpu(), on_gpu()]);
+    }
+
+    fn compare(&self, what: &str, expected: &[Tensor<CpuDevice>], [got, again]: [Vec<Tensor<CudaDevice>>; 2]) {
         let mut worst = 0.0f64;
         for (i, ((expected, got), again)) in expected.iter().zip(&got).zip(&again).enumerate() {
             assert_eq!((got.rows, got.cols), (expected.rows, expected.cols), "{what}: shape of output {i}");

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Embeddings per second: pagoda's server against sentence-transformers on the same machine, texts, batches and threads, in turns.
+
+usage: bench-embed.py PAGODA MODEL_FOLDER [--threads N] [--repeat N] [--texts N] [--batches 1,32,256]
+PAGODA: the binary, built with --release. Needs sentence-transformers (made with 6.2.0, torch 2.11.0). pagoda is asked over HTTP, one request
+a batch, base64. A round runs one program, then the other; the table has the median round. CPU seconds count what the program itself used,
+so they say more than the clock where other work runs on the machine. Vectors of both must agree (cosine 0.9999).
+"""
+
+import argparse
+import base64
+import json
+import os
+import random
+import statistics
+import struct
+import subprocess
+import time
+import urllib.request
+
+WORDS = (
+    "time year people way day man thing woman life child world school state family student group country problem hand part place case week "
+    "company system program question work government number night point home water room mother area money story fact month lot right study "
+    "book eye job word business issue side kind head house service friend father power hour game line end member law car city community name"
+).split()
+
+
+def texts(count, seed=1):
+    """Of 4 to 160 words, most of them short, as passages and queries are."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=int(4 + 156 * rng.random() ** 2))) for _ in range(count)]
+
+
+class Pagoda:
+    def __init__(self, binary, model, threads):
+        command = [binary, "serve", model, "--served-model-name", "m", "--port", "0", "--threads", str(threads), "--log-level", "warn", "--device", "cpu"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.url = next(line for line in self.process.stdout if "http://" in line).rsplit(" at ", 1)[1].strip()
+
+    def embed(self, batch):
+        body = json.dumps({"model": "m", "input": batch, "encoding_format": "base64", "truncate": True}).encode()
+        request = urllib.request.Request(self.url + "/v1/embeddings", body, {"content-type": "application/json"})
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+            answer = json.load(answer)
+        self.tokens = answer["usage"]["prompt_tokens"]
+        return [struct.unpack(f"<{len(data) // 4}f", data) for data in (base64.b64decode(e["embedding"]) for e in answer["data"])]
+
+    def cpu_seconds(self):
+        fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class SentenceTransformers:
+    def __init__(self, model, threads):
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        torch.set_num_threads(threads)
+        self.model = SentenceTransformer(model, device="cpu")
+
+    def embed(self, batch):
+        return self.model.encode(batch, batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False)
+
+    def cpu_seconds(self):
+        return time.process_time()
+
+
+def measure(program, batches):
+    begin, cpu = time.perf_counter(), program.cpu_seconds()
+    for batch in batches:
+        program.embed(batch)
+    return time.perf_counter() - begin, program.cpu_seconds() - cpu
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pagoda")
+    parser.add_argument("model")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--batches", default="1,32,256")
+    arguments = parser.parse_args()
+    corpus = texts(arguments.texts)
+    ours, theirs = Pagoda(arguments.pagoda, arguments.model, arguments.threads), SentenceTransformers(arguments.model, arguments.threads)
+    try:
+        cosines = [sum(float(x) * float(y) for x, y in zip(a, b)) for a, b in zip(ours.embed(corpus), theirs.embed(corpus))]
+        tokens = ours.tokens
+        assert min(cosines) >= 0.9999, min(cosines)
+        print(f"{len(corpus)} texts, {tokens} tokens, {arguments.threads} threads, median of {arguments.repeat}, least cosine {min(cosines):.6f}")
+        print("| batch | program | texts/s | tokens/s | CPU s per 1000 texts |\n|---|---|---|---|---|")
+        for size in map(int, arguments.batches.split(",")):
+            batches = [corpus[i : i + size] for i in range(0, len(corpus), size)]
+            rounds = {"pagoda": [], "sentence-transformers": []}
+            for _ in range(arguments.repeat):
+                rounds["pagoda"].append(measure(ours, batches))
+                rounds["sentence-transformers"].append(measure(theirs, batches))
+            for name, times in rounds.items():
+                wall, cpu = (statistics.median(column) for column in zip(*times))
+                print(f"| {size} | {name} | {len(corpus) / wall:.1f} | {tokens / wall:.0f} | {cpu / len(corpus) * 1000:.2f} |", flush=True)
+    finally:
+        ours.process.terminate()
+        ours.process.wait()
+
+
+if __name__ == "__main__":
+    main()
