@@ -12,7 +12,8 @@ use super::inputs::{self, Outcome};
 use super::shapes::ModelShape;
 
 /// Names of the operations, in the order in which they are measured.
-pub const OPS: [&str; 9] = ["linear", "linear_nf4", "rms_norm", "rope_kv", "activation", "decode", "prefill", "greedy", "sample"];
+pub const OPS: [&str; 10] =
+    ["linear", "linear_nf4", "linear_fp8", "rms_norm", "rope_kv", "activation", "decode", "prefill", "greedy", "sample"];
 
 /// Bytes that the copies of an input fill together, so that none is found in a cache: five times the L2 of an H100.
 const ROTATED_BYTES: usize = 256 << 20;
@@ -61,6 +62,7 @@ impl<D: Device> Bench<'_, D> {
         match op {
             "linear" => self.linear(None, each),
             "linear_nf4" => self.linear(Some(LoadFormat::Nf4), each),
+            "linear_fp8" => self.linear(Some(LoadFormat::Fp8), each),
             "rms_norm" => self.tokens.iter().try_for_each(|&tokens| self.rms_norm(tokens, each)),
             "rope_kv" => self.tokens.iter().try_for_each(|&tokens| self.rope_kv(tokens, each)),
             "activation" => self.tokens.iter().try_for_each(|&tokens| self.activation(tokens, each)),
@@ -76,7 +78,11 @@ impl<D: Device> Bench<'_, D> {
 
     /// All matrices; `format`: quantised to it.
     fn linear(&self, format: Option<LoadFormat>, each: Each<'_>) -> anyhow::Result<()> {
-        let prefix = if format.is_some() { "linear_nf4" } else { "linear" };
+        let prefix = match format {
+            None => "linear",
+            Some(LoadFormat::Fp8) => "linear_fp8",
+            Some(_) => "linear_nf4",
+        };
         for (name, n, k) in self.model.matrices() {
             let matrix_bytes = weight_bytes(format, n, k);
             let num_copies = copies(matrix_bytes);
@@ -269,9 +275,13 @@ impl<D: Device> Bench<'_, D> {
     }
 }
 
-/// Bytes that a product reads of a matrix: bf16, or tiles of 4-bit codes with a scale of 16 bits for 64 of them.
+/// Bytes that a product reads of a matrix: bf16, bytes with a scale a row, or tiles of 4-bit codes with a scale of 16 bits for 64 of them.
 fn weight_bytes(format: Option<LoadFormat>, n: usize, k: usize) -> usize {
-    if format.is_some() { n * k * 17 / 32 } else { n * k * 2 }
+    match format {
+        None => n * k * 2,
+        Some(LoadFormat::Fp8) => n * k + n * 4,
+        Some(_) => n * k * 17 / 32,
+    }
 }
 
 fn copies(bytes: usize) -> usize {

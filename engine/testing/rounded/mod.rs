@@ -168,6 +168,7 @@ impl Device for RoundedDevice {
             HostMatrix::Coded(matrix) if self.rounding.has(Point::Weights) && packed::is_packed(&matrix, load.usage) => {
                 Ok(packed::packed(&matrix))
             }
+            HostMatrix::Coded(matrix) if !self.rounding.has(Point::Weights) => self.load_weight(matrix.to_f32()),
             other => self.load_weight(other.into_rows()),
         }
     }
