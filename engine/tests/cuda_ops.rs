@@ -253,6 +253,7 @@ fn smallest_shapes_agree() {
     pair.check("copy blocks", &CopyBlocks);
     pair.check_sampling(1, 300);
     cuda_attention::check_smallest(&pair);
+    cuda_w8::check_smallest(&pair);
 }
 
 #[test]

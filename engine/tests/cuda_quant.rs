@@ -278,6 +278,20 @@ impl Case for Layer {
 
 const TOKENS: [usize; 7] = [1, 5, 17, 64, 65, 129, 300];
 
+/// Every kind of part once, with few tokens and many, for compute-sanitizer (scripts/gpu-table.sh).
+#[test]
+fn smallest_layers_agree() {
+    let Some(pair) = Pair::new() else { return };
+    let (gate_up, plain) = ((MatrixUse::GateUp, Some(Activation::Silu)), (MatrixUse::Projection, None));
+    let coded = formats().into_iter().map(|format| (Kind::Coded(format), gate_up));
+    for (kind, (usage, activation)) in coded.chain([Kind::Ordered(formats()[4]), Kind::AtLoad, Kind::Q4_0].map(|kind| (kind, plain))) {
+        for tokens in [1, 65] {
+            let (kinds, rows, k) = (vec![kind; 2], vec![16; 2], 128);
+            pair.check(&format!("{kind:?}"), &Layer { kinds, rows, k, tokens, usage, activation, bias: false });
+        }
+    }
+}
+
 #[test]
 fn layers_of_every_format_agree() {
     let Some(pair) = Pair::new() else { return };

@@ -266,14 +266,16 @@ fn plans(gpu: GpuClass, num_tokens: usize, cols: usize) -> Vec<W4Plan> {
             plans.extend([runs(2, 1), runs(4, 2), runs(3, 1000)]);
         }
         plans.extend([rows(1, 4, 4, 1), rows(1, 2, 12, 1000)]);
-        plans.extend(
-            [(2, rows(2, 2, 8, 2)), (3, rows(3, 2, 4, 6)), (8, rows(8, 2, 12, 8))]
-                .into_iter()
-                .filter(|(least, _)| cols >= *least)
-                .map(|(_, plan)| plan),
-        );
+        let ranges = [(2, rows(2, 2, 8, 2)), (3, rows(3, 2, 4, 6)), (8, rows(8, 2, 12, 8))];
+        plans.extend(ranges.into_iter().filter(|(least, _)| cols >= *least).map(|(_, plan)| plan));
     }
     plans
+}
+
+#[test]
+fn smallest_products_match_the_reference() {
+    let Some((stream, gpu)) = gpu() else { return };
+    check_plans(&Problem::new(&stream, layout(16, 192, 64, false, true), NF4), gpu, &[1, 9]);
 }
 
 fn layout(n: usize, k: usize, group: usize, zeros: bool, interleaved: bool) -> W4Layout {
@@ -295,14 +297,19 @@ fn every_kernel_matches_the_reference() {
     ];
     for (i, layout) in layouts.into_iter().enumerate() {
         let problem = Problem::new(&stream, layout, if i % 2 == 0 && !layout.zeros { NF4 } else { WHOLE });
-        for num_tokens in [1, 2, 7, 8, 9, 16, 17, 33, 64] {
-            for plan in plans(gpu, num_tokens, layout.k / 64) {
-                for (out_dtype, extras) in [(DType::F32, false), (DType::BF16, true)] {
-                    let plain = Case { num_tokens, epilogue: Epilogue::Plain, out_dtype, extras, plan };
-                    problem.check(&plain);
-                    if layout.interleaved {
-                        problem.check(&Case { epilogue: Epilogue::SiluMul, ..plain });
-                    }
+        check_plans(&problem, gpu, &[1, 2, 7, 8, 9, 16, 17, 33, 64]);
+    }
+}
+
+fn check_plans(problem: &Problem, gpu: GpuClass, tokens: &[usize]) {
+    let layout = problem.layout;
+    for &num_tokens in tokens {
+        for plan in plans(gpu, num_tokens, layout.k / 64) {
+            for (out_dtype, extras) in [(DType::F32, false), (DType::BF16, true)] {
+                let plain = Case { num_tokens, epilogue: Epilogue::Plain, out_dtype, extras, plan };
+                problem.check(&plain);
+                if layout.interleaved {
+                    problem.check(&Case { epilogue: Epilogue::SiluMul, ..plain });
                 }
             }
         }

@@ -111,6 +111,17 @@ fn products_of_bytes_agree() {
     }
 }
 
+/// Each kernel once.
+pub fn check_smallest(pair: &Pair) {
+    for form in FORMS {
+        for rows in [1, 9, 65] {
+            pair.check("product of bytes", &Product { rows, parts: vec![48, 16], k: 144, bias: true, form });
+        }
+        pair.check_bits("embedding of bytes", &Embedding { form });
+    }
+    pair.check_bits("quantised at load", &QuantisedAtLoad { format: WeightFormat::BF16, n: 48, k: 144 });
+}
+
 #[test]
 fn a_token_gives_the_same_bits_alone_and_among_many() {
     let Some(pair) = Pair::deterministic() else { return };
