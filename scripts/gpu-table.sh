@@ -29,7 +29,8 @@ mkdir -p "$results"
 pagoda=$bundle/pagoda
 
 stage_machine() {
-  { cat "$bundle/commit"; date -u +%F; nvidia-smi; uname -r; nproc; } >"$results/machine.txt" 2>&1
+  { cat "$bundle/commit"; date -u +%F; nvidia-smi --query-gpu=name,driver_version,power.limit --format=csv,noheader; nvidia-smi; uname -r; nproc; } \
+    >"$results/machine.txt" 2>&1
   "$pagoda" doctor --log-level error >>"$results/machine.txt" 2>&1
 }
 

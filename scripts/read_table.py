@@ -24,6 +24,14 @@ def cell(name, entry):
     return f"{value:,.{digits}f} ({entry['spread'] * 100:.1f} %)"
 
 
+def machine(folder):
+    path = os.path.join(folder, "machine.txt")
+    if os.path.exists(path):
+        with open(path) as file:
+            commit, date, gpu = (file.readline().strip() for _ in range(3))
+        print(f"{date}, {gpu}, commit {commit}")
+
+
 def workloads(folder):
     print("| | c1 TPOT ms | " + " | ".join(f"{name} tok/s" for name in COLUMNS[1:]) + " | start s | kv waste c64, c512 | host us c512 |")
     print("|---" * (len(COLUMNS) + 4) + "|")
@@ -71,6 +79,7 @@ def kernels(folder):
 
 def main():
     folder = sys.argv[1]
+    machine(folder)
     workloads(folder)
     http(folder)
     soak(folder)
