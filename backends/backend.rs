@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 
 use crate::pooling::{EmbedRequest, Embeddings, ScoreRequest, Scores, wrong_kind};
 use crate::registry::ModelType;
-use crate::{BackendCapabilities, BackendError, BackendStats, GenerateOutput};
+use crate::{BackendCapabilities, BackendError, BackendStats, Constraint, GenerateOutput};
 
 /// A JSON value: tool schemas, template arguments. Plain data, no wire type.
 pub type Json = serde_json::Value;
@@ -36,7 +36,7 @@ pub enum Prompt {
 pub struct ChatPrompt {
     /// In order.
     pub messages: Vec<ChatMessage>,
-    /// Tool definitions in OpenAI's function shape, as chat templates expect; empty: none.
+    /// Tool definitions in OpenAI's function shape, as chat templates expect, `strict` where asked for; empty: none.
     pub tools: Vec<Json>,
     /// Append the assistant's opening (default for a new answer).
     pub add_generation_prompt: bool,
@@ -44,9 +44,9 @@ pub struct ChatPrompt {
     pub continue_final_message: bool,
     /// Further arguments of the template (`chat_template_kwargs`).
     pub template_kwargs: BTreeMap<String, Json>,
-    /// Which of the tools the answer may call, for backends that find calls themselves.
+    /// Which of the tools the answer may call. That it calls none or one at most is also seen to by whoever parses the answer.
     pub tool_choice: ToolChoice,
-    /// At most one call an answer, for the same.
+    /// At most one call an answer.
     pub single_tool_call: bool,
 }
 
@@ -62,6 +62,13 @@ pub enum ToolChoice {
     Required,
     /// This one.
     Function(String),
+}
+
+impl ToolChoice {
+    /// Whether the answer has to call.
+    pub fn is_forced(&self) -> bool {
+        matches!(self, ToolChoice::Required | ToolChoice::Function(_))
+    }
 }
 
 /// One message of a conversation.
@@ -134,6 +141,8 @@ pub struct GenerationConfig {
     pub return_token_ids: bool,
     /// The caller names tokens in logprobs by id.
     pub return_tokens_as_token_ids: bool,
+    /// What the text must be.
+    pub constraint: Option<Constraint>,
 }
 
 impl Default for GenerationConfig {
@@ -164,6 +173,7 @@ impl Default for GenerationConfig {
             user: None,
             return_token_ids: false,
             return_tokens_as_token_ids: false,
+            constraint: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod backend;
 pub mod config;
+mod constraint;
 mod error;
 pub mod factory;
 pub mod options;
@@ -19,6 +20,7 @@ mod stats;
 mod vllm_local;
 
 pub use backend::*;
+pub use constraint::{Constraint, ConstraintForm};
 pub use error::BackendError;
 pub use output::{Choice, FoundCall, GenerateOutput, collect};
 pub use pooling::*;

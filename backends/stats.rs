@@ -9,6 +9,9 @@ pub struct BackendCapabilities {
     pub streaming: bool,
     /// Tool calls are understood.
     pub tool_calling: bool,
+    /// Answers are made to fit schemas and grammars, and calls of tools are forced: `Constraint` and forced `ToolChoice`s are honoured.
+    /// Without it a request that has one is `Unsupported`.
+    pub structured_output: bool,
     /// Several requests share a step.
     pub batching: bool,
     /// More than one GPU.

@@ -3,6 +3,7 @@
 //! Renders and tokenises on the blocking pool, hands token ids to the engine thread, and turns its events into text on the request's own
 //! task. Knows no wire format.
 
+mod grammar;
 mod output;
 mod params;
 mod text;
@@ -15,6 +16,7 @@ use pagoda_engine::EngineError;
 use pagoda_engine::core::EngineHandle;
 use pagoda_engine::loader::LoadedModel;
 use pagoda_engine::request::Request;
+use pagoda_engine::sampling::SamplingParams;
 use pagoda_engine::text::{ChatInput, ChatTemplate, Tokenizer};
 use pagoda_engine::weights::checkpoint::GenerationDefaults;
 use serde_json::json;
@@ -23,6 +25,7 @@ use crate::{
     BackendCapabilities, BackendError, BackendStats, ChatMessage, ChatPrompt, GenerateRequest, GenerateStream, GenerationConfig,
     InferenceBackend, Json, Prompt, ReasoningSplitter, ReasoningTags,
 };
+use grammar::Grammars;
 use output::Output;
 pub use text::LocalText;
 
@@ -53,6 +56,7 @@ const RETRY_AFTER_S: u32 = 1;
 #[derive(Clone)]
 pub struct VllmLocal {
     inner: Arc<Inner>,
+    grammars: Arc<Grammars>,
     handle: EngineHandle,
 }
 
@@ -115,7 +119,8 @@ impl VllmLocal {
 impl InferenceBackend for VllmLocal {
     async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
         let GenerateRequest { prompt, config } = request;
-        let prepared = self.inner.on_blocking_pool(move |inner| Ok((inner.request(&prompt, &config)?, config))).await?;
+        let grammars = self.grammars.clone();
+        let prepared = self.inner.on_blocking_pool(move |inner| Ok((inner.request(&grammars, &prompt, &config)?, config))).await?;
         let ((request, splitter), config) = prepared;
         let inner = &self.inner;
         let prompt = request.prompt.clone();
@@ -210,9 +215,10 @@ impl Inner {
             return Err(BackendError::InvalidRequest { param: Some("messages".into()), message: message.into() });
         };
         let messages: Vec<Json> = chat.messages.iter().map(message_json).collect();
+        let tools: Vec<Json> = chat.tools.iter().map(tool_json).collect();
         let input = ChatInput {
             messages: &messages,
-            tools: &chat.tools,
+            tools: &tools,
             add_generation_prompt: chat.add_generation_prompt,
             continue_final_message: chat.continue_final_message,
             kwargs: &chat.template_kwargs,
@@ -221,8 +227,16 @@ impl Inner {
     }
 
     /// Tokens and sampling parameters, checked against the window, and how the answer is told from reasoning.
-    fn request(&self, prompt: &Prompt, config: &GenerationConfig) -> Result<(Request, Option<ReasoningSplitter>), BackendError> {
-        let (prompt, splitter) = self.read(prompt)?;
+    fn request(
+        &self,
+        grammars: &Grammars,
+        prompt: &Prompt,
+        config: &GenerationConfig,
+    ) -> Result<(Request, Option<ReasoningSplitter>), BackendError> {
+        let (tokens, splitter) = self.read(prompt)?;
+        let reasons = splitter.as_ref().is_some_and(ReasoningSplitter::is_reasoning);
+        let grammar = grammars.of_request(prompt, config, self.reasoning.filter(|_| reasons))?;
+        let prompt = tokens;
         if prompt.is_empty() {
             return Err(invalid("prompt", "the prompt has no tokens; at least one is needed"));
         }
@@ -230,7 +244,7 @@ impl Inner {
             return Err(BackendError::PromptTooLong { prompt_tokens: prompt.len(), max_tokens: self.max_model_len - 1 });
         }
         let room = u32::try_from(self.max_model_len - prompt.len()).unwrap_or(u32::MAX);
-        let sampling = params::sampling(config, room, &self.tokenizer)?;
+        let sampling = SamplingParams { grammar, ..params::sampling(config, room, &self.tokenizer)? };
         Ok((Request { prompt, sampling, priority: config.priority, cache_salt: config.cache_salt }, splitter))
     }
 }
@@ -250,6 +264,15 @@ fn message_json(message: &ChatMessage) -> Json {
     json
 }
 
+/// A tool as chat templates expect it: `strict` is not for the model to read.
+fn tool_json(tool: &Json) -> Json {
+    let mut tool = tool.clone();
+    if let Some(function) = tool.get_mut("function").and_then(Json::as_object_mut) {
+        function.shift_remove("strict");
+    }
+    tool
+}
+
 fn default_config(model: &GenerationDefaults) -> GenerationConfig {
     let built_in = GenerationConfig::default();
     GenerationConfig {
@@ -265,6 +288,7 @@ fn capabilities(max_context_length: usize, tool_calling: bool) -> BackendCapabil
     BackendCapabilities {
         streaming: true,
         tool_calling,
+        structured_output: true,
         batching: true,
         multi_gpu: false,
         quantization: QUANTIZATION.to_vec(),

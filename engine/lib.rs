@@ -6,6 +6,7 @@ pub mod core;
 pub mod description;
 pub mod device;
 pub mod error;
+pub mod grammar;
 pub mod loader;
 pub mod memory_meter;
 pub mod memory_plan;

@@ -31,6 +31,7 @@ mod rerank;
 mod sampling;
 mod score;
 mod sse;
+mod structured;
 mod tokenize;
 pub mod tools;
 mod usage;

@@ -6,6 +6,7 @@ use pagoda_backends::GenerationConfig;
 
 use crate::error::ApiError;
 use crate::fields::{Fields, Range};
+use crate::structured;
 
 /// Stop strings, bad words, stop tokens and biases a request may bring.
 const MAX_STOP_SEQUENCES: usize = 128;
@@ -44,7 +45,8 @@ pub(crate) fn read_shared(fields: &Fields, config: &mut GenerationConfig) -> Res
     }
     fields.refuse(&["allowed_token_ids", "truncate_prompt_tokens", "logits_processors"])?;
     fields.refuse_true(&["use_beam_search"])?;
-    fields.refuse(&["structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object"])
+    config.constraint = structured::read_raw(fields)?;
+    Ok(())
 }
 
 /// Fields of OpenAI's two generating routes.
@@ -63,6 +65,7 @@ pub(crate) fn read_openai(fields: &Fields, config: &mut GenerationConfig) -> Res
         config.prompt_logprobs = Some(top as u32);
     }
     config.user = fields.string("user")?.map(str::to_owned);
+    config.constraint = structured::only_one(structured::read_response_format(fields)?, config.constraint.take())?;
     Ok(())
 }
 
@@ -70,7 +73,8 @@ pub(crate) fn read_openai(fields: &Fields, config: &mut GenerationConfig) -> Res
 pub(crate) fn read_anthropic(fields: &Fields, config: &mut GenerationConfig) -> Result<(), ApiError> {
     read_shared(fields, config)?;
     set(&mut config.stop_sequences, fields.strings("stop_sequences", MAX_STOP_SEQUENCES)?);
-    fields.refuse(&["logit_bias", "output_format"])
+    config.constraint = structured::only_one(structured::read_output_format(fields)?, config.constraint.take())?;
+    fields.refuse(&["logit_bias"])
 }
 
 /// Bound of the answer, once `max_tokens` is known.

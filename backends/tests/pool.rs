@@ -60,6 +60,7 @@ impl Named {
             capabilities: BackendCapabilities {
                 streaming: true,
                 tool_calling: false,
+                structured_output: false,
                 batching: true,
                 multi_gpu: false,
                 quantization: Vec::new(),

@@ -34,6 +34,7 @@ pub(super) fn sampling(config: &GenerationConfig, room: u32, tokenizer: &Tokeniz
         logprobs: config.logprobs,
         prompt_logprobs: config.prompt_logprobs,
         n: config.n,
+        grammar: None,
     })
 }
 

@@ -7,6 +7,7 @@ use pagoda_engine::core::EngineHandle;
 use pagoda_engine::text::{ChatTemplate, Tokenizer};
 use pagoda_engine::weights::checkpoint::GenerationDefaults;
 
+use super::grammar::Grammars;
 use super::{Inner, VllmLocal, capabilities, default_config, engine_error};
 use crate::{
     BackendCapabilities, BackendError, BackendStats, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend, Prompt,
@@ -43,7 +44,9 @@ impl LocalText {
 
     /// The model with an engine that runs it.
     pub fn with_engine(&self, handle: EngineHandle) -> VllmLocal {
-        VllmLocal { inner: self.inner.clone(), handle }
+        let Inner { tokenizer, eos_token_ids, chat_template, .. } = &*self.inner;
+        let grammars = Grammars::new(tokenizer.clone(), handle.vocab_size(), eos_token_ids, chat_template.as_ref());
+        VllmLocal { inner: self.inner.clone(), grammars: Arc::new(grammars), handle }
     }
 }
 

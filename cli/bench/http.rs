@@ -36,6 +36,8 @@ pub struct Completion {
     pub max_tokens: usize,
     /// 0 is greedy.
     pub temperature: f32,
+    /// JSON Schema that the answer has to fit.
+    pub schema: Option<Value>,
     /// Close the connection after this many events.
     pub give_up_after: Option<usize>,
 }
@@ -82,10 +84,13 @@ impl HttpClient {
     }
 
     async fn answer(&self, completion: &Completion) -> Result<Timing> {
-        let body = json!({
+        let mut body = json!({
             "model": self.model, "prompt": completion.prompt, "max_tokens": completion.max_tokens, "min_tokens": completion.max_tokens,
             "temperature": completion.temperature, "ignore_eos": true, "stream": true, "stream_options": { "include_usage": true },
         });
+        if let Some(schema) = &completion.schema {
+            body["structured_outputs"] = json!({ "json": schema });
+        }
         let started = Instant::now();
         let (sender, response) = self.send("POST", "/v1/completions", body.to_string().into()).await?;
         let status = response.status();

@@ -5,17 +5,19 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use futures_util::future::join_all;
 use pagoda_engine::core::{EngineHandle, RequestStream};
+use pagoda_engine::grammar::{Compiler, Format, Grammar, Limits};
+use pagoda_engine::loader::LoadedModel;
 use pagoda_engine::request::{Event, Request};
 use pagoda_engine::sampling::SamplingParams;
 
 use super::figures::{Run, Timing};
 use super::http::{Completion, HttpClient};
-use super::workload::{Arrival, Prompts, Workload};
+use super::workload::{Arrival, Prompts, Workload, schema};
 
 /// What is measured.
 pub enum Target {
-    /// An engine in this process.
-    Engine(EngineHandle),
+    /// An engine in this process, and the grammar of `workload::schema` where a workload asks for it.
+    Engine(EngineHandle, Option<Grammar>),
     /// A server.
     Http(HttpClient),
 }
@@ -28,7 +30,7 @@ pub async fn run(target: &Target, workload: &Workload, arrival: Arrival, prompts
     let delays = prompts.arrivals(workload.requests, arrival);
     let prompts = prompts.draw(workload);
     let stats = || match target {
-        Target::Engine(handle) => Some(handle.stats()),
+        Target::Engine(handle, _) => Some(handle.stats()),
         Target::Http(_) => None,
     };
     let before = stats();
@@ -38,8 +40,8 @@ pub async fn run(target: &Target, workload: &Workload, arrival: Arrival, prompts
             tokio::time::sleep_until((started + delay).into()).await;
         }
         match target {
-            Target::Engine(handle) => in_process(handle, prompt, workload.output_len).await,
-            Target::Http(client) => over_http(client, prompt, workload.output_len).await,
+            Target::Engine(handle, grammar) => in_process(handle, prompt, workload, grammar.as_ref()).await,
+            Target::Http(client) => over_http(client, prompt, workload).await,
         }
     });
     let outcomes = join_all(requests).await;
@@ -54,9 +56,10 @@ pub async fn run(target: &Target, workload: &Workload, arrival: Arrival, prompts
     Ok(run)
 }
 
-async fn in_process(handle: &EngineHandle, prompt: Vec<u32>, output_len: usize) -> Result<Timing> {
-    let max_tokens = u32::try_from(output_len)?;
-    let sampling = SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::default() };
+async fn in_process(handle: &EngineHandle, prompt: Vec<u32>, workload: &Workload, grammar: Option<&Grammar>) -> Result<Timing> {
+    let max_tokens = u32::try_from(workload.output_len)?;
+    let grammar = grammar.filter(|_| workload.is_json).cloned();
+    let sampling = SamplingParams { max_tokens, ignore_eos: true, grammar, ..SamplingParams::default() };
     let started = Instant::now();
     let stream = handle.submit(Request { prompt, sampling, priority: 0, cache_salt: 0 })?;
     follow(stream, handle, started).await
@@ -83,7 +86,19 @@ async fn follow(mut stream: RequestStream, handle: &EngineHandle, started: Insta
     bail!("a request ended without a final event")
 }
 
-async fn over_http(client: &HttpClient, prompt: Vec<u32>, output_len: usize) -> Result<Timing> {
-    let completion = Completion { prompt, max_tokens: output_len, temperature: 0.0, give_up_after: None };
+/// The grammar of `workload::schema` for a loaded model.
+///
+/// # Errors
+/// A model without an end token.
+pub fn json_grammar(model: &LoadedModel) -> Result<Grammar> {
+    let tokenizer = model.tokenizer.clone();
+    let text = move |id: u32| (!tokenizer.is_special(id)).then(|| tokenizer.token_bytes(id)).filter(|bytes| !bytes.is_empty());
+    let compiler = Compiler::new(Limits::default(), model.config.vocab_size, &model.config.eos_token_ids, text);
+    Ok(compiler.compile(&Format::JsonSchema(schema()).into())?)
+}
+
+async fn over_http(client: &HttpClient, prompt: Vec<u32>, workload: &Workload) -> Result<Timing> {
+    let schema = workload.is_json.then(schema);
+    let completion = Completion { prompt, max_tokens: workload.output_len, temperature: 0.0, schema, give_up_after: None };
     client.complete(&completion).await
 }

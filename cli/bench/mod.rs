@@ -44,7 +44,7 @@ enum What {
 struct RunArguments {
     /// Folder, .gguf file, hub id or alias; none: the default model
     model: Option<String>,
-    /// Comma-separated: c1, c8, c64, c512, prefill, prefix, long
+    /// Comma-separated: c1, c8, c64, c512, prefill, prefix, long, json64
     #[arg(long, value_name = "NAMES", default_value = "c1,c8", value_delimiter = ',')]
     workloads: Vec<String>,
     /// Begins each line's label
@@ -140,7 +140,8 @@ fn workloads(arguments: &RunArguments) -> Result<Vec<Workload>> {
 
 async fn measure_engine(arguments: &RunArguments, workloads: &[Workload], model: &LoadedModel, started: Instant) -> Result<()> {
     let mut prompts = Prompts::new(arguments.seed, model)?;
-    let target = Target::Engine(model.handle.clone());
+    let grammar = if workloads.iter().any(|workload| workload.is_json) { Some(measure::json_grammar(model)?) } else { None };
+    let target = Target::Engine(model.handle.clone(), grammar);
     // The first token ever, then short runs of the same batches.
     measure::run(&target, &Workload::plain("start", 1, 16, 1), Arrival::Together, &mut prompts).await?;
     let start_s = started.elapsed().as_secs_f64();
@@ -206,6 +207,7 @@ fn warm_ups(workloads: &[Workload]) -> Vec<Workload> {
     let runs = workloads.iter().flat_map(|workload| {
         let (output, few) = (workload.output_len.min(8), (WARM_UP_TOKENS / workload.input_len).clamp(1, workload.requests));
         let batch = Workload::plain("warm-up", workload.requests, workload.input_len.min(16), output);
+        let batch = Workload { is_json: workload.is_json, ..batch };
         [batch, Workload { requests: few, output_len: output, ..*workload }]
     });
     runs.collect()

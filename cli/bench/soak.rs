@@ -62,7 +62,7 @@ async fn one_client(client: &HttpClient, end: Instant, mut prompts: Prompts, sha
         let max_tokens = 1 + prompts.below(256);
         let give_up_after = (prompts.below(4) == 0).then(|| prompts.below(max_tokens));
         let temperature = if prompts.below(2) == 0 { 0.0 } else { 0.8 };
-        match client.complete(&Completion { prompt, max_tokens, temperature, give_up_after }).await {
+        match client.complete(&Completion { prompt, max_tokens, temperature, schema: None, give_up_after }).await {
             Ok(timing) => counts.tokens += timing.num_tokens,
             Err(error) => counts.errors.push(format!("{error:#}")),
         }

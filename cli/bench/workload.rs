@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pagoda_engine::loader::LoadedModel;
+use serde_json::{Value, json};
 
 /// Requests of one shape, all sent at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Workload {
     pub input_len: usize,
     /// Output tokens of a request.
     pub output_len: usize,
+    /// Outputs are JSON under the schema of `schema`.
+    pub is_json: bool,
 }
 
 /// The standard workloads.
@@ -28,14 +31,15 @@ pub const WORKLOADS: &[Workload] = &[
     Workload::plain("c64", 64, 512, 256),
     Workload::plain("c512", 512, 512, 256),
     Workload::plain("prefill", 4, 8192, 1),
-    Workload { name: "prefix", requests: 256, shared_len: 2048, input_len: 2112, output_len: 64 },
+    Workload { name: "prefix", requests: 256, shared_len: 2048, input_len: 2112, output_len: 64, is_json: false },
     Workload::plain("long", 16, 16384, 128),
+    Workload { is_json: true, ..Workload::plain("json64", 64, 512, 256) },
 ];
 
 impl Workload {
     /// Requests that share nothing.
     pub const fn plain(name: &'static str, requests: usize, input_len: usize, output_len: usize) -> Workload {
-        Workload { name, requests, shared_len: 0, input_len, output_len }
+        Workload { name, requests, shared_len: 0, input_len, output_len, is_json: false }
     }
 
     /// The same with lengths multiplied.
@@ -60,6 +64,18 @@ impl Workload {
             ..self
         }
     }
+}
+
+/// What constrained outputs have to be: JSON as programs ask for it, which does not end before a workload does.
+pub fn schema() -> Value {
+    let text = json!({"type": "string", "maxLength": 40});
+    let properties = json!({
+        "name": text, "count": {"type": "integer"}, "share": {"type": "number"}, "unit": {"enum": ["piece", "gram", "litre"]},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 5}, "note": {"anyOf": [text, {"type": "null"}]},
+    });
+    let names: Vec<&String> = properties.as_object().into_iter().flat_map(|properties| properties.keys()).collect();
+    let item = json!({"type": "object", "properties": properties, "required": names});
+    json!({"type": "array", "items": item, "minItems": 1000})
 }
 
 /// When requests are sent.
@@ -166,7 +182,7 @@ mod tests {
     #[test]
     fn prompts_follow_the_seed_and_share_their_beginning() {
         let prompts = |seed| Prompts { state: seed, tokens: Arc::from([3, 5, 7]) };
-        let workload = Workload { name: "x", requests: 2, shared_len: 20, input_len: 50, output_len: 1 };
+        let workload = Workload { name: "x", requests: 2, shared_len: 20, input_len: 50, output_len: 1, is_json: false };
         let (a, b) = (prompts(1).draw(&workload), prompts(1).draw(&workload));
         assert_eq!(a, b);
         assert_ne!(a, prompts(2).draw(&workload));

@@ -105,6 +105,11 @@ impl EngineHandle {
         self.shared.max_model_len
     }
 
+    /// Tokens that can be sampled.
+    pub fn vocab_size(&self) -> usize {
+        self.shared.vocab_size
+    }
+
     /// Live numbers.
     pub fn stats(&self) -> EngineStats {
         self.shared.stats.load()

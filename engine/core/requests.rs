@@ -8,6 +8,7 @@ use pagoda_scheduler::{IdMap, SequenceId};
 use super::command::RequestId;
 use super::deliveries::Deliveries;
 use crate::error::Result;
+use crate::grammar::SlotMask;
 use crate::request::{Event, FinishReason, Request, Usage};
 use crate::runner::{PromptRows, SlotState};
 use crate::sampling::{SamplingParams, TokenHistory, TokenLogprobs};
@@ -17,6 +18,8 @@ pub(super) struct Active {
     pub(super) params: Arc<SamplingParams>,
     stop_ids: Arc<[u32]>,
     prompt_len: usize,
+    /// For the masks of a grammar; else `params` has it.
+    min_tokens: u32,
     pub(super) sequences: Vec<SequenceId>,
     seed: u64,
     open_choices: usize,
@@ -94,10 +97,14 @@ impl Requests {
             self.members.insert(sequence, member);
         }
         self.deliveries.open(id, events);
+        let mut params = request.sampling.clone();
+        // A grammar's masks hold stop tokens back themselves, as long as anything else may come.
+        let min_tokens = if params.grammar.is_some() { std::mem::take(&mut params.min_tokens) } else { 0 };
         let active = Active {
-            params: Arc::new(request.sampling.clone()),
+            params: Arc::new(params),
             stop_ids,
             prompt_len,
+            min_tokens,
             sequences: sequences.clone(),
             seed,
             open_choices: n as usize,
@@ -131,6 +138,7 @@ impl Requests {
             choice: member.choice,
             stop_ids: active.stop_ids.clone(),
             history: TokenHistory::new(&active.params, prompt, output),
+            mask: active.params.grammar.as_ref().map(|g| SlotMask::start(g, active.stop_ids.clone(), active.min_tokens, output)),
         };
         (slot, state)
     }
@@ -215,6 +223,13 @@ impl Requests {
             self.members.remove(&sequence);
         }
         sequences
+    }
+
+    /// Fails the request of a sequence by its own fault; returns its sequences.
+    pub(super) fn fail(&mut self, id: SequenceId, message: String) -> Vec<SequenceId> {
+        let Some(&Member { request, .. }) = self.members.get(&id) else { return Vec::new() };
+        self.deliveries.send(request, Event::Failed { message, caller_fault: true });
+        self.remove(request)
     }
 
     /// Fails every request with the same message.

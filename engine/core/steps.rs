@@ -57,6 +57,12 @@ impl Engine {
             self.requests.prompt_logprobs(step.sequences[idx].id, entries);
         }
         self.spare_inputs.push(outputs.inputs);
+        for (index, why) in outputs.failed {
+            let id = sampling_order(step).nth(index).expect("a failed sample is one of the step");
+            for sequence in self.requests.fail(id, format!("structured output: {why}")) {
+                self.scheduler.abort(sequence);
+            }
+        }
         let mut outputs = outputs.sampled;
         let sampled: Vec<SampledToken> = sampling_order(step)
             .zip(&outputs)

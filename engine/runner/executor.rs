@@ -36,6 +36,9 @@ pub trait StepRunner: Send + 'static {
     /// # Errors
     /// A device fault; the step's results are lost.
     fn finish(&mut self) -> Result<StepOutputs>;
+    /// Queues what the oldest launched step kept back until the tokens of the one before it were known. Called after every `finish`, when
+    /// its outputs are on their way. Faults come out of that step's `finish`.
+    fn resume(&mut self) {}
 }
 
 /// A function as a runner: every step is done when it was launched.
@@ -136,6 +139,10 @@ fn run_steps(mut runner: impl StepRunner, steps: &Receiver<StepInputs>, results:
         if results.send(result).is_err() {
             return;
         }
+        let _ = guarded(|| {
+            runner.resume();
+            Ok(())
+        });
     }
 }
 

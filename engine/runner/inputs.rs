@@ -8,6 +8,7 @@ use super::prefix_groups;
 use super::shapes::StepShape;
 use crate::device::{Device, StepInts, StepTensors};
 use crate::error::Result;
+use crate::grammar::SlotMask;
 use crate::sampling::{SampleOutput, SampleRow, SamplingParams, TokenHistory, TokenLogprobs};
 
 /// One step for the runner.
@@ -105,10 +106,20 @@ pub struct SlotState {
     pub stop_ids: Arc<[u32]>,
     /// Tokens so far, as far as penalties need them.
     pub history: TokenHistory,
+    /// Tokens that the sequence's grammar allows next.
+    pub mask: Option<SlotMask>,
 }
 
 impl SlotState {
-    /// A row that samples the token `output_index` of this sequence.
+    /// Takes the token that was sampled.
+    pub fn push(&mut self, token: u32) {
+        self.history.push(token);
+        if let Some(mask) = &mut self.mask {
+            mask.advance(token);
+        }
+    }
+
+    /// A row that samples the token `output_index` of this sequence; a mask must be ready (`SlotMask::wait`).
     pub fn sample_row(&self, logits_row: usize, slot: usize, output_index: u32) -> SampleRow<'_> {
         SampleRow {
             logits_row,
@@ -119,7 +130,7 @@ impl SlotState {
             output_index,
             choice: self.choice,
             history: &self.history,
-            allowed: None,
+            allowed: self.mask.as_ref().map(SlotMask::allowed),
         }
     }
 }
@@ -163,6 +174,8 @@ pub struct StepOutputs {
     pub sampled: Vec<SampleOutput>,
     /// (index into `sequences`, logprobs of the prompt tokens after this chunk's rows).
     pub prompt_logprobs: Vec<(usize, Vec<TokenLogprobs>)>,
+    /// Samples whose sequences' grammars cannot be followed any longer (index into `sampled`, why): their tokens mean nothing.
+    pub failed: Vec<(usize, String)>,
     /// What the step was made of: its memory serves a later step.
     pub inputs: StepInputs,
 }

@@ -57,8 +57,19 @@ impl Slot {
 
 /// A step between `launch` and `finish`.
 enum Launched<D: Device> {
+    /// Its layers are queued; what it samples depends on tokens that are not on the host yet.
+    Waiting(WaitingStep),
     Running(RunningStep<D>),
-    Done(Result<StepOutputs>),
+    Failed(EngineError),
+}
+
+/// A step whose sampling is not queued yet.
+struct WaitingStep {
+    inputs: StepInputs,
+    /// Rows that get logits.
+    rows: Vec<(usize, RowUse)>,
+    /// They have them.
+    has_logits: bool,
 }
 
 /// A step whose tokens are not on the host yet.
@@ -100,8 +111,8 @@ impl<D: Device> Runner<D> {
         Ok(Runner { recordings, device, decoder, workspace, kv: layers, step, staging, bounds, slots, last_tokens, launched })
     }
 
-    /// Queues one step: copies, inputs, forward, logits, sampling.
-    fn queue(&mut self, mut inputs: StepInputs) -> Result<RunningStep<D>> {
+    /// Queues one step: copies, inputs, forward, logits; and sampling, unless it has to wait for the step before.
+    fn queue(&mut self, mut inputs: StepInputs) -> Result<Launched<D>> {
         self.admit(inputs.admitted.drain(..))?;
         if !inputs.block_copies.is_empty() {
             for layer in &mut self.kv {
@@ -113,9 +124,17 @@ impl<D: Device> Runner<D> {
         let indices = rows.iter().map(|(row, _)| *row);
         self.staging.write(&*self.device, &mut self.step, &inputs, indices, (shape, self.bounds.block_size))?;
         let has_logits = self.forward(shape)?;
-        let mut step = self.sample(&inputs, &rows, has_logits)?;
-        step.outputs.inputs = inputs;
-        Ok(step)
+        let step = WaitingStep { inputs, rows, has_logits };
+        let waits = !self.launched.is_empty() && self.needs_earlier_tokens(&step.inputs);
+        if waits { Ok(Launched::Waiting(step)) } else { self.sample(step).map(Launched::Running) }
+    }
+
+    /// Whether the host needs every token before this step's to queue its sampling.
+    fn needs_earlier_tokens(&self, inputs: &StepInputs) -> bool {
+        inputs.samples.iter().any(|&(slot, _)| {
+            let state = self.slots[slot].running();
+            state.mask.is_some() || self.device.needs_history(&state.params)
+        })
     }
 
     /// Begins new lives of sampler slots.
@@ -162,13 +181,12 @@ impl<D: Device> Runner<D> {
     }
 
     /// Logits, unless they are there, and sampling in groups of at most `max_logit_rows` rows.
-    fn sample(&mut self, inputs: &StepInputs, rows: &[(usize, RowUse)], has_logits: bool) -> Result<RunningStep<D>> {
+    fn sample(&mut self, step: WaitingStep) -> Result<RunningStep<D>> {
+        let WaitingStep { inputs, rows, has_logits } = step;
         let samples = &inputs.samples;
         let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::with_capacity(samples.len()), ..StepOutputs::default() };
         let mut pending = Vec::with_capacity(1);
-        if samples.iter().any(|&(slot, _)| self.device.needs_history(&self.slots[slot].running().params)) {
-            self.settle();
-        }
+        self.wait_for_masks(samples, &mut outputs);
         let all_rows = rows.len() == self.step.num_tokens && inputs.is_decode();
         for (index, group) in rows.chunks(self.bounds.max_logit_rows).enumerate() {
             if !has_logits {
@@ -181,7 +199,17 @@ impl<D: Device> Runner<D> {
             pending.extend(self.sample_group(group, samples)?);
         }
         let samples = samples.iter().map(|&(slot, _)| (slot, self.slots[slot].life)).collect();
+        outputs.inputs = inputs;
         Ok(RunningStep { outputs, samples, pending })
+    }
+
+    /// Masks are made beside the step; what cannot be followed any longer is reported with it.
+    fn wait_for_masks(&mut self, samples: &[(usize, u32)], outputs: &mut StepOutputs) {
+        for (index, &(slot, _)) in samples.iter().enumerate() {
+            let Some(mask) = self.slots[slot].state.as_mut().and_then(|state| state.mask.as_mut()) else { continue };
+            mask.wait();
+            outputs.failed.extend(mask.error().map(|why| (index, why.to_string())));
+        }
     }
 
     fn prompt_logprobs(&self, group: &[(usize, RowUse)], outputs: &mut StepOutputs) -> Result<()> {
@@ -216,19 +244,7 @@ impl<D: Device> Runner<D> {
         self.device.sample(&mut self.workspace.logits, &rows, &mut self.last_tokens).map(Some)
     }
 
-    /// Waits for all launched steps, so that the histories are complete.
-    fn settle(&mut self) {
-        for i in 0..self.launched.len() {
-            let nothing = Launched::Done(Err(EngineError::Device("the step was taken away".into())));
-            let done = match std::mem::replace(&mut self.launched[i], nothing) {
-                Launched::Running(step) => self.tokens_of(step),
-                Launched::Done(done) => done,
-            };
-            self.launched[i] = Launched::Done(done);
-        }
-    }
-
-    /// Waits for a step's tokens and adds them to the histories that penalties read.
+    /// Waits for a step's tokens and adds them to what sampling depends on: histories, and grammars, whose next masks are begun.
     fn tokens_of(&mut self, step: RunningStep<D>) -> Result<StepOutputs> {
         let RunningStep { mut outputs, samples, pending } = step;
         for pending in pending {
@@ -237,7 +253,7 @@ impl<D: Device> Runner<D> {
         for (&(slot, life), output) in samples.iter().zip(&outputs.sampled) {
             // A slot whose sequence ended may have begun another life meanwhile.
             match &mut self.slots[slot] {
-                Slot { state: Some(state), life: now } if *now == life => state.history.push(output.token),
+                Slot { state: Some(state), life: now } if *now == life => state.push(output.token),
                 _ => {}
             }
         }
@@ -248,22 +264,36 @@ impl<D: Device> Runner<D> {
 impl<D: Device> StepRunner for Runner<D> {
     fn launch(&mut self, inputs: StepInputs) -> Result<()> {
         let step = self.queue(inputs)?;
-        self.launched.push_back(Launched::Running(step));
+        self.launched.push_back(step);
         Ok(())
     }
 
     fn is_ready(&self) -> bool {
         match self.launched.front() {
             Some(Launched::Running(step)) => step.pending.iter().all(|pending| self.device.is_sampled(pending)),
-            Some(Launched::Done(_)) | None => true,
+            Some(Launched::Waiting(_) | Launched::Failed(_)) | None => true,
         }
     }
 
     fn finish(&mut self) -> Result<StepOutputs> {
         match self.launched.pop_front().expect("a step was launched") {
+            Launched::Waiting(step) => {
+                let step = self.sample(step)?;
+                self.tokens_of(step)
+            }
             Launched::Running(step) => self.tokens_of(step),
-            Launched::Done(outputs) => outputs,
+            Launched::Failed(error) => Err(error),
         }
+    }
+
+    fn resume(&mut self) {
+        if !matches!(self.launched.front(), Some(Launched::Waiting(_))) {
+            return;
+        }
+        // What stands there if sampling panics.
+        let lost = Launched::Failed(EngineError::Device("sampling panicked".into()));
+        let Launched::Waiting(step) = std::mem::replace(&mut self.launched[0], lost) else { return };
+        self.launched[0] = self.sample(step).map_or_else(Launched::Failed, Launched::Running);
     }
 }
 
@@ -284,3 +314,6 @@ fn logit_rows(inputs: &StepInputs) -> Vec<(usize, RowUse)> {
     }
     rows
 }
+
+#[cfg(test)]
+mod tests;

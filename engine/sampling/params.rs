@@ -1,6 +1,7 @@
 //! `SamplingParams`: validated once where a request enters the engine.
 
 use crate::error::{EngineError, Result};
+use crate::grammar::Grammar;
 
 /// Most alternatives a request may ask for beside a token.
 pub const MAX_LOGPROBS: usize = 20;
@@ -46,6 +47,8 @@ pub struct SamplingParams {
     pub prompt_logprobs: Option<u32>,
     /// Outputs of the request.
     pub n: u32,
+    /// What the text of every output must match; stop tokens come only where it is complete.
+    pub grammar: Option<Grammar>,
 }
 
 impl Default for SamplingParams {
@@ -69,6 +72,7 @@ impl Default for SamplingParams {
             logprobs: None,
             prompt_logprobs: None,
             n: 1,
+            grammar: None,
         }
     }
 }

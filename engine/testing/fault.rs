@@ -44,4 +44,8 @@ impl<R: StepRunner> StepRunner for Faulty<R> {
     fn finish(&mut self) -> Result<StepOutputs> {
         self.runner.finish()
     }
+
+    fn resume(&mut self) {
+        self.runner.resume();
+    }
 }

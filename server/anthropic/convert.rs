@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pagoda_backends::{ChatPrompt, GenerationConfig};
 
 use super::blocks::Conversation;
-use super::tools::{read_tool_choice, read_tool_use, read_tools};
+use super::tools::{read_tool_use, read_tools};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::sampling;
@@ -35,8 +35,7 @@ pub(crate) fn parse_messages(body: &Fields, defaults: GenerationConfig) -> Resul
     config.user = body.object("metadata")?.map_or(Ok(None), |metadata| metadata.string("user_id"))?.map(str::to_owned);
     let mut prompt = chat_prompt(body)?;
     prompt.tools = read_tools(body)?;
-    let tools = read_tool_use(body, &prompt.tools)?;
-    read_tool_choice(body, &mut prompt)?;
+    let tools = read_tool_use(body, &mut prompt)?;
     Ok(MessagesRequest { prompt, config, stream, tools })
 }
 
@@ -102,7 +101,6 @@ fn check_ignored(body: &Fields, max_tokens: Option<u32>) -> Result<(), ApiError>
     }
     if let Some(output) = body.object("output_config")? {
         output.string("effort")?;
-        output.refuse(&["format"])?;
     }
     body.object("cache_control")?;
     body.object("context_management")?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::tools::{OfferedTools, ToolUse};
+use crate::tools::ToolUse;
 
 /// Tools a request may define.
 const MAX_TOOLS: usize = 1024;
@@ -26,7 +26,6 @@ pub(crate) fn read_tools(body: &Fields) -> Result<Vec<Value>, ApiError> {
         if let Some(kind) = tool.string("type")?.filter(|kind| *kind != "custom") {
             return Err(tool.error("type", format!("server tools are not supported, got {kind:?}")));
         }
-        tool.refuse_true(&["strict"])?;
         let name = tool.required_string("name")?;
         if !is_tool_name(name) {
             return Err(tool.wrong("name", "1 to 128 letters, digits, `_` or `-`"));
@@ -39,32 +38,27 @@ pub(crate) fn read_tools(body: &Fields) -> Result<Vec<Value>, ApiError> {
     Ok(tools)
 }
 
-/// What `tools` and `tool_choice` let the answer do. `functions` are the tools in the shape of `read_tools`.
-pub(crate) fn read_tool_use(body: &Fields, functions: &[Value]) -> Result<ToolUse, ApiError> {
-    let Some(choice) = body.object("tool_choice")? else {
-        return Ok(ToolUse { offered: OfferedTools::of_functions(functions), single: false });
-    };
-    let single = choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);
-    match choice.required_string("type")? {
-        "auto" => Ok(ToolUse { offered: OfferedTools::of_functions(functions), single }),
-        "none" => Ok(ToolUse::default()),
-        "any" | "tool" if functions.is_empty() => Err(body.error("tool_choice", "needs tools, and there are none")),
-        "any" | "tool" => Err(choice.error("type", "forced calls are not supported by this server, only auto and none")),
-        _ => Err(choice.wrong("type", "one of auto, any, tool, none")),
+/// Reads `tool_choice` onto a prompt that has its tools; gives what the answer may call.
+pub(crate) fn read_tool_use(body: &Fields, prompt: &mut ChatPrompt) -> Result<ToolUse, ApiError> {
+    if let Some(choice) = body.object("tool_choice")? {
+        prompt.single_tool_call = choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);
+        prompt.tool_choice = match choice.required_string("type")? {
+            "auto" => ToolChoice::Auto,
+            "none" => ToolChoice::None,
+            "any" => ToolChoice::Required,
+            "tool" => ToolChoice::Function(choice.required_string("name")?.to_owned()),
+            _ => return Err(choice.wrong("type", "one of auto, any, tool, none")),
+        };
+        if prompt.tool_choice.is_forced() && prompt.tools.is_empty() {
+            return Err(body.error("tool_choice", "needs tools, and there are none"));
+        }
+        if let ToolChoice::Function(name) = &prompt.tool_choice
+            && !prompt.tools.iter().any(|tool| tool["function"]["name"] == *name)
+        {
+            return Err(choice.error("name", format!("names {name:?}, which is not in tools")));
+        }
     }
-}
-
-/// What a backend that finds calls itself is told about `tool_choice`; its form was checked by `read_tool_use`.
-pub(crate) fn read_tool_choice(body: &Fields, prompt: &mut ChatPrompt) -> Result<(), ApiError> {
-    let Some(choice) = body.object("tool_choice")? else { return Ok(()) };
-    prompt.single_tool_call = choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);
-    prompt.tool_choice = match choice.required_string("type")? {
-        "none" => ToolChoice::None,
-        "any" => ToolChoice::Required,
-        "tool" => ToolChoice::Function(choice.required_string("name")?.to_owned()),
-        _ => ToolChoice::Auto,
-    };
-    Ok(())
+    Ok(ToolUse::of_prompt(prompt))
 }
 
 fn function(tool: &Fields, name: &str) -> Result<Value, ApiError> {
@@ -77,6 +71,9 @@ fn function(tool: &Fields, name: &str) -> Result<Value, ApiError> {
         function["description"] = description.into();
     }
     function["parameters"] = schema.clone();
+    if let Some(strict) = tool.boolean("strict")? {
+        function["strict"] = strict.into();
+    }
     Ok(json!({"type": "function", "function": function}))
 }
 

@@ -4,7 +4,7 @@ use pagoda_backends::{ChatPrompt, GenerationConfig, Prompt};
 use serde_json::Value;
 
 use super::logprobs::TokenNames;
-use super::messages::{read_chat_prompt, read_tool_choice, read_tool_use, read_tools};
+use super::messages::{read_chat_prompt, read_tool_use, read_tools};
 use crate::error::ApiError;
 use crate::fields::{Fields, token_ids};
 use crate::sampling;
@@ -79,8 +79,7 @@ pub(crate) fn parse_chat(body: &Fields, defaults: GenerationConfig) -> Result<Ch
     let format = read_format(body, wants_logprobs)?;
     let mut prompt = read_chat_prompt(body)?;
     prompt.tools = read_tools(body)?;
-    let tools = read_tool_use(body, &prompt.tools)?;
-    read_tool_choice(body, &mut prompt)?;
+    let tools = read_tool_use(body, &mut prompt)?;
     format.tell(&mut config);
     Ok(ChatRequest { prompt, config, format, tools })
 }
@@ -102,7 +101,6 @@ pub(crate) fn parse_completion(body: &Fields, defaults: GenerationConfig) -> Res
         config.prompt_logprobs = config.prompt_logprobs.max(logprobs);
     }
     body.refuse(&["suffix", "prompt_embeds"])?;
-    refuse_response_format(body)?;
     if let Some(best_of) = body.integer("best_of", 1, i64::MAX)?.filter(|best_of| *best_of != i64::from(config.n)) {
         let reason = if best_of < i64::from(config.n) { "must be at least n" } else { "more than n is not supported by this server" };
         return Err(body.error("best_of", format!("{reason}, got {best_of} with n {}", config.n)));
@@ -134,9 +132,8 @@ fn read_format(body: &Fields, logprobs: bool) -> Result<Format, ApiError> {
     })
 }
 
-/// Known fields of chat that need constrained decoding, or another modality.
+/// Known fields of chat that need another modality, or are OpenAI's first names of others.
 fn refuse_unsupported_chat(body: &Fields) -> Result<(), ApiError> {
-    refuse_response_format(body)?;
     body.refuse(&["functions", "function_call", "audio", "documents", "chat_template"])?;
     body.refuse_true(&["echo", "add_special_tokens"])?;
     if let Some(modalities) = body.array("modalities")?
@@ -145,15 +142,6 @@ fn refuse_unsupported_chat(body: &Fields) -> Result<(), ApiError> {
         return Err(body.unsupported("modalities"));
     }
     Ok(())
-}
-
-fn refuse_response_format(body: &Fields) -> Result<(), ApiError> {
-    let Some(format) = body.object("response_format")? else { return Ok(()) };
-    match format.required_string("type")? {
-        "text" => Ok(()),
-        "json_object" | "json_schema" => Err(body.unsupported("response_format")),
-        _ => Err(format.wrong("type", "one of text, json_object, json_schema")),
-    }
 }
 
 /// `prompt`: a string, strings, token ids, or lists of token ids.

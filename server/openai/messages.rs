@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::anthropic::convert::{THINKING_SWITCHES, template_kwargs};
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::tools::{OfferedTools, ToolUse};
+use crate::tools::ToolUse;
 
 /// What stands between the text parts of one message, as in vLLM.
 const PART_SEPARATOR: &str = "\n";
@@ -132,41 +132,43 @@ pub(crate) fn read_tools(body: &Fields) -> Result<Vec<Value>, ApiError> {
         let function = Fields::of(tool.require("function")?, tool.path("function"))?;
         function.required_string("name")?;
         function.object("parameters")?;
-        function.refuse_true(&["strict"])?;
+        function.boolean("strict")?;
     }
     Ok(items.to_vec())
 }
 
-/// What `tools`, `tool_choice` and `parallel_tool_calls` let an answer do.
-pub(crate) fn read_tool_use(body: &Fields, tools: &[Value]) -> Result<ToolUse, ApiError> {
-    let single = body.boolean("parallel_tool_calls")? == Some(false);
-    match body.get("tool_choice") {
-        None => Ok(ToolUse { offered: OfferedTools::of_functions(tools), single }),
-        Some(Value::String(choice)) if choice == "auto" => Ok(ToolUse { offered: OfferedTools::of_functions(tools), single }),
-        Some(Value::String(choice)) if choice == "none" => Ok(ToolUse::default()),
-        Some(Value::String(choice)) if choice != "required" => Err(body.wrong("tool_choice", CHOICES)),
-        Some(Value::String(_) | Value::Object(_)) if tools.is_empty() => Err(body.error("tool_choice", "needs tools, and there are none")),
-        Some(Value::String(_) | Value::Object(_)) => {
-            Err(body.error("tool_choice", "forced calls are not supported by this server, only \"auto\" and \"none\""))
-        }
-        Some(_) => Err(body.wrong("tool_choice", CHOICES)),
-    }
-}
-
-/// What a backend that finds calls itself is told about `tool_choice`; its form was checked by `read_tool_use`.
-pub(crate) fn read_tool_choice(body: &Fields, prompt: &mut ChatPrompt) -> Result<(), ApiError> {
+/// Reads `tool_choice` and `parallel_tool_calls` onto a prompt that has its tools; gives what answers may call.
+pub(crate) fn read_tool_use(body: &Fields, prompt: &mut ChatPrompt) -> Result<ToolUse, ApiError> {
     prompt.single_tool_call = body.boolean("parallel_tool_calls")? == Some(false);
     prompt.tool_choice = match body.get("tool_choice") {
-        Some(Value::String(choice)) if choice == "none" => ToolChoice::None,
-        Some(Value::String(choice)) if choice == "required" => ToolChoice::Required,
-        Some(choice @ Value::Object(_)) => {
-            let choice = Fields::of(choice, body.path("tool_choice"))?;
-            let function = Fields::of(choice.require("function")?, choice.path("function"))?;
-            ToolChoice::Function(function.required_string("name")?.to_owned())
-        }
-        _ => ToolChoice::Auto,
+        None => ToolChoice::Auto,
+        Some(Value::String(choice)) => match choice.as_str() {
+            "auto" => ToolChoice::Auto,
+            "none" => ToolChoice::None,
+            "required" => ToolChoice::Required,
+            _ => return Err(body.wrong("tool_choice", CHOICES)),
+        },
+        Some(choice @ Value::Object(_)) => named_choice(&Fields::of(choice, body.path("tool_choice"))?)?,
+        Some(_) => return Err(body.wrong("tool_choice", CHOICES)),
     };
-    Ok(())
+    if prompt.tool_choice.is_forced() && prompt.tools.is_empty() {
+        return Err(body.error("tool_choice", "needs tools, and there are none"));
+    }
+    if let ToolChoice::Function(name) = &prompt.tool_choice
+        && !prompt.tools.iter().any(|tool| tool["function"]["name"] == *name)
+    {
+        return Err(body.error("tool_choice", format!("names {name:?}, which is not in tools")));
+    }
+    Ok(ToolUse::of_prompt(prompt))
+}
+
+/// `{"type": "function", "function": {"name": ...}}`
+fn named_choice(choice: &Fields) -> Result<ToolChoice, ApiError> {
+    if choice.string("type")?.is_some_and(|kind| kind != "function") {
+        return Err(choice.wrong("type", "\"function\""));
+    }
+    let function = Fields::of(choice.require("function")?, choice.path("function"))?;
+    Ok(ToolChoice::Function(function.required_string("name")?.to_owned()))
 }
 
 const CHOICES: &str = "one of \"none\", \"auto\", \"required\", or an object";

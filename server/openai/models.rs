@@ -76,6 +76,7 @@ pub(crate) async fn retrieve_model(State(app): State<SharedApp>, Path(id): Path<
     entry["capabilities"] = json!({
         "streaming": can.streaming,
         "tool_calling": can.tool_calling,
+        "structured_output": can.structured_output,
         "batching": can.batching,
         "multi_gpu": can.multi_gpu,
         "quantization": can.quantization,

@@ -1,5 +1,7 @@
 //! What a request says about tools, and the parser of its answers.
 
+use pagoda_backends::{ChatPrompt, ToolChoice};
+
 use super::parser::joined;
 use super::{OfferedTools, Piece, TextEnd, ToolParser};
 
@@ -10,6 +12,17 @@ pub struct ToolUse {
     pub offered: OfferedTools,
     /// At most one call an answer.
     pub single: bool,
+}
+
+impl ToolUse {
+    /// What the answers to a prompt may call. A forced choice of one tool is one call.
+    pub(crate) fn of_prompt(prompt: &ChatPrompt) -> ToolUse {
+        let single = prompt.single_tool_call || matches!(prompt.tool_choice, ToolChoice::Function(_));
+        match prompt.tool_choice {
+            ToolChoice::None => ToolUse::default(),
+            _ => ToolUse { offered: OfferedTools::of_functions(&prompt.tools), single },
+        }
+    }
 }
 
 /// Parses the text of one answer.

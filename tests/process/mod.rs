@@ -76,7 +76,12 @@ pub fn serve_with(extra: &[&str], prepare: impl Fn(&Path)) -> Served {
     let folder = home();
     let tiny: PathBuf = write_tiny(folder.path(), "llama", 1);
     prepare(&tiny);
-    let path = tiny.display().to_string();
+    serve_model(folder, &tiny, extra)
+}
+
+/// Serves the model at `path`, under the tiny one's name; `folder` is its home.
+pub fn serve_model(folder: TempDir, path: &Path, extra: &[&str]) -> Served {
+    let path = path.display().to_string();
     let mut arguments = vec!["serve", "--port", "0", "--served-model-name", "tiny,alias", &path];
     arguments.extend(extra);
     start(folder, &arguments)
@@ -97,6 +102,7 @@ pub fn start(folder: TempDir, arguments: &[&str]) -> Served {
             break;
         }
     }
+    assert!(!lines.is_empty(), "{}", fs::read_to_string(&stderr).unwrap_or_default());
     let address = lines[0].rsplit("http://").next().expect("address").to_string();
     Served { child, address, lines, stderr, _folder: folder }
 }

@@ -346,12 +346,13 @@ def test_openai_key():
     raises(openai.AuthenticationError, lambda: gpt("wrong").models.list(), status_code=401, code="invalid_api_key")
 
 
-def main():
+def main(tests):
+    """Runs the functions of a module whose names begin with test_."""
     if not MODEL:
         sys.exit("MODEL is not set")
     print(f"anthropic {anthropic.__version__}, openai {openai.__version__}, {BASE_URL}, {MODEL}")
     counts = {"passed": 0, "skipped": 0, "failed": 0}
-    for name, test in [(name, test) for name, test in globals().items() if name.startswith("test_")]:
+    for name, test in [(name, test) for name, test in tests.items() if name.startswith("test_")]:
         try:
             test()
             outcome, detail = "passed", ""
@@ -366,4 +367,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(globals())

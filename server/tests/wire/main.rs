@@ -17,5 +17,6 @@ mod pooling;
 mod rerank;
 mod responses;
 mod scripted;
+mod structured;
 mod tools;
 mod validation;

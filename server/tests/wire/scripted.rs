@@ -61,6 +61,7 @@ impl Default for Scripted {
             capabilities: BackendCapabilities {
                 streaming: true,
                 tool_calling: false,
+                structured_output: true,
                 batching: true,
                 multi_gpu: false,
                 quantization: vec!["gguf"],

@@ -146,18 +146,6 @@ async fn choice_none_single_calls_and_cut_answers() {
     assert_eq!(single["choices"][0]["message"]["tool_calls"].as_array().unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn forced_calls_are_refused() {
-    let server = Server::start().await;
-    for body in [anthropic(json!({"tool_choice": {"type": "any"}})), anthropic(json!({"tool_choice": {"type": "tool", "name": "ping"}}))] {
-        let answer = server.post("/v1/messages", &body).await;
-        assert_eq!(answer.status, 400);
-        assert!(answer.text().contains("forced calls are not supported"), "{}", answer.text());
-    }
-    let answer = server.post("/v1/chat/completions", &openai(json!({"tool_choice": "required"}))).await;
-    assert_eq!(answer.status, 400);
-}
-
 /// Calls that the backend itself found: their ids and arguments pass as they are, in pieces where the answer is streamed.
 #[tokio::test]
 async fn found_calls_pass() {

@@ -117,18 +117,13 @@ impl CudaDevice {
         let (on_host, on_device): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&i| is_on_host(rows[i].params));
         let mut scratch = self.sample_scratch.lock();
         let mut records = Vec::with_capacity(on_device.len());
-        let mut num_masks = 0;
+        let mut masks = Vec::new();
         for (out, &i) in on_device.iter().enumerate() {
-            let mask_row = match rows[i].allowed {
-                Some(allowed) => {
-                    scratch.slots().upload_mask(num_masks, allowed, &mut self.staging.lock())?;
-                    num_masks += 1;
-                    Some(num_masks as u32 - 1)
-                }
-                None => None,
-            };
+            let mask_row = rows[i].allowed.map(|_| masks.len() as u32);
+            masks.extend(rows[i].allowed);
             records.push(record_of(&rows[i], out, mask_row, scratch.slots()));
         }
+        scratch.slots().upload_masks(&masks, &mut self.staging.lock())?;
         let entry =
             if records.is_empty() { None } else { Some(self.queue_records(&mut scratch, logits, last_tokens.bytes(), &mut records)?) };
         let mut results = vec![RowResult::Device { out: 0, logprobs: false }; rows.len()];

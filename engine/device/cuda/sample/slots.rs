@@ -160,14 +160,19 @@ impl Slots {
         Ok(())
     }
 
-    /// Queues row `index` of the masks of a call.
+    /// Queues the masks of a call, in one copy.
     ///
     /// # Errors
     /// The driver refuses.
-    pub fn upload_mask(&self, index: usize, allowed: &[u32], staging: &mut Staging) -> Result<()> {
-        let words = mask_words(self.vocab);
-        assert_eq!(allowed.len(), words, "words of a mask of {} tokens", self.vocab);
-        staging.upload(self.masks.bytes().from(index * words * 4), bytemuck::cast_slice(allowed))
+    pub fn upload_masks(&self, masks: &[&[u32]], staging: &mut Staging) -> Result<()> {
+        let row_bytes = mask_words(self.vocab) * 4;
+        assert!(masks.iter().all(|mask| mask.len() * 4 == row_bytes), "words of a mask of {} tokens", self.vocab);
+        staging.upload_with(self.masks.bytes(), masks.len() * row_bytes, row_bytes, |start, piece| {
+            for (mask, bytes) in masks[start / row_bytes..].iter().zip(piece.chunks_exact_mut(row_bytes)) {
+                bytes.copy_from_slice(bytemuck::cast_slice(mask));
+            }
+            Ok(())
+        })
     }
 }
 
