@@ -46,13 +46,22 @@ def post(path, body):
         return error.code, json.load(error)
 
 
+# One text of the references is longer than the model takes.
+CUT = {"truncate": True}
+
+
+def same(a, b):
+    """Equal but for what a decimal of an f32 leaves out."""
+    return len(a) == len(b) and all(abs(x - y) < 1e-6 for x, y in zip(a, b))
+
+
 def cosine(a, b):
     return sum(x * y for x, y in zip(a, b)) / math.sqrt(sum(x * x for x in a) * sum(x * x for x in b))
 
 
 def test_vectors_are_the_references():
     cases = golden("bert")
-    answer = client().embeddings.create(model=MODEL, input=[case["text"] for case in cases])
+    answer = client().embeddings.create(model=MODEL, input=[case["text"] for case in cases], extra_body=CUT)
     assert answer.object == "list" and answer.model == MODEL
     assert [entry.index for entry in answer.data] == list(range(len(cases)))
     for case, entry in zip(cases, answer.data):
@@ -65,7 +74,7 @@ def test_text_tokens_and_formats_agree():
     case = golden("bert")[0]
     create = lambda **extra: client().embeddings.create(**{"model": MODEL, "input": case["text"], **extra}).data[0].embedding
     whole = create()
-    assert create(encoding_format="float") == whole
+    assert same(create(encoding_format="float"), whole)
     assert create(input=case["ids"]) == whole == create(input=[case["ids"]])
     short = create(dimensions=8)
     assert len(short) == 8 and abs(math.hypot(*short) - 1) < 1e-3 and cosine(short, whole[:8]) > 0.99999
@@ -73,8 +82,8 @@ def test_text_tokens_and_formats_agree():
 
 def test_an_answer_depends_on_its_own_text():
     texts = [case["text"] for case in golden("bert")]
-    vectors = [entry.embedding for entry in client().embeddings.create(model=MODEL, input=texts).data]
-    backwards = [entry.embedding for entry in client().embeddings.create(model=MODEL, input=texts[::-1]).data]
+    vectors = [entry.embedding for entry in client().embeddings.create(model=MODEL, input=texts, extra_body=CUT).data]
+    backwards = [entry.embedding for entry in client().embeddings.create(model=MODEL, input=texts[::-1], extra_body=CUT).data]
     assert backwards[::-1] == vectors
     assert client().embeddings.create(model=MODEL, input=texts[3]).data[0].embedding == vectors[3]
 
