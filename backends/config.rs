@@ -85,7 +85,7 @@ pub struct NativeOptions {
 }
 
 /// Options of a backend over HTTP.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct RemoteOptions {
     /// Address; None: not configured.
     pub url: Option<String>,
@@ -93,8 +93,16 @@ pub struct RemoteOptions {
     pub api_key: Option<String>,
     /// Model.
     pub model: Option<String>,
-    /// Time to wait.
+    /// Longest silence.
     pub timeout: Duration,
+}
+
+impl std::fmt::Debug for RemoteOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let api_key = self.api_key.as_ref().map(|_| "***");
+        let mut shown = f.debug_struct("RemoteOptions");
+        shown.field("url", &self.url).field("api_key", &api_key).field("model", &self.model).field("timeout", &self.timeout).finish()
+    }
 }
 
 /// Options of the huggingface backend.
@@ -111,7 +119,7 @@ pub struct HuggingFaceOptions {
 }
 
 /// Everything, resolved and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Kind asked for; None: to be detected.
     pub backend: Option<BackendKind>,
@@ -137,6 +145,13 @@ pub struct Config {
     pub models: Vec<ModelConfig>,
     /// Every option with its origin, in the table's order.
     pub settings: Vec<Setting>,
+}
+
+/// As settings, which hide their secrets.
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("settings", &self.settings).field("models", &self.models).finish()
+    }
 }
 
 impl Config {
@@ -278,7 +293,7 @@ impl Values<'_> {
 
     fn remote(&self, prefix: &str) -> RemoteOptions {
         let text = |name: &str| self.text(&format!("{prefix}_{name}"));
-        let timeout = if prefix == "vllm_remote" { self.number("vllm_remote_timeout") } else { 120.0 };
-        RemoteOptions { url: text("url"), api_key: text("api_key"), model: text("model"), timeout: Duration::from_secs_f64(timeout) }
+        let timeout = Duration::from_secs_f64(self.number(&format!("{prefix}_timeout")));
+        RemoteOptions { url: text("url"), api_key: text("api_key"), model: text("model"), timeout }
     }
 }

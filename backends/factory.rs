@@ -12,13 +12,15 @@ use pagoda_engine::weights::checkpoint::Checkpoint;
 use pagoda_engine::weights::quant::{LoadFormat, Quantization};
 use pagoda_engine::{EngineError, Result as EngineResult};
 
-use crate::config::{Config, NativeOptions};
+use crate::config::{Config, NativeOptions, RemoteOptions};
 use crate::pooling_local::kind_of;
 use crate::registry::{BackendKind, ModelConfig, ModelType};
-use crate::{BackendError, InferenceBackend, PoolingLocal, VllmLocal};
+use crate::remote::RemoteSettings;
+use crate::remote::serving::{self, ServedRemote, ServingError, Wanted};
+use crate::{BackendError, InferenceBackend, PoolingLocal, VllmLocal, remote_openai, vllm_remote};
 
 /// Kinds that this build can make.
-pub const AVAILABLE: &[BackendKind] = &[BackendKind::VllmLocal];
+pub const AVAILABLE: &[BackendKind] = &[BackendKind::VllmLocal, BackendKind::VllmRemote, BackendKind::RemoteOpenai];
 
 /// Why a backend could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,20 @@ pub enum FactoryError {
     /// The type of model is not served by this kind of backend.
     #[error("type `{0}` is not available with backend kind `{kind}`; use vllm_local", kind = .1.as_str())]
     Type(&'static str, BackendKind),
+    /// A kind that needs an address has none.
+    #[error("backend kind `{}`: {option} is not set; it takes the address of the service", .kind.as_str())]
+    Address {
+        /// The kind.
+        kind: BackendKind,
+        /// The flag, with its variable.
+        option: &'static str,
+    },
+    /// A kind that runs models elsewhere was given files to load.
+    #[error("backend kind `{}` loads no files: the service has the model", .0.as_str())]
+    NoFiles(BackendKind),
+    /// No model of a service can be served.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     /// The engine refused the model.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -73,12 +89,44 @@ pub fn check(kind: BackendKind, model: Option<&ModelConfig>, config: &Config) ->
     if let Some(model_type) = model_type(model, config).filter(|wanted| *wanted != ModelType::CausalLm && kind != BackendKind::VllmLocal) {
         return Err(FactoryError::Type(model_type.as_str(), kind));
     }
+    if is_remote(kind) {
+        return remote_settings(kind, config).map(|_| ());
+    }
     let native = &config.native;
     let refuse = |option, value: String, reason| Err(FactoryError::Option { option, value, reason });
     if native.tensor_parallel_size != 1 {
         return refuse("--tensor-parallel-size", native.tensor_parallel_size.to_string(), "this build runs a model on one device; use 1");
     }
     Ok(())
+}
+
+/// Whether models of this kind run elsewhere: no files, no device.
+pub fn is_remote(kind: BackendKind) -> bool {
+    matches!(kind, BackendKind::VllmRemote | BackendKind::RemoteOpenai)
+}
+
+fn remote_options(kind: BackendKind, config: &Config) -> &RemoteOptions {
+    if kind == BackendKind::VllmRemote { &config.vllm_remote } else { &config.remote_openai }
+}
+
+/// How to reach the service of a remote kind.
+///
+/// # Errors
+/// No address.
+pub fn remote_settings(kind: BackendKind, config: &Config) -> Result<RemoteSettings, FactoryError> {
+    let (settings, option) = match kind {
+        BackendKind::VllmRemote => (vllm_remote::settings(&config.vllm_remote), "--vllm-remote-url (VLLM_REMOTE_URL)"),
+        _ => (remote_openai::settings(&config.remote_openai), "--remote-openai-url (REMOTE_OPENAI_URL)"),
+    };
+    settings.ok_or(FactoryError::Address { kind, option })
+}
+
+/// The models that a remote kind serves, with their names.
+///
+/// # Errors
+/// No address, a wrong one, or a service that has to list its models and does not.
+pub async fn remote_models(kind: BackendKind, wanted: Wanted<'_>, config: &Config) -> Result<Vec<ServedRemote>, FactoryError> {
+    Ok(serving::models(&remote_settings(kind, config)?, remote_options(kind, config), wanted).await?)
 }
 
 /// Loads a model's files into a backend of the given kind.
@@ -93,6 +141,9 @@ pub fn create(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Arc<dyn InferenceBackend>, FactoryError> {
     check(kind, model, config)?;
+    if is_remote(kind) {
+        return Err(FactoryError::NoFiles(kind));
+    }
     let options = options_for(model, config);
     if let Some(kind) = kind_of(path, model_type(model, config))? {
         return Ok(Arc::new(PoolingLocal::new(pooling::load(path, Some(kind), &options, progress)?)));

@@ -15,9 +15,12 @@ mod pooling;
 mod pooling_local;
 mod reasoning;
 pub mod registry;
+pub mod remote;
+mod remote_openai;
 pub mod settings;
 mod stats;
 mod vllm_local;
+mod vllm_remote;
 
 pub use backend::*;
 pub use constraint::{Constraint, ConstraintForm};

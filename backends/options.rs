@@ -242,11 +242,26 @@ pub const OPTIONS: &[OptionSpec] = &{
         row(HuggingFace, "hf_flash_attention", Some("HF_FLASH_ATTENTION"), Switch, Some("false"), "Use flash attention"),
         row(VllmRemote, "vllm_remote_url", Some("VLLM_REMOTE_URL"), Text, None, "Address of a vLLM or pagoda server"),
         secret(VllmRemote, "vllm_remote_api_key", Some("VLLM_REMOTE_API_KEY"), "Its key"),
-        row(VllmRemote, "vllm_remote_model", Some("VLLM_REMOTE_MODEL"), Text, None, "Model asked for there"),
-        row(VllmRemote, "vllm_remote_timeout", Some("VLLM_REMOTE_TIMEOUT"), Number(0.001, 86400.0), Some("120"), "Seconds to wait for it"),
+        row(VllmRemote, "vllm_remote_model", Some("VLLM_REMOTE_MODEL"), Text, None, "Model asked for there; unset: all it lists"),
+        row(
+            VllmRemote,
+            "vllm_remote_timeout",
+            Some("VLLM_REMOTE_TIMEOUT"),
+            Number(0.001, 86400.0),
+            Some("120"),
+            "Longest silence of it, seconds",
+        ),
         row(RemoteOpenai, "remote_openai_url", Some("REMOTE_OPENAI_URL"), Text, None, "Address of an OpenAI-compatible service"),
         secret(RemoteOpenai, "remote_openai_api_key", Some("REMOTE_OPENAI_API_KEY"), "Its key"),
-        row(RemoteOpenai, "remote_openai_model", Some("REMOTE_OPENAI_MODEL"), Text, None, "Model asked for there"),
+        row(RemoteOpenai, "remote_openai_model", Some("REMOTE_OPENAI_MODEL"), Text, None, "Model asked for there; unset: all it lists"),
+        row(
+            RemoteOpenai,
+            "remote_openai_timeout",
+            Some("REMOTE_OPENAI_TIMEOUT"),
+            Number(0.001, 86400.0),
+            Some("120"),
+            "Longest silence of it, seconds",
+        ),
     ]
 };
 

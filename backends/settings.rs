@@ -85,7 +85,7 @@ impl std::fmt::Display for Origin {
 }
 
 /// One option's value, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Setting {
     /// Its row.
     pub spec: &'static OptionSpec,
@@ -93,6 +93,12 @@ pub struct Setting {
     pub value: Option<String>,
     /// Where it came from.
     pub origin: Origin,
+}
+
+impl std::fmt::Debug for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} = {} ({})", self.spec.key, self.shown(), self.origin)
+    }
 }
 
 impl Setting {

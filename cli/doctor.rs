@@ -16,7 +16,7 @@ use pagoda_engine::sampling::SamplingParams;
 use super::flags::Flags;
 use super::models::Target;
 use super::terminal::bytes;
-use super::{context, machine, models, terminal};
+use super::{context, machine, models, remote, terminal};
 
 /// Arguments of `pagoda doctor`.
 #[derive(clap::Args)]
@@ -126,6 +126,9 @@ fn backend_section(text: &mut String, hub: &Hub, config: &Config, arguments: &Ar
 /// `num_targets`: how many models share the memory.
 fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, num_targets, load): (&Target, usize, bool)) -> Result<()> {
     writeln!(text, "  kind      {} ({})", target.kind.as_str(), target.reason)?;
+    if factory::is_remote(target.kind) {
+        return remote::doctor_lines(text, target.kind, config);
+    }
     let Some(path) = target.find(hub)? else {
         writeln!(text, "  model     not on this machine yet; `pagoda pull` fetches it")?;
         return Ok(());

@@ -17,6 +17,7 @@ mod models;
 mod progress;
 mod pull;
 mod quantize;
+mod remote;
 mod sampling;
 mod serve;
 mod terminal;

@@ -9,13 +9,14 @@ use pagoda::hub::{Hub, Located, Report};
 use pagoda_backends::config::Config;
 use pagoda_backends::pool::local::{LocalModel, local_pool};
 use pagoda_backends::registry::{BackendKind, ModelConfig, ModelSource};
+use pagoda_backends::remote::serving::Wanted;
 use pagoda_backends::{InferenceBackend, factory};
 use pagoda_engine::loader::{self, EngineOptions, LoadProgress, LoadedModel};
 use tokio::runtime::Handle;
 use tracing::info;
 
-use super::context;
 use super::progress::Progress;
+use super::{context, remote};
 
 /// One model to run: what the user named, and what the configuration says about it.
 pub struct Target {
@@ -85,8 +86,23 @@ impl Target {
         Ok(hub.find(self.source().as_deref())?.map(|located| located.path))
     }
 
-    /// Finds the files and loads them.
+    /// The model of a command that runs one: the first that runs.
     pub fn load(&self, hub: &Hub, config: &Config, progress: &mut Progress) -> Result<Running> {
+        self.start(hub, config, progress)?.into_iter().next().context("the service has no model")
+    }
+
+    /// Everything this target runs: one model here, or what a service elsewhere serves.
+    fn start(&self, hub: &Hub, config: &Config, progress: &mut Progress) -> Result<Vec<Running>> {
+        if !factory::is_remote(self.kind) {
+            return Ok(vec![self.load_files(hub, config, progress)?]);
+        }
+        let wanted = Wanted { name: self.reference.as_deref(), entry: self.entry.as_ref() };
+        let served = remote::load(self.kind, wanted, config)?;
+        Ok(served.into_iter().map(|served| self.running(served.name, served.backend)).collect())
+    }
+
+    /// Finds the files and loads them.
+    fn load_files(&self, hub: &Hub, config: &Config, progress: &mut Progress) -> Result<Running> {
         let located = self.locate(hub, progress)?;
         let started = Instant::now();
         let backend = factory::create(self.kind, &located.path, self.entry.as_ref(), config, &mut shown(progress, &located.name))?;
@@ -108,8 +124,9 @@ pub fn load_all(targets: &[Target], hub: &Hub, config: &Config, progress: &mut P
     let mut running = Vec::with_capacity(targets.len());
     let (mut local, mut places) = (Vec::new(), Vec::new());
     for target in targets {
+        info!(kind = target.kind.as_str(), reason = target.reason, "backend");
         if targets.len() == 1 || target.kind != BackendKind::VllmLocal {
-            running.push(target.load(hub, config, progress)?);
+            running.extend(target.start(hub, config, progress)?);
             continue;
         }
         let located = target.locate(hub, progress)?;
@@ -119,7 +136,7 @@ pub fn load_all(targets: &[Target], hub: &Hub, config: &Config, progress: &mut P
             local.push(LocalModel { name: name.clone(), path: located.path, entry: target.entry.clone() });
             places.push((running.len() + places.len(), name, target));
         } else {
-            running.push(target.load(hub, config, progress)?);
+            running.extend(target.start(hub, config, progress)?);
         }
     }
     if local.is_empty() {

@@ -1,6 +1,6 @@
 //! Sampling flags of `chat` and `generate`.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use pagoda_backends::GenerationConfig;
 
 /// How to sample; what is not given is the model's default.
@@ -46,11 +46,14 @@ impl Sampling {
             ..defaults
         };
         ensure!(config.max_tokens != Some(0), "--max-tokens: `0`: expected a whole number, at least 1");
-        let temperature = config.temperature;
-        ensure!((0.0..=2.0).contains(&temperature), "--temperature: `{temperature}`: expected a number from 0 to 2");
-        ensure!(config.top_p > 0.0 && config.top_p <= 1.0, "--top-p: `{}`: expected a number above 0, at most 1", config.top_p);
-        let penalty = config.repetition_penalty;
-        ensure!(penalty > 0.0 && penalty.is_finite(), "--repetition-penalty: `{penalty}`: expected a number above 0");
+        // Only what was given: a service elsewhere has defaults of its own.
+        let check = |flag: &str, value: Option<f32>, good: fn(f32) -> bool, expected: &str| match value.filter(|&value| !good(value)) {
+            Some(value) => Err(anyhow!("{flag}: `{value}`: expected a number {expected}")),
+            None => Ok(()),
+        };
+        check("--temperature", self.temperature, |value| (0.0..=2.0).contains(&value), "from 0 to 2")?;
+        check("--top-p", self.top_p, |value| value > 0.0 && value <= 1.0, "above 0, at most 1")?;
+        check("--repetition-penalty", self.repetition_penalty, |value| value > 0.0 && value.is_finite(), "above 0")?;
         Ok(config)
     }
 }

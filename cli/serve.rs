@@ -112,6 +112,11 @@ fn load(targets: &[Target], config: &Config, served_names: &[String]) -> Result<
     let hub = context::hub()?;
     let mut progress = Progress::new();
     let mut running = models::load_all(targets, &hub, config, &mut progress)?;
+    ensure!(
+        running.len() == 1 || served_names.is_empty(),
+        "--served-model-name: only for one model; the service lists {}: choose one with --vllm-remote-model or --remote-openai-model",
+        running.len()
+    );
     if let [only] = running.as_mut_slice()
         && let Some((first, rest)) = served_names.split_first()
     {

@@ -36,9 +36,12 @@ fn wrong_options() {
 
 #[test]
 fn kinds_of_backend_that_are_not_there() {
-    let kind = "is not available in this build; available: vllm_local";
-    fails(&["serve", "--backend", "huggingface"], 1, &["`huggingface`", kind]);
-    fails(&["serve", "--vllm-remote-url", "http://127.0.0.1:9"], 1, &["`vllm_remote`", kind]);
+    fails(&["serve", "--backend", "huggingface"], 1, &["`huggingface`", "is not available in this build; available: vllm_local"]);
+    fails(&["serve", "--backend", "vllm_remote"], 1, &["`vllm_remote`: --vllm-remote-url (VLLM_REMOTE_URL) is not set"]);
+    let away = ["serve", "--port", "0", "--log-level", "error", "--vllm-remote-url", "http://127.0.0.1:9"];
+    fails(&away, 1, &["--vllm-remote-model is not set", "cannot be reached"]);
+    let wrong = ["serve", "--port", "0", "--log-level", "error", "--remote-openai-url", "ftp://x"];
+    fails(&wrong, 1, &["--remote-openai-url: expected http://HOST"]);
     fails(&["serve", "--tensor-parallel-size", "2"], 1, &["--tensor-parallel-size: `2`"]);
     fails(&["serve", "--quantization", "int3"], 1, &["--quantization: `int3`", "one of bitsandbytes, awq"]);
 }
@@ -163,6 +166,35 @@ fn doctor_shows_where_values_come_from() {
     assert!(!stdout.contains("hidden"));
     let output = pagoda(folder.path(), &["doctor", "--device", "cpu", "--load", &tiny]).output().expect("runs");
     assert!(text(&output.stdout).contains("taken        not counted"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn doctor_asks_a_service_elsewhere() {
+    let folder = home();
+    let run = |variables: &[(&str, &str)]| {
+        let output = pagoda(folder.path(), &["doctor"]).envs(variables.iter().copied()).output().expect("runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let served = serve(&["--api-key", "k1"]);
+    let url = format!("http://{}", served.address);
+    let stdout = run(&[("VLLM_REMOTE_URL", &url), ("VLLM_REMOTE_API_KEY", "k1")]);
+    for part in ["vllm_remote (VLLM_REMOTE_URL is set)", "answers   in ", "- tiny, context "] {
+        assert!(stdout.contains(part), "`{part}` in {stdout}");
+    }
+    let stdout = run(&[("LLM_BACKEND", "remote_openai"), ("REMOTE_OPENAI_URL", &url), ("REMOTE_OPENAI_API_KEY", "wrong-key")]);
+    assert!(stdout.contains("remote_openai (asked for)") && stdout.contains("answers   no: ") && !stdout.contains("wrong-key"), "{stdout}");
+}
+
+#[test]
+fn a_server_in_front_of_a_server() {
+    let rear = serve(&["--api-key", "inner"]);
+    let folder = home();
+    let url = format!("http://{}", rear.address);
+    let variables = [("VLLM_REMOTE_URL", url.as_str()), ("VLLM_REMOTE_API_KEY", "inner")];
+    let output = pagoda(folder.path(), &["generate", "--prompt", "hello", "--max-tokens", "4"]).envs(variables).output().expect("runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("output tokens"), "{}", text(&output.stderr));
 }
 
 fn get(address: &str, path: &str, headers: &str) -> String {

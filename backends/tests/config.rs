@@ -64,6 +64,7 @@ fn the_documented_variables_are_read() {
         ("REMOTE_OPENAI_URL", "http://127.0.0.1:8"),
         ("REMOTE_OPENAI_API_KEY", "k2"),
         ("REMOTE_OPENAI_MODEL", "n"),
+        ("REMOTE_OPENAI_TIMEOUT", "7"),
         ("API_KEY", "a, b"),
         ("HOST", "0.0.0.0"),
         ("PORT", "9000"),
@@ -78,6 +79,9 @@ fn the_documented_variables_are_read() {
     assert_eq!(config.vllm_remote.url.as_deref(), Some("http://127.0.0.1:9"));
     assert_eq!((config.vllm_remote.timeout.as_millis(), config.vllm_remote.model.as_deref()), (1500, Some("m")));
     assert_eq!((config.remote_openai.api_key.as_deref(), config.remote_openai.model.as_deref()), (Some("k2"), Some("n")));
+    assert_eq!(config.remote_openai.timeout.as_secs(), 7);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("\"k1\"") && !shown.contains("\"k2\""), "a key in {shown}");
     assert_eq!((config.server.api_keys.join("|"), config.server.host.as_str(), config.server.port), ("a|b".into(), "0.0.0.0", 9000));
 }
 

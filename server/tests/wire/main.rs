@@ -14,6 +14,7 @@ mod messages;
 mod metrics;
 mod models;
 mod pooling;
+mod remote;
 mod rerank;
 mod responses;
 mod scripted;
