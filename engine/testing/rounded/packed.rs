@@ -6,17 +6,17 @@ use pagoda_kernels::ops::w4::{W4Layout, W4Matrix};
 
 use super::product::RoundedWeight;
 use super::rounding::rounded;
-use crate::device::cuda::MAX_TILED_TOKENS;
+use crate::device::cuda::{MAX_TILED_TOKENS, reads_tiles_of};
 use crate::device::{HostMatrix, MatrixUse};
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
 use crate::weights::quant::books::Book;
-use crate::weights::quant::{Code, CodedMatrix, ScaleValues, Scales, blocks};
+use crate::weights::quant::{Code, CodedMatrix, ScaleValues, Scales, Zeros, blocks};
 
 /// Values that are not those of a product of many tokens.
 pub struct PackedValues {
-    /// What products of few tokens read: the book in bf16.
-    few: Vec<f32>,
+    /// What products of few tokens read where they read tiles: the book in bf16.
+    few: Option<Vec<f32>>,
     /// What an embedding reads: unrounded.
     table: Vec<f32>,
 }
@@ -29,10 +29,14 @@ pub fn apart(matrix: HostMatrix) -> HostMatrix {
     }
 }
 
+fn layout_of(matrix: &CodedMatrix) -> W4Layout {
+    let zeros = !matches!(matrix.zeros, Zeros::None);
+    W4Layout { n: matrix.n, k: matrix.k, group: matrix.scales.cols, zeros, interleaved: false }
+}
+
 /// Whether a matrix for this use is packed.
 pub fn is_packed(matrix: &CodedMatrix, usage: MatrixUse) -> bool {
-    let layout = W4Layout { n: matrix.n, k: matrix.k, group: matrix.scales.cols, zeros: false, interleaved: false };
-    matches!(matrix.code, Code::Four { .. }) && layout.is_supported() && (usage.is_projection() || usage == MatrixUse::Table)
+    matches!(matrix.code, Code::Four { .. }) && layout_of(matrix).is_supported() && (usage.is_projection() || usage == MatrixUse::Table)
 }
 
 /// The matrix as products and an embedding read it.
@@ -47,13 +51,15 @@ pub fn packed(matrix: &CodedMatrix) -> RoundedWeight {
     };
     let table = values(book);
     let many = table.iter().copied().map(rounded).collect();
-    RoundedWeight { values: many, n: matrix.n, k: matrix.k, packed: Some(PackedValues { few: values(half_book(book)), table }) }
+    let few = reads_tiles_of(&layout_of(matrix)).then(|| values(half_book(book)));
+    RoundedWeight { values: many, n: matrix.n, k: matrix.k, packed: Some(PackedValues { few, table }) }
 }
 
 impl RoundedWeight {
     /// What a product of that many tokens reads.
     pub fn for_tokens(&self, tokens: usize) -> &[f32] {
-        self.packed.as_ref().filter(|_| tokens <= MAX_TILED_TOKENS).map_or(&self.values, |packed| &packed.few)
+        let few = self.packed.as_ref().and_then(|packed| packed.few.as_deref());
+        few.filter(|_| tokens <= MAX_TILED_TOKENS).unwrap_or(&self.values)
     }
 
     /// What an embedding reads.
