@@ -94,7 +94,18 @@ fn forced_calls_of_a_random_model_fit() {
 #[test]
 fn forced_calls_survive_preemption() {
     let served = serve(&["--max-num-seqs", "12", "--kv-cache-bytes", "1200000", "--max-model-len", "1024"]);
-    force_calls(&served.address, "tiny", 60, 900);
+    let text = json!({"type": "string", "minLength": 600, "maxLength": 620});
+    let schema = json!({"type": "object", "properties": {"text": text, "number": {"enum": [1, 2]}}, "required": ["text", "number"]});
+    in_parallel(24, |i| {
+        let request = json!({
+            "max_tokens": 1000, "temperature": 1.0, "seed": i, "tool_choice": {"type": "tool", "name": "use_it"},
+            "tools": [{"name": "use_it", "input_schema": schema}],
+        });
+        let answer = ask(&served.address, WIRES[i % 2], &request);
+        let (_, input) = answer.calls().next().unwrap_or_else(|| panic!("{answer:?}"));
+        let len = input["text"].as_str().map_or(0, |text| text.chars().count());
+        assert!((600..=620).contains(&len) && (input["number"] == 1 || input["number"] == 2), "{len}: {input}");
+    });
     let (_, metrics) = get(&served.address, "/metrics");
     let preemptions = metrics.lines().find(|line| line.starts_with("vllm:num_preemptions_total"));
     let count: f64 = preemptions.and_then(|line| line.rsplit(' ').next()).and_then(|n| n.parse().ok()).expect("a counter");
