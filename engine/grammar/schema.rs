@@ -50,7 +50,7 @@ const NAMED: [&str; 4] = ["properties", "patternProperties", "$defs", "definitio
 /// Keywords that hold a list of schemas.
 const LISTS: [&str; 5] = ["allOf", "anyOf", "oneOf", "prefixItems", "items"];
 /// Keywords that say nothing about a value.
-const SILENT: [&str; 8] = ["title", "description", "default", "examples", "$schema", "$id", "$defs", "definitions"];
+const SILENT: [&str; 9] = ["title", "description", "default", "examples", "$schema", "$id", "$defs", "definitions", "discriminator"];
 /// Keywords beside which an object says only a part of what it may hold.
 const COMBINING: [&str; 4] = ["allOf", "anyOf", "oneOf", "$ref"];
 
@@ -62,7 +62,7 @@ pub(super) fn enforceable(schema: &Value) -> Result<Value, GrammarError> {
     if !schema.is_object() && !schema.is_boolean() {
         return Err(invalid("a JSON schema must be an object or a boolean"));
     }
-    let mut census = Census::default();
+    let mut census = Census { root: schema, num_values: 0, num_refs: 0, num_multiples: 0, joins_parts: false, refers_to_root: false };
     census.count(schema, 2 * MAX_DEPTH)?;
     let mut schema = schema.clone();
     if let Value::Object(map) = &mut schema {
@@ -70,15 +70,16 @@ pub(super) fn enforceable(schema: &Value) -> Result<Value, GrammarError> {
     }
     // A definition that is a part of another object must stay open.
     let definitions = if census.joins_parts { Position::Part } else { Position::Whole };
-    let mut walk = Walk { path: String::from("#"), definitions };
+    let root = schema.clone();
+    let mut walk = Walk { root: &root, path: String::from("#"), definitions };
     let position = if census.refers_to_root { definitions } else { Position::Whole };
     walk.visit(&mut schema, position, MAX_DEPTH)?;
     Ok(schema)
 }
 
 /// What a document has in all.
-#[derive(Default)]
-struct Census {
+struct Census<'a> {
+    root: &'a Value,
     num_values: usize,
     num_refs: usize,
     num_multiples: usize,
@@ -88,7 +89,7 @@ struct Census {
     refers_to_root: bool,
 }
 
-impl Census {
+impl Census<'_> {
     fn count(&mut self, value: &Value, depth: usize) -> Result<(), GrammarError> {
         self.num_values += 1;
         // Schemas and the objects and lists that hold them: two levels of values a schema.
@@ -103,7 +104,9 @@ impl Census {
                 self.num_refs += usize::from(map.contains_key("$ref"));
                 self.refers_to_root |= map.get("$ref").is_some_and(|to| to == "#");
                 self.num_multiples += usize::from(map.contains_key("multipleOf"));
-                let joins = map.contains_key("allOf") && !wraps_one(map);
+                // Closed, alternatives of `oneOf` could look apart that are not.
+                let overlaps = map.get("oneOf").and_then(Value::as_array).is_some_and(|options| !is_discriminated(self.root, options));
+                let joins = map.contains_key("allOf") && !wraps_one(map) || overlaps;
                 self.joins_parts |= joins || map.contains_key("$ref") && map.contains_key("properties");
                 map.values().try_for_each(|value| self.count(value, depth))?;
             }
@@ -130,14 +133,15 @@ enum Position {
 }
 
 /// On its way through a schema.
-struct Walk {
+struct Walk<'a> {
+    root: &'a Value,
     /// Where it is, for messages.
     path: String,
     /// Where definitions stand, for all that is known.
     definitions: Position,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn visit(&mut self, schema: &mut Value, position: Position, depth: usize) -> Result<(), GrammarError> {
         let path = self.path.as_str();
         let Value::Object(map) = schema else {
@@ -153,12 +157,15 @@ impl Walk {
         check_one_of(map, path)?;
         let combines = COMBINING.iter().any(|keyword| map.contains_key(*keyword));
         let says_more = map.keys().any(|keyword| keyword != "anyOf" && !SILENT.contains(&keyword.as_str()));
+        let map_says_more = map.keys().any(|keyword| keyword != "oneOf" && !SILENT.contains(&keyword.as_str()));
         let wraps_one = wraps_one(map);
+        let one_of_apart = map.get("oneOf").and_then(Value::as_array).is_some_and(|options| is_discriminated(self.root, options));
         for (keyword, value) in map.iter_mut() {
             let inner = match keyword.as_str() {
                 // Alternatives of a value about which nothing else is said.
                 "anyOf" if !says_more => position,
                 "allOf" if wraps_one => position,
+                "oneOf" if one_of_apart && !map_says_more => position,
                 "allOf" | "anyOf" | "oneOf" => Position::Part,
                 "$defs" | "definitions" => self.definitions,
                 _ => Position::Whole,
@@ -197,6 +204,26 @@ impl Walk {
         self.path.truncate(len);
         visited
     }
+}
+
+/// Whether a required property tells the alternatives apart, having another constant text in each: no value fits two of them, open or closed.
+fn is_discriminated(root: &Value, options: &[Value]) -> bool {
+    let resolved = |option: &'_ Value| -> Option<Value> {
+        let reference = option.get("$ref").and_then(Value::as_str);
+        reference.map_or(Some(option.clone()), |to| root.pointer(to.strip_prefix('#')?).cloned())
+    };
+    let Some(options) = options.iter().map(resolved).collect::<Option<Vec<Value>>>() else { return false };
+    let required = |option: &Value, name: &str| option["required"].as_array().is_some_and(|names| names.iter().any(|known| known == name));
+    let constant = |option: &Value, name: &str| {
+        let property = &option["properties"][name];
+        let only = property["enum"].as_array().filter(|values| values.len() == 1).and_then(|values| values[0].as_str());
+        property["const"].as_str().or(only).filter(|_| required(option, name)).map(str::to_string)
+    };
+    let Some(first) = options.first().and_then(|option| option["properties"].as_object()) else { return false };
+    first.keys().any(|name| {
+        let mut seen = std::collections::HashSet::new();
+        options.iter().all(|option| constant(option, name).is_some_and(|text| seen.insert(text)))
+    })
 }
 
 /// Whether `allOf` holds one schema and nothing stands beside it: generators of schemas hang descriptions on references so.

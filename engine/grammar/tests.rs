@@ -115,6 +115,18 @@ fn objects_that_name_their_properties_have_no_others() {
     for text in walks(&compiler, schema(nested), 500) {
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!({"v": {"a": 1, "b": 2}}));
     }
+    let pet = |kind: &str| json!({"type": "object", "properties": {"kind": {"const": kind}, "n": {"enum": [1, 2]}}, "required": ["kind"]});
+    let apart =
+        json!({"$defs": {"dog": pet("dog")}, "oneOf": [pet("cat"), {"$ref": "#/$defs/dog"}], "discriminator": {"propertyName": "kind"}});
+    for text in walks(&compiler, schema(apart), 500) {
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert!((value["kind"] == "cat" || value["kind"] == "dog") && value.as_object().unwrap().len() <= 2, "{text}");
+    }
+    // Closed they would look apart, but a value with both names fits both: refused, not answered wrongly.
+    let of =
+        |name: &str| json!({"type": "object", "properties": {name: {"type": "integer"}, "y": {"type": "integer"}}, "required": [name]});
+    let overlapping = json!({"$defs": {"a": of("x"), "b": of("y")}, "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]});
+    assert!(refusal(&compiler, schema(overlapping)).contains("oneOf"));
     let wrapped = json!({
         "$defs": {"p": {"type": "object", "properties": {"a": {"const": 1}}}},
         "type": "object", "properties": {"v": {"allOf": [{"$ref": "#/$defs/p"}], "description": "as generators write it"}}, "required": ["v"],
