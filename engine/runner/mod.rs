@@ -263,6 +263,8 @@ impl<D: Device> Runner<D> {
 
 impl<D: Device> StepRunner for Runner<D> {
     fn launch(&mut self, inputs: StepInputs) -> Result<()> {
+        // Its layers would overwrite what that step has yet to sample from.
+        assert!(!matches!(self.launched.front(), Some(Launched::Waiting(_))), "the oldest step is resumed before another is launched");
         let step = self.queue(inputs)?;
         self.launched.push_back(step);
         Ok(())
