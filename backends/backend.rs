@@ -343,6 +343,21 @@ pub trait InferenceBackend: Send + Sync + 'static {
     fn stats(&self) -> BackendStats;
     /// Err with the reason once the backend cannot serve any more.
     fn health(&self) -> Result<(), String>;
+    /// Gives the device's memory to other models and keeps the weights in host memory, once nothing runs any more; nothing is asked of it
+    /// before `wake`. Blocks.
+    ///
+    /// # Errors
+    /// `Unsupported`, or there is no room for the weights: then it goes on as before.
+    fn sleep(&self) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported("a backend of this kind cannot be put aside".into()))
+    }
+    /// Undoes `sleep`. Blocks.
+    ///
+    /// # Errors
+    /// There is no memory: then it sleeps on.
+    fn wake(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
     /// Frees what the backend holds and waits until it is free; requests that still run are ended. Blocks.
     fn unload(&self) {}
 }

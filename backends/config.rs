@@ -70,6 +70,8 @@ pub struct NativeOptions {
     pub memory_limit_bytes: Option<usize>,
     /// Memory of several models together.
     pub model_memory_bytes: Option<usize>,
+    /// Host memory for models put aside.
+    pub swap_bytes: Option<usize>,
     /// Several models are loaded at the start, as many as fit.
     pub load_at_start: bool,
     /// GPUs of one model.
@@ -220,6 +222,8 @@ fn check_host(settings: &[Setting]) -> Result<(), ConfigError> {
     if good { Ok(()) } else { Err(value_error(setting.spec, value, &setting.origin, "an IP address such as 127.0.0.1 or 0.0.0.0".into())) }
 }
 
+const GIB: f64 = (1u64 << 30) as f64;
+
 /// Typed views of checked settings.
 struct Values<'a>(&'a [Setting]);
 
@@ -281,6 +285,7 @@ impl Values<'_> {
             threads: self.count("threads"),
             memory_limit_bytes: self.count("memory_limit_bytes"),
             model_memory_bytes: self.count("model_memory_bytes"),
+            swap_bytes: self.text("swap_space").map(|_| (self.number("swap_space") * GIB) as usize),
             load_at_start: self.text("load_models").as_deref() == Some("start"),
             memory_utilization: self.number("gpu_memory_utilization") as f32,
             tensor_parallel_size: count("tensor_parallel_size"),

@@ -203,6 +203,14 @@ pub const OPTIONS: &[OptionSpec] = &{
         ),
         row(
             Engine,
+            "swap_space",
+            None,
+            Number(0.0, 65536.0),
+            None,
+            "GiB of host memory that keep the weights of models put aside; 0: they are loaded anew; unset: a quarter of what is free, on a CPU 0",
+        ),
+        row(
+            Engine,
             "load_models",
             None,
             Choice(&["start", "first_use"]),

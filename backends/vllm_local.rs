@@ -175,6 +175,14 @@ impl InferenceBackend for VllmLocal {
         self.handle.health()
     }
 
+    fn sleep(&self) -> Result<(), BackendError> {
+        self.handle.sleep().map_err(engine_error)
+    }
+
+    fn wake(&self) -> Result<(), BackendError> {
+        self.handle.wake().map_err(engine_error)
+    }
+
     fn unload(&self) {
         self.handle.unload();
     }

@@ -38,6 +38,15 @@ pub fn describe(path: &Path, options: &EngineOptions) -> Result<Description> {
     Ok(Description { tokenizer, chat_template, config, generation, plan })
 }
 
+/// Host memory that the weights of sleeping engines on the device of `options` may take when nobody says: a quarter of what is free, and none
+/// where it is the device's own.
+///
+/// # Errors
+/// The system does not say what is free.
+pub fn swap_memory(options: &EngineOptions) -> Result<usize> {
+    if options.device.is_cuda() { Ok(crate::device::cpu::memory::available()? / 4) } else { Ok(0) }
+}
+
 /// Bytes that engines on the device of `options` may take together.
 ///
 /// # Errors

@@ -4,11 +4,12 @@
 //! makes the GPU's primary context current. One stream orders all work; nothing uses the default stream.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::{result, sys};
 
 use crate::context::{GpuInfo, driver_error};
+use crate::mapping::{Mapping, SharedMapping, locked};
 use crate::ops::{DeviceBytes, Stream};
 use crate::status::{KernelError, Result};
 
@@ -23,6 +24,8 @@ pub struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    /// What can be put aside.
+    mappings: Mutex<Vec<Weak<Mutex<Mapping>>>>,
 }
 
 // SAFETY: contexts and streams of the driver may be used from any thread in which the context is current; `bind` sees to that.
@@ -50,7 +53,7 @@ impl Gpu {
         let device = result::device::get(ordinal as i32).map_err(|e| driver_error("cuDeviceGet", e))?;
         // SAFETY: `device` came from the driver; released in drop.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| driver_error("cuDevicePrimaryCtxRetain", e))?;
-        let mut gpu = Gpu { info, device, context, stream: std::ptr::null_mut() };
+        let mut gpu = Gpu { info, device, context, stream: std::ptr::null_mut(), mappings: Mutex::default() };
         // A context that was destroyed meanwhile may have had the same address.
         CURRENT.set(0);
         gpu.bind()?;
@@ -105,6 +108,36 @@ impl Gpu {
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind()?;
         result::mem_get_info().map_err(|e| driver_error("cuMemGetInfo", e))
+    }
+
+    pub(crate) fn register(&self, mapping: &SharedMapping) {
+        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.retain(|mapping| mapping.strong_count() > 0);
+        mappings.push(Arc::downgrade(mapping));
+    }
+
+    fn mappings(&self) -> Vec<SharedMapping> {
+        self.mappings.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Takes the memory from behind arenas and large allocations of this handle; their addresses stay theirs. What they held is lost, and
+    /// nothing may use them until `map_all`.
+    ///
+    /// # Errors
+    /// `Driver`; faults of earlier work show here too, and then nothing is taken.
+    pub fn unmap_all(&self) -> Result<()> {
+        self.synchronize()?;
+        self.mappings().iter().for_each(|mapping| locked(mapping).unmap());
+        Ok(())
+    }
+
+    /// Gives memory back to what `unmap_all` took it from: zeros, but for arenas, which hold anything. Goes on where an earlier call failed.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Driver`.
+    pub fn map_all(&self) -> Result<()> {
+        self.bind()?;
+        self.mappings().iter().try_for_each(|mapping| locked(mapping).map(self))
     }
 
     /// Waits until everything queued so far is done; reports what went wrong in it.

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pagoda_engine::EngineError;
-use pagoda_engine::description::{Description, describe, usable_memory};
+use pagoda_engine::description::{Description, describe, swap_memory, usable_memory};
 use pagoda_engine::loader::{self, EngineOptions};
 use pagoda_engine::text::ChatTemplate;
 
-use super::{ModelPool, OnDemand, PoolModel};
+use super::{ModelPool, OnDemand, PoolLimits, PoolModel};
 use crate::config::Config;
 use crate::factory::{FactoryError, options_for, template_from};
 use crate::registry::ModelConfig;
@@ -37,11 +37,13 @@ pub fn local_pool(models: Vec<LocalModel>, config: &Config) -> Result<(Arc<Model
         let (options, description) = fitted(&model, config, share_bytes, budget_bytes)?;
         let template = config.native.chat_template.as_deref().map(|file| template_from(file, &model.path)).transpose()?;
         let need_bytes = description.plan.total_bytes();
+        let kept_bytes = description.plan.weight_bytes + description.plan.dense_copy_bytes;
         let text = text_side(description, template);
         faces.push(text.clone());
-        pooled.push(PoolModel { name: model.name, need_bytes, load: Box::new(move || load(&model.path, &options, &text)) });
+        pooled.push(PoolModel { name: model.name, need_bytes, kept_bytes, load: Box::new(move || load(&model.path, &options, &text)) });
     }
-    let pool = ModelPool::new(pooled, budget_bytes, config.native.max_waiting).map_err(FactoryError::Pool)?;
+    let limits = PoolLimits { budget_bytes, swap_bytes: swap_bytes(config)?, max_waiting: config.native.max_waiting };
+    let pool = ModelPool::new(pooled, limits).map_err(FactoryError::Pool)?;
     let on_demand = faces.into_iter().enumerate().map(|(idx, face)| OnDemand::new(&pool, idx, Arc::new(face)));
     let on_demand = on_demand.collect();
     Ok((pool, on_demand))
@@ -55,6 +57,17 @@ pub fn budget_bytes(config: &Config) -> Result<usize, FactoryError> {
     match config.native.model_memory_bytes {
         Some(bytes) => Ok(bytes),
         None => Ok(usable_memory(&options_for(None, config))?),
+    }
+}
+
+/// Host memory for the weights of models that are put aside.
+///
+/// # Errors
+/// No such device.
+pub fn swap_bytes(config: &Config) -> Result<usize, FactoryError> {
+    match config.native.swap_bytes {
+        Some(bytes) => Ok(bytes),
+        None => Ok(swap_memory(&options_for(None, config))?),
     }
 }
 

@@ -1,5 +1,6 @@
-//! `ModelPool`: several models under one memory budget. A model is loaded when a request needs it, and unloaded when it was not used for
-//! longest and another one needs its room; requests wait meanwhile, and none is lost.
+//! `ModelPool`: several models under one memory budget. A model is loaded when a request needs it, and sent away when it was not used for
+//! longest and another one needs its room; requests wait meanwhile, and none is lost. As long as the host has room for its weights, a model
+//! that is sent away sleeps there and wakes when it is needed; else it is unloaded.
 //!
 //! Fairness: requests are served in order of arrival, those of a loaded model at once. When a model waits whose room a busy model takes, the
 //! busy one gets no new requests, ends those it has, and goes; it stays at least as long as its load took, so that no more than about half
@@ -36,8 +37,21 @@ pub struct PoolModel {
     pub name: String,
     /// Memory it takes when loaded.
     pub need_bytes: usize,
+    /// Host memory that it takes when it is put aside; 0: it is unloaded instead.
+    pub kept_bytes: usize,
     /// Loads it.
     pub load: Load,
+}
+
+/// Bounds of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Memory that loaded models take together.
+    pub budget_bytes: usize,
+    /// Host memory for the weights of models that are put aside, and of those that were; 0: none is.
+    pub swap_bytes: usize,
+    /// Requests that wait for a load.
+    pub max_waiting: usize,
 }
 
 /// Models that share memory.
@@ -47,19 +61,20 @@ pub struct ModelPool {
 }
 
 impl ModelPool {
-    /// A pool whose loaded models together take at most `budget_bytes`, and where at most `max_waiting` requests wait for a load.
+    /// A pool within these limits.
     ///
     /// # Errors
     /// The first model that does not fit by itself: its name and what it needs.
-    pub fn new(models: Vec<PoolModel>, budget_bytes: usize, max_waiting: usize) -> Result<Arc<ModelPool>, BackendError> {
+    pub fn new(models: Vec<PoolModel>, limits: PoolLimits) -> Result<Arc<ModelPool>, BackendError> {
+        let budget_bytes = limits.budget_bytes;
         if let Some(model) = models.iter().find(|model| model.need_bytes > budget_bytes) {
             let (name, need) = (&model.name, model.need_bytes);
             return Err(BackendError::Unavailable(format!(
                 "model `{name}` needs {need} bytes, all models together may take at most {budget_bytes}"
             )));
         }
-        let needs = models.iter().map(|model| model.need_bytes).collect();
-        Ok(Arc::new(ModelPool { models, state: Mutex::new(State::new(needs, budget_bytes, max_waiting)) }))
+        let state = State::new(models.iter().map(|model| (model.need_bytes, model.kept_bytes)), limits);
+        Ok(Arc::new(ModelPool { models, state: Mutex::new(state) }))
     }
 
     /// Loads models in their order as long as they fit, and waits for them.
@@ -110,7 +125,9 @@ impl ModelPool {
                     drop(waiter.granted.send(Ok(lease)));
                 }
                 Action::Load(idx) => self.spawn(move |pool| pool.load(idx)),
-                Action::Unload(idx, backend) => self.spawn(move |pool| pool.unload(idx, &backend)),
+                Action::Wake(idx, backend) => self.spawn(move |pool| pool.wake(idx, backend)),
+                Action::Sleep(idx, backend) => self.spawn(move |pool| pool.sleep(idx, backend)),
+                Action::Unload(idx, backend) => self.spawn(move |pool| pool.unload(idx, &backend, false)),
                 Action::WaitUntil(time) => return self.wake_at(time),
                 Action::Nothing => return,
             }
@@ -153,12 +170,37 @@ impl ModelPool {
         }
     }
 
-    fn unload(&self, idx: usize, backend: &Arc<dyn InferenceBackend>) {
+    /// Wakes a model, or loads it anew if that fails.
+    fn wake(&self, idx: usize, backend: Arc<dyn InferenceBackend>) {
+        let (name, started) = (self.models[idx].name.as_str(), Instant::now());
+        if let Err(error) = backend.wake() {
+            tracing::warn!(model = name, %error, "model does not wake: it is loaded anew");
+            self.unload(idx, &backend, true);
+            drop(backend);
+            return self.load(idx);
+        }
+        let took = started.elapsed();
+        tracing::info!(model = name, seconds = took.as_secs_f32(), "model awake");
+        self.lock().loaded(idx, Ok(backend), Instant::now() + took.clamp(MIN_STAY, MAX_STAY));
+    }
+
+    /// Puts a model aside, or unloads it if that fails.
+    fn sleep(&self, idx: usize, backend: Arc<dyn InferenceBackend>) {
+        let (name, started) = (self.models[idx].name.as_str(), Instant::now());
+        if let Err(error) = backend.sleep() {
+            tracing::warn!(model = name, %error, "model cannot be put aside: it is unloaded");
+            return self.unload(idx, &backend, false);
+        }
+        tracing::info!(model = name, seconds = started.elapsed().as_secs_f32(), "model asleep");
+        self.lock().put_aside(idx, backend);
+    }
+
+    fn unload(&self, idx: usize, backend: &Arc<dyn InferenceBackend>, is_loading: bool) {
         let started = Instant::now();
         let stats = backend.stats();
         backend.unload();
         tracing::info!(model = self.models[idx].name, seconds = started.elapsed().as_secs_f32(), "model unloaded");
-        self.lock().unloaded(idx, &stats);
+        self.lock().unloaded(idx, &stats, is_loading);
     }
 
     fn release(self: &Arc<Self>, idx: usize) {

@@ -71,10 +71,13 @@ impl InferenceBackend for OnDemand {
 
     /// Counts of all its lives; while it is not loaded, nothing runs and nothing is held.
     fn stats(&self) -> BackendStats {
-        let (loaded, mut stats, num_waiting) = {
-            let state = self.pool.lock();
-            (state.loaded_backend(self.idx), state.retired(self.idx), state.num_waiting_for(self.idx))
+        let (loaded, sleeping, mut stats, num_waiting) = {
+            let (state, idx) = (self.pool.lock(), self.idx);
+            (state.loaded_backend(idx), state.sleeping_backend(idx), state.retired(idx), state.num_waiting_for(idx))
         };
+        if let Some(backend) = sleeping {
+            stats.add_counts(&backend.stats());
+        }
         if let Some(backend) = loaded {
             let now = backend.stats();
             stats.add_counts(&now);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::Lease;
+use super::{Lease, PoolLimits};
 use crate::{BackendError, BackendStats, InferenceBackend};
 
 /// A request that waits for a model.
@@ -20,6 +20,10 @@ pub(super) enum Action {
     /// Hand the model to whoever waited; it counts as used already.
     Grant(Waiter, Arc<dyn InferenceBackend>),
     Load(usize),
+    /// Take back what was put aside.
+    Wake(usize, Arc<dyn InferenceBackend>),
+    /// Put aside: its weights stay in host memory.
+    Sleep(usize, Arc<dyn InferenceBackend>),
     Unload(usize, Arc<dyn InferenceBackend>),
     /// Ask again then.
     WaitUntil(Instant),
@@ -29,7 +33,10 @@ pub(super) enum Action {
 /// Where a model is.
 enum Place {
     Cold,
+    /// Or waking.
     Loading,
+    /// Its weights are in host memory.
+    Asleep(Arc<dyn InferenceBackend>),
     Ready {
         backend: Arc<dyn InferenceBackend>,
         /// It may not go before.
@@ -37,12 +44,17 @@ enum Place {
         /// No new requests: another model waits for its room.
         is_closing: bool,
     },
+    /// Or falling asleep.
     Unloading,
 }
 
 struct Slot {
     place: Place,
     need_bytes: usize,
+    /// Host memory that its weights take from its first sleep on.
+    kept_bytes: usize,
+    /// They take it.
+    is_kept: bool,
     num_users: usize,
     /// Number of the last use of any model: smaller was longer ago.
     last_used: u64,
@@ -53,18 +65,25 @@ struct Slot {
 pub(super) struct State {
     slots: Vec<Slot>,
     queue: VecDeque<Waiter>,
-    budget_bytes: usize,
-    max_waiting: usize,
+    limits: PoolLimits,
     num_uses: u64,
     /// A timer will ask again.
     wakes_at: Option<Instant>,
 }
 
 impl State {
-    pub(super) fn new(needs: Vec<usize>, budget_bytes: usize, max_waiting: usize) -> State {
-        let slot = |need_bytes| Slot { place: Place::Cold, need_bytes, num_users: 0, last_used: 0, retired: BackendStats::default() };
-        let slots = needs.into_iter().map(slot).collect();
-        State { slots, queue: VecDeque::new(), budget_bytes, max_waiting, num_uses: 0, wakes_at: None }
+    /// Of models that take so much memory, and so much host memory when they are put aside.
+    pub(super) fn new(sizes: impl Iterator<Item = (usize, usize)>, limits: PoolLimits) -> State {
+        let slot = |(need_bytes, kept_bytes)| Slot {
+            place: Place::Cold,
+            need_bytes,
+            kept_bytes,
+            is_kept: false,
+            num_users: 0,
+            last_used: 0,
+            retired: BackendStats::default(),
+        };
+        State { slots: sizes.map(slot).collect(), queue: VecDeque::new(), limits, num_uses: 0, wakes_at: None }
     }
 
     /// How many of the first models fit together.
@@ -73,7 +92,7 @@ impl State {
             *total += slot.need_bytes;
             Some(*total)
         });
-        totals.take_while(|total| *total <= self.budget_bytes).count()
+        totals.take_while(|total| *total <= self.limits.budget_bytes).count()
     }
 
     pub(super) fn num_waiting(&self) -> usize {
@@ -94,7 +113,15 @@ impl State {
     pub(super) fn loaded_backend(&self, idx: usize) -> Option<Arc<dyn InferenceBackend>> {
         match &self.slots[idx].place {
             Place::Ready { backend, .. } => Some(Arc::clone(backend)),
-            Place::Cold | Place::Loading | Place::Unloading => None,
+            Place::Cold | Place::Loading | Place::Asleep(_) | Place::Unloading => None,
+        }
+    }
+
+    /// The model, if it is put aside.
+    pub(super) fn sleeping_backend(&self, idx: usize) -> Option<Arc<dyn InferenceBackend>> {
+        match &self.slots[idx].place {
+            Place::Asleep(backend) => Some(Arc::clone(backend)),
+            Place::Cold | Place::Loading | Place::Ready { .. } | Place::Unloading => None,
         }
     }
 
@@ -116,7 +143,7 @@ impl State {
     /// Lets a request wait; false: too many do.
     pub(super) fn push(&mut self, waiter: Waiter) -> bool {
         self.queue.retain(|waiter| !waiter.granted.is_closed());
-        let has_room = self.queue.len() < self.max_waiting;
+        let has_room = self.queue.len() < self.limits.max_waiting;
         if has_room {
             self.queue.push_back(waiter);
         }
@@ -142,18 +169,20 @@ impl State {
         if self.slots.iter().any(|slot| matches!(slot.place, Place::Loading | Place::Unloading)) {
             return Action::Nothing;
         }
-        match self.queue.iter().find(|waiter| matches!(self.slots[waiter.idx].place, Place::Cold)) {
+        match self.queue.iter().find(|waiter| matches!(self.slots[waiter.idx].place, Place::Cold | Place::Asleep(_))) {
             Some(waiter) => self.make_room(waiter.idx, now),
             None => self.reopen(now),
         }
     }
 
-    /// Loads a model, or unloads what was not used for longest and stands in its way.
+    /// Loads or wakes a model, or sends away what was not used for longest and stands in its way.
     fn make_room(&mut self, wanted: usize, now: Instant) -> Action {
         let taken: usize = self.slots.iter().filter(|slot| matches!(slot.place, Place::Ready { .. })).map(|slot| slot.need_bytes).sum();
-        if taken + self.slots[wanted].need_bytes <= self.budget_bytes {
-            self.slots[wanted].place = Place::Loading;
-            return Action::Load(wanted);
+        if taken + self.slots[wanted].need_bytes <= self.limits.budget_bytes {
+            return match std::mem::replace(&mut self.slots[wanted].place, Place::Loading) {
+                Place::Asleep(backend) => Action::Wake(wanted, backend),
+                _ => Action::Load(wanted),
+            };
         }
         let ready = (0..self.slots.len()).filter(|&idx| matches!(self.slots[idx].place, Place::Ready { .. }));
         // One that is going already goes first, then idle ones.
@@ -163,10 +192,10 @@ impl State {
             (!is_closing, slot.num_users > 0, slot.last_used)
         });
         let Some(idx) = oldest else { return Action::Nothing };
-        self.send_away(idx, now)
+        self.send_away(idx, wanted, now)
     }
 
-    fn send_away(&mut self, idx: usize, now: Instant) -> Action {
+    fn send_away(&mut self, idx: usize, wanted: usize, now: Instant) -> Action {
         let slot = &mut self.slots[idx];
         let Place::Ready { backend, stays_until, is_closing } = &mut slot.place else { return Action::Nothing };
         if now < *stays_until {
@@ -178,8 +207,37 @@ impl State {
             return Action::Nothing;
         }
         let backend = Arc::clone(backend);
-        slot.place = Place::Unloading;
-        Action::Unload(idx, backend)
+        let action = match self.oldest_asleep(idx, wanted) {
+            _ if self.can_be_kept(idx) => Action::Sleep(idx, backend),
+            Some((other, sleeping)) => Action::Unload(other, sleeping),
+            None => Action::Unload(idx, backend),
+        };
+        let (Action::Sleep(goes, _) | Action::Unload(goes, _)) = &action else { return action };
+        self.slots[*goes].place = Place::Unloading;
+        action
+    }
+
+    /// Host memory that the weights of models take.
+    fn swapped_bytes(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_kept).map(|slot| slot.kept_bytes).sum()
+    }
+
+    /// Whether the host has room for a model's weights now.
+    fn can_be_kept(&self, idx: usize) -> bool {
+        let slot = &self.slots[idx];
+        slot.kept_bytes > 0 && (slot.is_kept || self.swapped_bytes() + slot.kept_bytes <= self.limits.swap_bytes)
+    }
+
+    /// The model put aside that was not used for longest, if model `idx` can be kept once such models are gone; never the one `wanted`.
+    fn oldest_asleep(&self, idx: usize, wanted: usize) -> Option<(usize, Arc<dyn InferenceBackend>)> {
+        let asleep = |&other: &usize| other != wanted && matches!(self.slots[other].place, Place::Asleep(_));
+        let freed: usize = (0..self.slots.len()).filter(asleep).map(|other| self.slots[other].kept_bytes).sum();
+        let kept_bytes = self.slots[idx].kept_bytes;
+        if kept_bytes == 0 || self.swapped_bytes() - freed + kept_bytes > self.limits.swap_bytes {
+            return None;
+        }
+        let oldest = (0..self.slots.len()).filter(asleep).min_by_key(|&other| self.slots[other].last_used)?;
+        Some((oldest, self.sleeping_backend(oldest)?))
     }
 
     /// One timer at a time.
@@ -229,9 +287,18 @@ impl State {
         }
     }
 
-    pub(super) fn unloaded(&mut self, idx: usize, stats: &BackendStats) {
+    /// A model sleeps.
+    pub(super) fn put_aside(&mut self, idx: usize, backend: Arc<dyn InferenceBackend>) {
         let slot = &mut self.slots[idx];
-        slot.place = Place::Cold;
+        slot.place = Place::Asleep(backend);
+        slot.is_kept = true;
+    }
+
+    /// A model is gone; `is_loading`: it comes back at once.
+    pub(super) fn unloaded(&mut self, idx: usize, stats: &BackendStats, is_loading: bool) {
+        let slot = &mut self.slots[idx];
+        slot.place = if is_loading { Place::Loading } else { Place::Cold };
+        slot.is_kept = false;
         slot.retired.add_counts(stats);
     }
 }

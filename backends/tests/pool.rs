@@ -1,158 +1,21 @@
 //! `ModelPool`: models that share memory, under many clients.
 #![allow(clippy::unwrap_used, reason = "tests may stop at a surprise")]
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+#[path = "pool/named.rs"]
+mod named;
+#[path = "pool/swap.rs"]
+mod swap;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::{StreamExt, stream};
-use pagoda_backends::pool::{ModelPool, OnDemand, PoolModel};
-use pagoda_backends::{
-    BackendCapabilities, BackendError, BackendStats, GenerateEvent, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend,
-    Prompt, StopReason, Usage,
-};
+use named::pool;
+use pagoda_backends::pool::{ModelPool, OnDemand, PoolLimits, PoolModel};
+use pagoda_backends::{BackendError, GenerateRequest, GenerationConfig, InferenceBackend, Prompt};
 use tokio::sync::Notify;
-
-/// What all models of a test did.
-#[derive(Default)]
-struct Log {
-    num_loads: AtomicUsize,
-    bytes: AtomicUsize,
-    most_bytes: AtomicUsize,
-    /// Names in order of loads and unloads.
-    lives: Mutex<Vec<String>>,
-    fails: AtomicBool,
-}
-
-/// A model that says its name.
-struct Named {
-    name: String,
-    bytes: usize,
-    log: Arc<Log>,
-    is_loaded: AtomicBool,
-    num_steps: AtomicUsize,
-    capabilities: BackendCapabilities,
-    /// Answers wait for it.
-    gate: Option<Arc<Notify>>,
-}
-
-impl Named {
-    fn load(name: &str, bytes: usize, log: &Arc<Log>, gate: Option<Arc<Notify>>) -> Result<Arc<dyn InferenceBackend>, BackendError> {
-        std::thread::sleep(Duration::from_millis(2));
-        if log.fails.load(SeqCst) {
-            return Err(BackendError::Internal("no such file".into()));
-        }
-        log.num_loads.fetch_add(1, SeqCst);
-        log.most_bytes.fetch_max(log.bytes.fetch_add(bytes, SeqCst) + bytes, SeqCst);
-        log.lives.lock().unwrap().push(format!("+{name}"));
-        Ok(Arc::new(Named::new(name, bytes, log, gate)))
-    }
-
-    fn new(name: &str, bytes: usize, log: &Arc<Log>, gate: Option<Arc<Notify>>) -> Named {
-        Named {
-            name: name.into(),
-            bytes,
-            log: Arc::clone(log),
-            is_loaded: AtomicBool::new(true),
-            num_steps: AtomicUsize::new(0),
-            capabilities: BackendCapabilities {
-                streaming: true,
-                tool_calling: false,
-                structured_output: false,
-                batching: true,
-                multi_gpu: false,
-                quantization: Vec::new(),
-                max_context_length: 9,
-                continuous_batching: true,
-                paged_attention: true,
-            },
-            gate,
-        }
-    }
-}
-
-#[async_trait]
-impl InferenceBackend for Named {
-    async fn generate_stream(&self, _request: GenerateRequest) -> Result<GenerateStream, BackendError> {
-        assert!(self.is_loaded.load(SeqCst), "{} is used while it is loaded", self.name);
-        self.num_steps.fetch_add(1, SeqCst);
-        let events = vec![
-            GenerateEvent::Started { prompt_tokens: 1, prompt_token_ids: vec![1], cached_tokens: 0 },
-            GenerateEvent::Delta { choice: 0, text: self.name.clone(), tokens: Vec::new() },
-            GenerateEvent::Finished { choice: 0, reason: StopReason::EndOfTurn },
-            GenerateEvent::Done(Usage { prompt_tokens: 1, cached_tokens: 0, completion_tokens: 1 }),
-        ];
-        let gate = self.gate.clone();
-        Ok(stream::iter(events)
-            .then(move |event| {
-                let gate = gate.clone();
-                async move {
-                    match gate {
-                        Some(gate) => gate.notified().await,
-                        None => tokio::task::yield_now().await,
-                    }
-                    event
-                }
-            })
-            .boxed())
-    }
-
-    async fn tokenize(&self, _prompt: &Prompt) -> Result<Vec<u32>, BackendError> {
-        Ok(vec![1])
-    }
-
-    async fn detokenize(&self, _tokens: &[u32]) -> Result<String, BackendError> {
-        Ok(self.name.clone())
-    }
-
-    fn token_str(&self, _token: u32) -> Option<String> {
-        None
-    }
-
-    fn default_config(&self) -> GenerationConfig {
-        GenerationConfig::default()
-    }
-
-    fn capabilities(&self) -> &BackendCapabilities {
-        &self.capabilities
-    }
-
-    fn stats(&self) -> BackendStats {
-        BackendStats { num_steps: self.num_steps.load(SeqCst) as u64, ..BackendStats::default() }
-    }
-
-    fn health(&self) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn unload(&self) {
-        std::thread::sleep(Duration::from_millis(1));
-        assert!(self.is_loaded.swap(false, SeqCst), "{} is unloaded once", self.name);
-        self.log.bytes.fetch_sub(self.bytes, SeqCst);
-        self.log.lives.lock().unwrap().push(format!("-{}", self.name));
-    }
-}
-
-/// Models of these sizes under a budget.
-fn pool(
-    sizes: &[(&str, usize)],
-    budget: usize,
-    max_waiting: usize,
-    gate: Option<Arc<Notify>>,
-) -> (Arc<Log>, Arc<ModelPool>, Vec<Arc<OnDemand>>) {
-    let log = Arc::<Log>::default();
-    let models = sizes.iter().map(|&(name, bytes)| {
-        let (log, gate, own) = (Arc::clone(&log), gate.clone(), name.to_owned());
-        let load = Box::new(move || Named::load(&own, bytes, &log, gate.clone()));
-        PoolModel { name: name.into(), need_bytes: bytes, load }
-    });
-    let pool = ModelPool::new(models.collect(), budget, max_waiting).unwrap();
-    let face = |&(name, bytes): &(&str, usize)| Arc::new(Named::new(name, bytes, &log, None)) as Arc<dyn InferenceBackend>;
-    let on_demand = sizes.iter().enumerate().map(|(idx, size)| Arc::new(OnDemand::new(&pool, idx, face(size)))).collect();
-    (log, pool, on_demand)
-}
 
 fn request() -> GenerateRequest {
     GenerateRequest { prompt: Prompt::Tokens(vec![1]), config: GenerationConfig::default() }
@@ -284,7 +147,9 @@ async fn bounds() {
     let refusal = models[1].generate_stream(request()).await.err();
     assert!(matches!(refusal, Some(BackendError::Overloaded { .. })), "{refusal:?}");
     waiting.iter().for_each(|waiting| waiting.abort());
-    let models = vec![PoolModel { name: "big".into(), need_bytes: 9, load: Box::new(|| Err(BackendError::Internal(String::new()))) }];
-    let refusal = ModelPool::new(models, 8, 1).err().unwrap().to_string();
+    let models =
+        vec![PoolModel { name: "big".into(), need_bytes: 9, kept_bytes: 9, load: Box::new(|| Err(BackendError::Internal(String::new()))) }];
+    let limits = PoolLimits { budget_bytes: 8, swap_bytes: 0, max_waiting: 1 };
+    let refusal = ModelPool::new(models, limits).err().unwrap().to_string();
     assert!(refusal.contains("`big` needs 9 bytes") && refusal.contains("at most 8"), "{refusal}");
 }

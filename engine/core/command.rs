@@ -2,6 +2,7 @@
 
 use async_channel::Sender;
 
+use crate::error::Result;
 use crate::request::{Event, Request};
 
 /// Identifies a request inside the engine.
@@ -31,6 +32,10 @@ pub enum Command {
         /// Which output.
         choice: u32,
     },
+    /// Finish what runs, refuse what comes, give the memory to other models, then answer.
+    Sleep(crossbeam_channel::Sender<Result<()>>),
+    /// Take the memory back, accept requests again, then answer.
+    Wake(crossbeam_channel::Sender<Result<()>>),
     /// Forget all cached prefixes.
     ClearPrefixCache,
     /// Finish what runs, refuse what comes, then end.

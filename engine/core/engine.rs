@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::command::{Command, RequestId};
 use super::handle::{EngineHandle, Shared};
 use super::requests::Requests;
+use super::rest::RestState;
 use super::stats::EngineStats;
 use crate::error::{EngineError, Result};
 use crate::request::{Event, FinishReason, Request};
@@ -70,6 +71,7 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
         executor,
         in_flight: None,
         draining: false,
+        rest: RestState::Awake,
         restarts: 0,
         stats,
         spare_inputs: Vec::new(),
@@ -98,10 +100,11 @@ pub(super) struct Engine {
     /// Requests whose streams were dropped before their end.
     dropped: Receiver<RequestId>,
     shared: Arc<Shared>,
-    executor: Executor,
+    pub(super) executor: Executor,
     /// The step that was queued and not yet committed.
     in_flight: Option<Step>,
     draining: bool,
+    pub(super) rest: RestState,
     restarts: u32,
     pub(super) stats: EngineStats,
     /// Of committed steps, to be filled again: at most as many as steps in flight.
@@ -224,6 +227,9 @@ impl Engine {
             if idle && self.draining {
                 return false;
             }
+            if idle {
+                self.fall_asleep();
+            }
             let full = self.scheduler.num_waiting() >= self.config.scheduler.max_waiting;
             let command = if idle {
                 self.idle();
@@ -250,10 +256,15 @@ impl Engine {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Add { id, request, seed, events } if !self.draining => self.add(id, *request, seed, events),
-            Command::Add { events, .. } => {
+            Command::Add { events, .. } if self.draining => {
                 let _ = events.try_send(Event::Refused { message: "the engine is shutting down".into() });
             }
+            Command::Add { events, .. } if !self.rest.is_awake() => {
+                let _ = events.try_send(Event::Refused { message: "the model sleeps; wake it first".into() });
+            }
+            Command::Add { id, request, seed, events } => self.add(id, *request, seed, events),
+            Command::Sleep(answer) => self.sleep(answer),
+            Command::Wake(answer) => self.wake(&answer),
             Command::EndChoice { id, choice } => self.end_choice(id, choice),
             Command::ClearPrefixCache => self.scheduler.clear_prefix_cache(),
             Command::Shutdown => self.draining = true,

@@ -133,6 +133,31 @@ impl EngineHandle {
         let _ = self.commands.send(Command::Shutdown);
     }
 
+    /// Lets running requests finish, refuses new ones, then gives the engine's memory to other models: weights are kept on the host, cached
+    /// prefixes are forgotten. Waits for it. Asleep already, it stays so.
+    ///
+    /// # Errors
+    /// What the device says, and then the engine is awake as before; `EngineDead`.
+    pub fn sleep(&self) -> Result<()> {
+        self.rest(Command::Sleep)
+    }
+
+    /// Takes the memory back and accepts requests again. Waits for it. Awake already, it stays so.
+    ///
+    /// # Errors
+    /// What the device says, and then the engine sleeps on; `EngineDead`.
+    pub fn wake(&self) -> Result<()> {
+        self.rest(Command::Wake)
+    }
+
+    fn rest(&self, command: impl FnOnce(Sender<Result<()>>) -> Command) -> Result<()> {
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        let dead = || EngineError::EngineDead(self.shared.dead_reason());
+        self.commands.send(command(sender)).map_err(|_| dead())?;
+        // An engine that ends drops the command with its sender.
+        answer.recv().unwrap_or_else(|_| Err(dead()))
+    }
+
     /// Ends the engine thread once running requests have finished, and waits until its device memory is free.
     pub fn unload(&self) {
         self.shutdown();

@@ -5,6 +5,7 @@ mod deliveries;
 pub mod engine;
 pub mod handle;
 mod requests;
+mod rest;
 pub mod stats;
 mod steps;
 

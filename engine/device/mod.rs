@@ -200,6 +200,15 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn memory_in_use(&self) -> Option<usize> {
         None
     }
+    /// Gives memory to other models: weights and vectors are kept on the host, whatever else was there is lost, and addresses stay. Nothing is
+    /// called before `wake` but this again; after an error all is as it was.
+    fn sleep(&self, _kv: &mut [Self::KvLayer]) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// Takes the memory of `sleep` back; the KV pool holds zeros. After an error it may be tried again.
+    fn wake(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Waits until everything queued is done. For tools; a step never waits so.
     fn wait(&self) -> Result<(), EngineError> {
         Ok(())

@@ -39,6 +39,36 @@ pub trait StepRunner: Send + 'static {
     /// Queues what the oldest launched step kept back until the tokens of the one before it were known. Called after every `finish`, when
     /// its outputs are on their way. Faults come out of that step's `finish`.
     fn resume(&mut self) {}
+    /// Gives memory to other models, while no step is launched. Nothing is launched before `wake`.
+    ///
+    /// # Errors
+    /// What the device says; then all is as it was.
+    fn sleep(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// Takes the memory back; the KV cache is empty.
+    ///
+    /// # Errors
+    /// What the device says; it may be tried again.
+    fn wake(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What the thread is told.
+enum Order {
+    Step(StepInputs),
+    /// Only while no step is queued.
+    Rest(Rest, Sender<Result<()>>),
+}
+
+/// Whether the runner gives its memory away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It does.
+    Sleep,
+    /// It takes it back.
+    Wake,
 }
 
 /// A function as a runner: every step is done when it was launched.
@@ -71,7 +101,7 @@ impl<F: FnMut(StepInputs) -> Result<StepOutputs> + Send + 'static> StepRunner fo
 
 /// A queue of steps in front of a runner.
 pub struct Executor {
-    inputs: Option<Sender<StepInputs>>,
+    orders: Option<Sender<Order>>,
     outputs: Receiver<Result<StepOutputs>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -82,12 +112,12 @@ impl Executor {
     /// # Errors
     /// The system has no thread to give.
     pub fn start(runner: impl StepRunner) -> Result<Executor> {
-        let (inputs, steps) = bounded::<StepInputs>(MAX_QUEUED);
+        let (orders, queue) = bounded::<Order>(MAX_QUEUED);
         let (results, outputs) = bounded(MAX_QUEUED);
-        let run = move || run_steps(runner, &steps, &results);
+        let run = move || run_steps(runner, &queue, &results);
         let thread = std::thread::Builder::new().name("pagoda-step".into()).spawn(run);
         let thread = thread.map_err(|e| EngineError::Device(format!("cannot start the step thread: {e}")))?;
-        Ok(Executor { inputs: Some(inputs), outputs, thread: Some(thread) })
+        Ok(Executor { orders: Some(orders), outputs, thread: Some(thread) })
     }
 
     /// Queues a step.
@@ -95,8 +125,22 @@ impl Executor {
     /// # Errors
     /// The thread is gone.
     pub fn submit(&self, step: StepInputs) -> Result<()> {
-        let inputs = self.inputs.as_ref().expect("present until drop");
-        inputs.send(step).map_err(|_| EngineError::Device("the step thread ended".into()))
+        self.order(Order::Step(step))
+    }
+
+    /// Has the runner sleep or wake, and waits for it. No step is queued.
+    ///
+    /// # Errors
+    /// What the runner answers, or the thread is gone.
+    pub fn rest(&self, rest: Rest) -> Result<()> {
+        let (sender, answer) = bounded(1);
+        self.order(Order::Rest(rest, sender))?;
+        answer.recv().unwrap_or_else(|_| Err(ended()))
+    }
+
+    fn order(&self, order: Order) -> Result<()> {
+        let orders = self.orders.as_ref().expect("present until drop");
+        orders.send(order).map_err(|_| ended())
     }
 
     /// Waits for the oldest queued step.
@@ -104,13 +148,13 @@ impl Executor {
     /// # Errors
     /// What the step answered, or the thread is gone.
     pub fn wait(&self) -> Result<StepOutputs> {
-        self.outputs.recv().unwrap_or_else(|_| Err(EngineError::Device("the step thread ended".into())))
+        self.outputs.recv().unwrap_or_else(|_| Err(ended()))
     }
 }
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        self.inputs = None;
+        self.orders = None;
         while self.outputs.recv().is_ok() {}
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -118,22 +162,34 @@ impl Drop for Executor {
     }
 }
 
+fn ended() -> EngineError {
+    EngineError::Device("the step thread ended".into())
+}
+
 /// The thread: launches what comes, finishes what is done.
-fn run_steps(mut runner: impl StepRunner, steps: &Receiver<StepInputs>, results: &Sender<Result<StepOutputs>>) {
+fn run_steps(mut runner: impl StepRunner, orders: &Receiver<Order>, results: &Sender<Result<StepOutputs>>) {
     // What the launch of every unfinished step answered, oldest first.
     let mut launched: VecDeque<Result<()>> = VecDeque::with_capacity(MAX_QUEUED);
     loop {
         let next = match launched.front() {
-            None => match steps.recv() {
-                Ok(step) => Some(step),
+            None => match orders.recv() {
+                Ok(order) => Some(order),
                 Err(_) => return,
             },
-            Some(Ok(())) if launched.len() < MAX_QUEUED => step_before_ready(&runner, steps),
+            Some(Ok(())) if launched.len() < MAX_QUEUED => order_before_ready(&runner, orders),
             Some(_) => None,
         };
-        if let Some(step) = next {
-            launched.push_back(guarded(|| runner.launch(step)));
-            continue;
+        match next {
+            Some(Order::Step(step)) => {
+                launched.push_back(guarded(|| runner.launch(step)));
+                continue;
+            }
+            Some(Order::Rest(rest, answer)) => {
+                assert!(launched.is_empty(), "{rest:?} while steps run");
+                let _ = answer.send(guarded(|| if rest == Rest::Sleep { runner.sleep() } else { runner.wake() }));
+                continue;
+            }
+            None => {}
         }
         let result = launched.pop_front().expect("looked at above").and_then(|()| guarded(|| runner.finish()));
         if results.send(result).is_err() {
@@ -146,14 +202,14 @@ fn run_steps(mut runner: impl StepRunner, steps: &Receiver<StepInputs>, results:
     }
 }
 
-/// The next step, if it comes before the oldest launched one is done. It mostly comes at once; where nothing follows, as after a prompt that
+/// The next order, if it comes before the oldest launched one is done. It mostly comes at once; where nothing follows, as after a prompt that
 /// ends with its first token, the one under way may take long.
-fn step_before_ready(runner: &impl StepRunner, steps: &Receiver<StepInputs>) -> Option<StepInputs> {
+fn order_before_ready(runner: &impl StepRunner, orders: &Receiver<Order>) -> Option<Order> {
     let started = Instant::now();
     while !runner.is_ready() {
         let pause = if started.elapsed() < MAX_SPIN { Duration::ZERO } else { PAUSE };
-        match steps.recv_timeout(pause) {
-            Ok(step) => return Some(step),
+        match orders.recv_timeout(pause) {
+            Ok(order) => return Some(order),
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => std::thread::yield_now(),
         }

@@ -288,6 +288,16 @@ impl<D: Device> StepRunner for Runner<D> {
         }
     }
 
+    fn sleep(&mut self) -> Result<()> {
+        assert!(self.launched.is_empty(), "asleep while steps run");
+        self.slots.iter_mut().for_each(|slot| slot.state = None);
+        self.device.sleep(&mut self.kv)
+    }
+
+    fn wake(&mut self) -> Result<()> {
+        self.device.wake()
+    }
+
     fn resume(&mut self) {
         if !matches!(self.launched.front(), Some(Launched::Waiting(_))) {
             return;

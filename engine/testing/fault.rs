@@ -48,4 +48,12 @@ impl<R: StepRunner> StepRunner for Faulty<R> {
     fn resume(&mut self) {
         self.runner.resume();
     }
+
+    fn sleep(&mut self) -> Result<()> {
+        self.runner.sleep()
+    }
+
+    fn wake(&mut self) -> Result<()> {
+        self.runner.wake()
+    }
 }

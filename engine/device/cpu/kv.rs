@@ -15,6 +15,9 @@ use crate::device::{DType, KvScales, KvShape};
 use crate::error::EngineError;
 use crate::weights::quant::books::{e4m3, table};
 
+/// Of a buffer, for errors.
+const WHAT: &str = "kv cache of one layer";
+
 /// Elements of one of the two arrays.
 pub enum Elements {
     /// Exact.
@@ -84,6 +87,12 @@ impl CpuKv {
         }
     }
 
+    /// Sets all to zero and gives the pages back to the system; scales stay.
+    pub fn forget(&mut self) -> Result<(), EngineError> {
+        self.k.forget()?;
+        self.v.forget()
+    }
+
     /// Copies whole blocks, one pair after another.
     pub fn copy_blocks(&mut self, pairs: &[(u32, u32)]) {
         let len = self.shape.block_size * self.shape.num_kv_heads * self.shape.head_dim;
@@ -97,18 +106,28 @@ impl CpuKv {
 impl Elements {
     fn new(shape: &KvShape) -> Result<Elements, EngineError> {
         let len = shape.num_blocks * shape.block_size * shape.num_kv_heads * shape.head_dim;
-        let what = "kv cache of one layer";
         Ok(match shape.dtype {
-            DType::F32 => Elements::F32(Buffer::zeroed(what, len)?),
-            DType::F16 => Elements::F16(Buffer::zeroed(what, len)?),
-            DType::BF16 => Elements::BF16(Buffer::zeroed(what, len)?),
+            DType::F32 => Elements::F32(Buffer::zeroed(WHAT, len)?),
+            DType::F16 => Elements::F16(Buffer::zeroed(WHAT, len)?),
+            DType::BF16 => Elements::BF16(Buffer::zeroed(WHAT, len)?),
             DType::E4M3 => Elements::E4M3(Codes {
-                codes: Buffer::zeroed(what, len)?,
+                codes: Buffer::zeroed(WHAT, len)?,
                 scales: KvScales::ones(shape.num_kv_heads).k,
                 head_len: shape.block_size * shape.head_dim,
                 values: Box::new(table(e4m3)),
             }),
         })
+    }
+
+    /// In place of the pages come the system's zero pages.
+    fn forget(&mut self) -> Result<(), EngineError> {
+        match self {
+            Elements::F32(b) => *b = Buffer::zeroed(WHAT, b.len())?,
+            Elements::F16(b) => *b = Buffer::zeroed(WHAT, b.len())?,
+            Elements::BF16(b) => *b = Buffer::zeroed(WHAT, b.len())?,
+            Elements::E4M3(b) => b.codes = Buffer::zeroed(WHAT, b.codes.len())?,
+        }
+        Ok(())
     }
 
     fn copy(&mut self, src: usize, dst: usize, len: usize) {

@@ -19,7 +19,7 @@ mod linear;
 mod math;
 mod matmul;
 mod matvec;
-mod memory;
+pub(crate) mod memory;
 mod moe;
 mod norm;
 mod ops;

@@ -91,6 +91,11 @@ impl Device for CpuDevice {
         CpuKv::new(shape)
     }
 
+    /// Weights are mapped files, or were made of them once; the KV pool gives its pages back.
+    fn sleep(&self, kv: &mut [CpuKv]) -> Result<(), EngineError> {
+        kv.iter_mut().try_for_each(CpuKv::forget)
+    }
+
     fn set_kv_scales(&self, kv: &mut CpuKv, scales: &KvScales) -> Result<(), EngineError> {
         kv.set_scales(scales);
         Ok(())

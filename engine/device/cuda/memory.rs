@@ -24,6 +24,25 @@ impl CudaDevice {
         DeviceMemory::zeroed(&self.gpu, len).map_err(engine_error)
     }
 
+    /// Keeps the weights on the host and gives all large allocations away; the addresses stay, so that recorded steps are good afterwards.
+    pub(super) fn put_aside(&self) -> Result<()> {
+        for arena in [&self.weights, &self.scales] {
+            arena.keep().map_err(engine_error)?;
+        }
+        self.gpu.unmap_all().map_err(engine_error)?;
+        self.sample_scratch.lock().forget();
+        Ok(())
+    }
+
+    /// Takes the memory back, with the weights in it.
+    pub(super) fn take_back(&self) -> Result<()> {
+        self.gpu.map_all().map_err(engine_error)?;
+        for arena in [&self.weights, &self.scales] {
+            arena.restore().map_err(engine_error)?;
+        }
+        self.synchronize()
+    }
+
     pub(super) fn new_tensor(&self, max_rows: usize, cols: usize, dtype: DType) -> Result<Tensor<CudaDevice>> {
         if !matches!(dtype, DType::BF16 | DType::F32) {
             return Err(EngineError::Unsupported(format!("{dtype:?} activations on CUDA; they are BF16 or F32")));

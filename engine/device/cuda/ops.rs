@@ -131,6 +131,14 @@ impl Device for CudaDevice {
         self.gpu.memory().ok().map(|(free, total)| total - free)
     }
 
+    fn sleep(&self, _kv: &mut [CudaKv]) -> Result<()> {
+        self.put_aside()
+    }
+
+    fn wake(&self) -> Result<()> {
+        self.take_back()
+    }
+
     fn wait(&self) -> Result<()> {
         self.synchronize()
     }

@@ -57,6 +57,13 @@ impl SampleScratch {
         Ok(self.pairs.bytes())
     }
 
+    /// The device's memory does not hold any more what it held.
+    pub fn forget(&mut self) {
+        if let Some(slots) = &mut self.slots {
+            slots.forget();
+        }
+    }
+
     fn slots(&mut self) -> &mut Slots {
         self.slots.as_mut().expect("prepare_sampling comes before sampling")
     }

@@ -106,6 +106,12 @@ impl Slots {
         })
     }
 
+    /// Nothing of what was uploaded is there any more; no slot lives.
+    pub fn forget(&mut self) {
+        self.uploaded.clear();
+        self.slots.fill(SlotInfo::default());
+    }
+
     /// What is known of a slot.
     pub fn slot(&self, index: usize) -> SlotInfo {
         self.slots[index]
