@@ -9,7 +9,7 @@ use crate::registry::{BackendKind, ModelConfig, ModelType, check_names};
 use crate::settings::{ConfigError, Setting, Sources, parse_file, resolve_one, value_error};
 
 /// The HTTP server's options.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ServerOptions {
     /// Address.
     pub host: String,
@@ -31,6 +31,18 @@ pub struct ServerOptions {
     pub cors_origins: Vec<String>,
     /// Time for requests in flight at shutdown.
     pub shutdown_timeout: Duration,
+}
+
+/// With its keys counted, not shown.
+impl std::fmt::Debug for ServerOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("ServerOptions");
+        shown.field("host", &self.host).field("port", &self.port);
+        shown.field("num_api_keys", &self.api_keys.len()).field("api_key_file", &self.api_key_file);
+        shown.field("served_model_names", &self.served_model_names).field("max_body_bytes", &self.max_body_bytes);
+        shown.field("max_concurrent_requests", &self.max_concurrent_requests).field("batch_dir", &self.batch_dir);
+        shown.field("cors_origins", &self.cors_origins).field("shutdown_timeout", &self.shutdown_timeout).finish()
+    }
 }
 
 /// Options of pagoda's own engine; None: the engine's own choice.

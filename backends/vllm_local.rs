@@ -55,7 +55,7 @@ const RETRY_AFTER_S: u32 = 1;
 /// One model on the native engine. Clones share it.
 #[derive(Clone)]
 pub struct VllmLocal {
-    inner: Arc<Inner>,
+    text: LocalText,
     grammars: Arc<Grammars>,
     handle: EngineHandle,
 }
@@ -111,7 +111,7 @@ impl VllmLocal {
 
     /// Whether chat prompts can be rendered.
     pub fn has_chat_template(&self) -> bool {
-        self.inner.chat_template.is_some()
+        self.text.inner.chat_template.is_some()
     }
 }
 
@@ -120,9 +120,9 @@ impl InferenceBackend for VllmLocal {
     async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
         let GenerateRequest { prompt, config } = request;
         let grammars = self.grammars.clone();
-        let prepared = self.inner.on_blocking_pool(move |inner| Ok((inner.request(&grammars, &prompt, &config)?, config))).await?;
+        let inner = &self.text.inner;
+        let prepared = inner.on_blocking_pool(move |inner| Ok((inner.request(&grammars, &prompt, &config)?, config))).await?;
         let ((request, splitter), config) = prepared;
-        let inner = &self.inner;
         let prompt = request.prompt.clone();
         // Ends at the room left in the window rather than at the client's own limit.
         let is_clamped = config.max_tokens.is_none_or(|max| max > request.sampling.max_tokens);
@@ -132,25 +132,23 @@ impl InferenceBackend for VllmLocal {
     }
 
     async fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError> {
-        let prompt = prompt.clone();
-        self.inner.on_blocking_pool(move |inner| inner.tokenize(&prompt)).await
+        self.text.tokenize(prompt).await
     }
 
     async fn detokenize(&self, tokens: &[u32]) -> Result<String, BackendError> {
-        let tokens = tokens.to_vec();
-        self.inner.on_blocking_pool(move |inner| inner.tokenizer.decode(&tokens, false).map_err(engine_error)).await
+        self.text.detokenize(tokens).await
     }
 
     fn token_str(&self, token: u32) -> Option<String> {
-        self.inner.tokenizer.token_str(token)
+        self.text.token_str(token)
     }
 
     fn default_config(&self) -> GenerationConfig {
-        self.inner.default_config.clone()
+        self.text.default_config()
     }
 
     fn capabilities(&self) -> &BackendCapabilities {
-        &self.inner.capabilities
+        self.text.capabilities()
     }
 
     fn stats(&self) -> BackendStats {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Options of the server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServerConfig {
     /// Keys that open the API; empty: no key is asked for.
     pub api_keys: Vec<String>,
@@ -26,6 +26,18 @@ pub struct ServerConfig {
     pub batch_dir: Option<PathBuf>,
     /// Served at `/version`.
     pub version: String,
+}
+
+/// With its keys counted, not shown.
+impl std::fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("ServerConfig");
+        shown.field("num_api_keys", &self.api_keys.len()).field("max_body_bytes", &self.max_body_bytes);
+        shown.field("max_concurrent_requests", &self.max_concurrent_requests).field("cors_origins", &self.cors_origins);
+        shown.field("request_timeout", &self.request_timeout).field("header_timeout", &self.header_timeout);
+        shown.field("drain_timeout", &self.drain_timeout).field("ping_interval", &self.ping_interval);
+        shown.field("batch_dir", &self.batch_dir).field("version", &self.version).finish()
+    }
 }
 
 impl Default for ServerConfig {
@@ -54,4 +66,16 @@ pub enum CorsOrigins {
     Any,
     /// These, as `scheme://host[:port]`.
     List(Vec<String>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_not_shown() {
+        let config = ServerConfig { api_keys: vec!["sesame".to_owned(), "open".to_owned()], ..ServerConfig::default() };
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("sesame") && shown.contains("num_api_keys: 2"), "{shown}");
+    }
 }

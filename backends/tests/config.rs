@@ -65,7 +65,7 @@ fn the_documented_variables_are_read() {
         ("REMOTE_OPENAI_API_KEY", "k2"),
         ("REMOTE_OPENAI_MODEL", "n"),
         ("REMOTE_OPENAI_TIMEOUT", "7"),
-        ("API_KEY", "a, b"),
+        ("API_KEY", "sesame1, sesame2"),
         ("HOST", "0.0.0.0"),
         ("PORT", "9000"),
     ];
@@ -82,7 +82,10 @@ fn the_documented_variables_are_read() {
     assert_eq!(config.remote_openai.timeout.as_secs(), 7);
     let shown = format!("{config:?}");
     assert!(!shown.contains("\"k1\"") && !shown.contains("\"k2\""), "a key in {shown}");
-    assert_eq!((config.server.api_keys.join("|"), config.server.host.as_str(), config.server.port), ("a|b".into(), "0.0.0.0", 9000));
+    let shown = format!("{shown} {:?} {:?}", config.server, config.vllm_remote);
+    assert!(!shown.contains("sesame") && !shown.contains("k1") && shown.contains("num_api_keys: 2"), "a key in {shown}");
+    let keys = config.server.api_keys.join("|");
+    assert_eq!((keys.as_str(), config.server.host.as_str(), config.server.port), ("sesame1|sesame2", "0.0.0.0", 9000));
 }
 
 #[test]

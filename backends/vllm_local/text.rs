@@ -17,7 +17,7 @@ use crate::{
 /// A model without its engine: reads and counts prompts, and refuses to generate. Clones share it.
 #[derive(Clone)]
 pub struct LocalText {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 impl LocalText {
@@ -46,7 +46,7 @@ impl LocalText {
     pub fn with_engine(&self, handle: EngineHandle) -> VllmLocal {
         let Inner { tokenizer, eos_token_ids, chat_template, .. } = &*self.inner;
         let grammars = Grammars::new(tokenizer.clone(), handle.vocab_size(), eos_token_ids, chat_template.as_ref());
-        VllmLocal { inner: self.inner.clone(), grammars: Arc::new(grammars), handle }
+        VllmLocal { text: self.clone(), grammars: Arc::new(grammars), handle }
     }
 }
 
