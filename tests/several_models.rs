@@ -54,7 +54,7 @@ fn need(folder: &Path) -> usize {
     needs.into_iter().max().expect("two models")
 }
 
-fn serve_both(load_models: &str) -> Served {
+fn serve_both(load_models: &str, swap_space: usize) -> Served {
     let folder = home();
     // More than either, less than both.
     let budget = need(folder.path()) * 3 / 2;
@@ -62,7 +62,8 @@ fn serve_both(load_models: &str) -> Served {
         let path = folder.path().join(format!("{arch}-s{seed}"));
         format!("[[models]]\nname = \"{name}\"\npath = \"{}\"\naliases = [\"{name}-alias\"]\n", path.display())
     };
-    let options = format!("model_memory_bytes = {budget}\nload_models = \"{load_models}\"\nkv_cache_bytes = {KV_BYTES}\n");
+    let options = format!("model_memory_bytes = {budget}\nload_models = \"{load_models}\"\nkv_cache_bytes = {KV_BYTES}\n")
+        + &format!("swap_space = {swap_space}\n");
     let file = folder.path().join("pagoda.toml");
     fs::write(&file, options + &MODELS.map(entry).concat()).expect("written");
     let file = file.display().to_string();
@@ -70,9 +71,9 @@ fn serve_both(load_models: &str) -> Served {
     start(folder, &[&["serve", "--config", &file, "--port", "0"], &sizes[..]].concat())
 }
 
-#[test]
-fn clients_mix_two_models_with_memory_for_one() {
-    let server = serve_both("start");
+/// The log of a server on which many clients mixed both models, and how many answers it gave.
+fn mix(swap_space: usize) -> (String, usize) {
+    let server = serve_both("start", swap_space);
     // Alone, one after the other.
     let mut expected = HashMap::new();
     for (name, _, _) in MODELS {
@@ -105,8 +106,24 @@ fn clients_mix_two_models_with_memory_for_one() {
     let prompts: f64 = metrics.lines().filter(|line| line.starts_with("vllm:prompt_tokens_total")).map(value).sum();
     assert!(queried == prompts && prompts > 0.0, "{queried} {prompts}");
     let log = fs::read_to_string(&server.stderr).expect("a log");
+    (log, told)
+}
+
+#[test]
+fn clients_mix_two_models_with_memory_for_one() {
+    let (log, num_answers) = mix(0);
     let num_unloads = log.matches("model unloaded").count();
-    assert!(num_unloads >= 2 && num_unloads < told / 2, "{num_unloads} unloads for {told} answers");
+    assert!(num_unloads >= 2 && num_unloads < num_answers / 2, "{num_unloads} unloads for {num_answers} answers");
+    assert!(!log.contains("model asleep"), "{log}");
+}
+
+#[test]
+fn with_room_for_their_weights_models_sleep_and_are_loaded_once() {
+    let (log, _) = mix(1);
+    let count = |what: &str| log.matches(what).count();
+    assert_eq!((count("model loaded"), count("model unloaded")), (2, 0), "{log}");
+    // The second is loaded and not woken, when it takes the place of the first.
+    assert!(count("model asleep") >= 2 && count("model awake") + 1 >= count("model asleep"), "{log}");
 }
 
 fn value(line: &str) -> f64 {
@@ -115,7 +132,7 @@ fn value(line: &str) -> f64 {
 
 #[test]
 fn a_model_is_loaded_at_its_first_use() {
-    let server = serve_both("first_use");
+    let server = serve_both("first_use", 0);
     let log = || fs::read_to_string(&server.stderr).expect("a log");
     let (_, models) = send(&server.address, "GET", "/v1/models", "");
     let models: Value = serde_json::from_str(&models).expect("JSON");
