@@ -122,14 +122,16 @@ impl std::fmt::Debug for RemoteOptions {
 /// Options of the huggingface backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HuggingFaceOptions {
-    /// Device.
+    /// auto, cpu, cuda.
     pub device: String,
-    /// Quantization.
+    /// bitsandbytes: NF4.
     pub quantization: Option<String>,
-    /// 4-bit loading.
+    /// The same by another name.
     pub load_4bit: bool,
     /// Flash attention.
     pub flash_attention: bool,
+    /// The worker's binary.
+    pub worker: Option<PathBuf>,
 }
 
 /// Everything, resolved and checked.
@@ -206,6 +208,7 @@ impl Config {
                 quantization: values.text("hf_quantization"),
                 load_4bit: values.switch("hf_load_4bit"),
                 flash_attention: values.switch("hf_flash_attention"),
+                worker: values.text("hf_worker").map(PathBuf::from),
             },
             vllm_remote: values.remote("vllm_remote"),
             remote_openai: values.remote("remote_openai"),

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use pagoda_engine::description::unknown_architecture;
 use pagoda_engine::loader::{self, DenseCopy, DeviceChoice, EngineOptions, KvDtype, LoadProgress};
 use pagoda_engine::memory_plan::MemoryPlan;
 use pagoda_engine::models::config::ModelConfig as ModelShape;
@@ -17,17 +18,13 @@ use crate::pooling_local::kind_of;
 use crate::registry::{BackendKind, ModelConfig, ModelType};
 use crate::remote::RemoteSettings;
 use crate::remote::serving::{self, ServedRemote, ServingError, Wanted};
-use crate::{BackendError, InferenceBackend, PoolingLocal, VllmLocal, remote_openai, vllm_remote};
-
-/// Kinds that this build can make.
-pub const AVAILABLE: &[BackendKind] = &[BackendKind::VllmLocal, BackendKind::VllmRemote, BackendKind::RemoteOpenai];
+use crate::{
+    BackendError, HuggingFace, HuggingFaceError, HuggingFaceSettings, InferenceBackend, PoolingLocal, VllmLocal, remote_openai, vllm_remote,
+};
 
 /// Why a backend could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum FactoryError {
-    /// The kind is known but not built in.
-    #[error("backend kind `{}` is not available in this build; available: {}", .0.as_str(), available())]
-    Kind(BackendKind),
     /// The option has no effect in this build and must not be ignored.
     #[error("{option}: `{value}`: {reason}")]
     Option {
@@ -61,10 +58,9 @@ pub enum FactoryError {
     /// The engine refused the model.
     #[error(transparent)]
     Engine(#[from] EngineError),
-}
-
-fn available() -> String {
-    AVAILABLE.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ")
+    /// The huggingface backend refused it.
+    #[error(transparent)]
+    HuggingFace(#[from] HuggingFaceError),
 }
 
 /// The kind to use for a model, and why.
@@ -78,14 +74,24 @@ pub fn detect(config: &Config, model: Option<&ModelConfig>) -> (BackendKind, &'s
     }
 }
 
+/// Whether a model of files goes to the huggingface backend because nobody asked for a kind and pagoda's own engine has not its
+/// architecture; says so then.
+///
+/// # Errors
+/// A damaged file.
+pub fn detect_files(config: &Config, model: Option<&ModelConfig>, path: &Path) -> EngineResult<Option<String>> {
+    let is_asked = config.backend.is_some() || model.is_some_and(|model| model.backend_type.is_some());
+    if is_asked || detect(config, model).0 != BackendKind::VllmLocal {
+        return Ok(None);
+    }
+    Ok(unknown_architecture(path)?.map(|unknown| format!("the engine has not the architecture: {unknown}")))
+}
+
 /// Checks what can be known before any file is opened.
 ///
 /// # Errors
 /// A kind, a type of model or an option that this build does not have.
 pub fn check(kind: BackendKind, model: Option<&ModelConfig>, config: &Config) -> Result<(), FactoryError> {
-    if !AVAILABLE.contains(&kind) {
-        return Err(FactoryError::Kind(kind));
-    }
     if let Some(model_type) = model_type(model, config).filter(|wanted| *wanted != ModelType::CausalLm && kind != BackendKind::VllmLocal) {
         return Err(FactoryError::Type(model_type.as_str(), kind));
     }
@@ -144,6 +150,9 @@ pub fn create(
     if is_remote(kind) {
         return Err(FactoryError::NoFiles(kind));
     }
+    if kind == BackendKind::HuggingFace {
+        return Ok(Arc::new(load_huggingface(path, &huggingface_settings(model, config), progress)?));
+    }
     let options = options_for(model, config);
     if let Some(kind) = kind_of(path, model_type(model, config))? {
         return Ok(Arc::new(PoolingLocal::new(pooling::load(path, Some(kind), &options, progress)?)));
@@ -179,6 +188,39 @@ pub fn load_local(
     let mut model = loader::load(path, options, progress)?;
     model.chat_template = template.or(model.chat_template);
     Ok(VllmLocal::new(model))
+}
+
+/// Starts a worker with a model.
+///
+/// # Errors
+/// Whatever the worker says about files and options.
+pub fn load_huggingface(
+    path: &Path,
+    settings: &HuggingFaceSettings,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<HuggingFace, HuggingFaceError> {
+    let files = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let weights = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "safetensors"));
+    let total_bytes: u64 = weights.filter_map(|file| Some(file.path().metadata().ok()?.len())).sum();
+    let total_bytes = usize::try_from(total_bytes).unwrap_or(usize::MAX);
+    HuggingFace::load(path, settings, &mut |done, layers| {
+        progress(LoadProgress { stage: "weights", done_bytes: total_bytes / layers.max(1) * done, total_bytes });
+    })
+}
+
+/// The huggingface backend's settings for a model.
+pub fn huggingface_settings(model: Option<&ModelConfig>, config: &Config) -> HuggingFaceSettings {
+    let (wanted, native) = (&config.huggingface, &config.native);
+    HuggingFaceSettings {
+        worker: wanted.worker.clone(),
+        device: wanted.device.clone(),
+        four_bit: wanted.load_4bit || wanted.quantization.is_some() || model.is_some_and(|model| model.quantize_4bit),
+        flash_attention: wanted.flash_attention,
+        threads: native.threads,
+        max_model_len: model.and_then(|model| model.context_length).or(native.max_model_len),
+        max_waiting: native.max_waiting,
+        chat_template: native.chat_template.clone(),
+    }
 }
 
 pub(crate) fn template_from(file: &Path, model: &Path) -> EngineResult<ChatTemplate> {

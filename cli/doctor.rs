@@ -8,6 +8,7 @@ use pagoda::hub::Hub;
 use pagoda_backends::config::Config;
 use pagoda_backends::factory;
 use pagoda_backends::pool::local::{LocalModel, budget_bytes, pooled_options};
+use pagoda_backends::registry::BackendKind;
 use pagoda_backends::settings::Origin;
 use pagoda_engine::loader::{self, EngineOptions};
 use pagoda_engine::request::{Event, Request};
@@ -125,15 +126,21 @@ fn backend_section(text: &mut String, hub: &Hub, config: &Config, arguments: &Ar
 
 /// `num_targets`: how many models share the memory.
 fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, num_targets, load): (&Target, usize, bool)) -> Result<()> {
+    let path = if factory::is_remote(target.kind) { None } else { target.find(hub)? };
+    let settled = path.as_ref().map(|path| target.settled(config, path)).transpose()?;
+    let target = settled.as_ref().unwrap_or(target);
     writeln!(text, "  kind      {} ({})", target.kind.as_str(), target.reason)?;
     if factory::is_remote(target.kind) {
         return remote::doctor_lines(text, target.kind, config);
     }
-    let Some(path) = target.find(hub)? else {
+    let Some(path) = path else {
         writeln!(text, "  model     not on this machine yet; `pagoda pull` fetches it")?;
         return Ok(());
     };
     writeln!(text, "  model     {}", path.display())?;
+    if target.kind == BackendKind::HuggingFace {
+        return huggingface_lines(text, config, (target, path.as_path()), load);
+    }
     let options = match num_targets {
         1 => factory::options_for(target.entry.as_ref(), config),
         _ => pooled_options(&LocalModel { name: String::new(), path: path.clone(), entry: target.entry.clone() }, num_targets, config)?,
@@ -145,6 +152,21 @@ fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, num_targ
     }
     if load {
         taken_line(text, &path, &options)?;
+    }
+    Ok(())
+}
+
+/// Where the worker is; with `load`, what it says of the model.
+fn huggingface_lines(text: &mut String, config: &Config, (target, path): (&Target, &Path), load: bool) -> Result<()> {
+    let settings = factory::huggingface_settings(target.entry.as_ref(), config);
+    let worker = settings.worker_program();
+    let presence = if worker.is_file() { "" } else { " (not there: build it, docs/backends.md)" };
+    writeln!(text, "  worker    {}{presence}", worker.display())?;
+    if load {
+        let backend = factory::load_huggingface(path, &settings, &mut |_| {})?;
+        let loaded = backend.loaded();
+        let (weights, max_len) = (bytes(loaded.weight_bytes as u64), loaded.max_len);
+        writeln!(text, "  family    {}, context {max_len}, on {}, weights {weights}", loaded.family, loaded.device)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Which models a command runs and how they get from a name to a backend.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ pub struct Target {
     /// Kind of backend.
     pub kind: BackendKind,
     /// Why that kind.
-    pub reason: &'static str,
+    pub reason: String,
 }
 
 /// A running model.
@@ -64,7 +64,7 @@ pub fn target_for(config: &Config, argument: Option<&str>) -> Result<Target> {
 
 fn target(config: &Config, reference: Option<&str>, entry: Option<&ModelConfig>) -> Target {
     let (kind, reason) = factory::detect(config, entry);
-    Target { reference: reference.map(str::to_string), entry: entry.cloned(), kind, reason }
+    Target { reference: reference.map(str::to_string), entry: entry.cloned(), kind, reason: reason.into() }
 }
 
 impl Target {
@@ -86,6 +86,17 @@ impl Target {
         Ok(hub.find(self.source().as_deref())?.map(|located| located.path))
     }
 
+    /// The same with the kind that its files ask for, once they are here.
+    pub fn settled(&self, config: &Config, path: &Path) -> Result<Target> {
+        let Target { reference, entry, kind, reason } = self;
+        let (kind, reason) = match factory::detect_files(config, entry.as_ref(), path)? {
+            Some(reason) => (BackendKind::HuggingFace, reason),
+            None => (*kind, reason.clone()),
+        };
+        factory::check(kind, entry.as_ref(), config)?;
+        Ok(Target { reference: reference.clone(), entry: entry.clone(), kind, reason })
+    }
+
     /// The model of a command that runs one: the first that runs.
     pub fn load(&self, hub: &Hub, config: &Config, progress: &mut Progress) -> Result<Running> {
         self.start(hub, config, progress)?.into_iter().next().context("the service has no model")
@@ -96,6 +107,7 @@ impl Target {
         if !factory::is_remote(self.kind) {
             return Ok(vec![self.load_files(hub, config, progress)?]);
         }
+        info!(kind = self.kind.as_str(), reason = self.reason, "backend");
         let wanted = Wanted { name: self.reference.as_deref(), entry: self.entry.as_ref() };
         let served = remote::load(self.kind, wanted, config)?;
         Ok(served.into_iter().map(|served| self.running(served.name, served.backend)).collect())
@@ -104,8 +116,10 @@ impl Target {
     /// Finds the files and loads them.
     fn load_files(&self, hub: &Hub, config: &Config, progress: &mut Progress) -> Result<Running> {
         let located = self.locate(hub, progress)?;
+        let Target { kind, reason, entry, .. } = self.settled(config, &located.path)?;
+        info!(kind = kind.as_str(), reason, "backend");
         let started = Instant::now();
-        let backend = factory::create(self.kind, &located.path, self.entry.as_ref(), config, &mut shown(progress, &located.name))?;
+        let backend = factory::create(kind, &located.path, entry.as_ref(), config, &mut shown(progress, &located.name))?;
         progress.finish();
         let name = self.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
         info!(model = name, seconds = started.elapsed().as_secs_f32(), "model loaded");
@@ -124,14 +138,14 @@ pub fn load_all(targets: &[Target], hub: &Hub, config: &Config, progress: &mut P
     let mut running = Vec::with_capacity(targets.len());
     let (mut local, mut places) = (Vec::new(), Vec::new());
     for target in targets {
-        info!(kind = target.kind.as_str(), reason = target.reason, "backend");
         if targets.len() == 1 || target.kind != BackendKind::VllmLocal {
             running.extend(target.start(hub, config, progress)?);
             continue;
         }
         let located = target.locate(hub, progress)?;
         // Models of embeddings and rerankers are small beside those that generate, and stay.
-        if factory::generates(&located.path, target.entry.as_ref(), config)? {
+        let is_native = target.settled(config, &located.path)?.kind == BackendKind::VllmLocal;
+        if is_native && factory::generates(&located.path, target.entry.as_ref(), config)? {
             let name = target.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
             local.push(LocalModel { name: name.clone(), path: located.path, entry: target.entry.clone() });
             places.push((running.len() + places.len(), name, target));
@@ -158,6 +172,8 @@ pub fn load_engine(config: &Config, argument: Option<&str>, command: &str, adjus
     ensure!(target.kind == BackendKind::VllmLocal, "--backend: `{}`: {command} measures vllm_local", target.kind.as_str());
     let mut progress = Progress::new();
     let located = target.locate(&context::hub()?, &mut progress)?;
+    let target = target.settled(config, &located.path)?;
+    ensure!(target.kind == BackendKind::VllmLocal, "{command} measures vllm_local; {}", target.reason);
     let mut options = factory::options_for(target.entry.as_ref(), config);
     adjust(&mut options);
     let model = loader::load(&located.path, &options, &mut shown(&mut progress, &located.name))?;

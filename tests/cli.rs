@@ -36,7 +36,7 @@ fn wrong_options() {
 
 #[test]
 fn kinds_of_backend_that_are_not_there() {
-    fails(&["serve", "--backend", "huggingface"], 1, &["`huggingface`", "is not available in this build; available: vllm_local"]);
+    fails(&["serve", "--hf-device", "tpu"], 1, &["--hf-device: `tpu`", "one of auto, cpu, cuda"]);
     fails(&["serve", "--backend", "vllm_remote"], 1, &["`vllm_remote`: --vllm-remote-url (VLLM_REMOTE_URL) is not set"]);
     let away = ["serve", "--port", "0", "--log-level", "error", "--vllm-remote-url", "http://127.0.0.1:9"];
     fails(&away, 1, &["--vllm-remote-model is not set", "cannot be reached"]);

@@ -4,6 +4,7 @@ pub mod command;
 mod deliveries;
 pub mod engine;
 pub mod handle;
+mod outside;
 mod requests;
 mod rest;
 pub mod stats;
@@ -11,4 +12,5 @@ mod steps;
 
 pub use engine::{EngineConfig, start, start_runner};
 pub use handle::{EngineHandle, RequestStream};
+pub use outside::OutsideModel;
 pub use stats::{EngineStats, STEP_SIZE_BOUNDS, StepSizes};

@@ -26,7 +26,7 @@ pub use forced::Forced;
 pub use gguf_file::{GGUFS, GgufWriter, write_tiny_gguf};
 pub use quantised::{QUANTISED, write_quantised};
 pub use raw_file::{RawTensor, raw_file};
-pub use tensors::{TinyTensor, tiny_tensors};
+pub use tensors::{TinyTensor, noise_tensor, tiny_tensors};
 
 /// Rows of every tiny vocabulary; the last three are `<|im_start|>`, `<|im_end|>` (EOS) and `<|pad|>`.
 pub const VOCAB: usize = 768;
@@ -44,12 +44,15 @@ pub fn tiny_config(arch: &str) -> Value {
 
 /// Writes `dir/<arch>-s<seed>` with config, generation config, tokeniser and bf16 weights, and returns its path.
 pub fn write_tiny(dir: &Path, arch: &str, seed: u64) -> PathBuf {
-    let folder = dir.join(format!("{arch}-s{seed}"));
-    std::fs::create_dir_all(&folder).expect("the test folder can be made");
-    let config = archs::config(arch);
+    write_folder(&dir.join(format!("{arch}-s{seed}")), &archs::config(arch), &tiny_tensors(arch, seed))
+}
+
+/// Writes a folder with this config.json and these weights, and what every tiny checkpoint has beside them; returns its path.
+pub fn write_folder(folder: &Path, config: &Value, tensors: &[TinyTensor]) -> PathBuf {
+    std::fs::create_dir_all(folder).expect("the test folder can be made");
     let put = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("the test folder can be written");
     let put_json = |name: &str, value: &Value| put(name, value.to_string().as_bytes());
-    put("model.safetensors", &safetensors_file(&tiny_tensors(arch, seed)));
+    put("model.safetensors", &safetensors_file(tensors));
     put_json("generation_config.json", &json!({"bos_token_id": VOCAB - 3, "eos_token_id": VOCAB - 2}));
     put_json("tokenizer.json", &tokenizer::tokenizer_json());
     put_json(
@@ -59,8 +62,8 @@ pub fn write_tiny(dir: &Path, arch: &str, seed: u64) -> PathBuf {
             "clean_up_tokenization_spaces": false, "model_max_length": config["max_position_embeddings"], "chat_template": CHAT_TEMPLATE,
         }),
     );
-    put_json("config.json", &config);
-    folder
+    put_json("config.json", config);
+    folder.to_owned()
 }
 
 /// A safetensors file of bf16 tensors in the given order.

@@ -24,6 +24,12 @@ impl TinyTensor {
     }
 }
 
+/// A tensor of noise: the same for the same seed, name and shape.
+pub fn noise_tensor(seed: u64, name: &str, shape: &[usize], deviation: f64, mean: f64) -> TinyTensor {
+    let bits = noise(seed, name, shape.iter().product(), deviation, mean);
+    TinyTensor { name: name.to_owned(), shape: shape.to_vec(), bits }
+}
+
 struct Maker {
     arch: String,
     config: Value,
@@ -64,8 +70,7 @@ impl Maker {
     }
 
     fn put(&mut self, name: &str, shape: &[usize], deviation: f64, mean: f64) {
-        let bits = noise(self.seed, name, shape.iter().product(), deviation, mean);
-        self.tensors.push(TinyTensor { name: name.to_owned(), shape: shape.to_vec(), bits });
+        self.tensors.push(noise_tensor(self.seed, name, shape, deviation, mean));
     }
 
     fn linear(&mut self, stem: &str, n: usize, k: usize, gain: f64) {

@@ -20,7 +20,7 @@ pub mod safetensors;
 pub mod safetensors_file;
 pub mod size;
 mod store;
-mod text_files;
+pub(crate) mod text_files;
 
 pub use checkpoint::Checkpoint;
 pub use names::Names;
