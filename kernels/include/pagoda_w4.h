@@ -6,7 +6,8 @@
  *
  * Tiles of 16 rows x 64 columns, all of the same size, in the order [ceil(n / 16)][k / 64]; rows past n have scale 0. In a tile:
  *   0..512          codes. Lane l = 4 g + t of a warp owns 16 bytes at 16 l: words j = 0..3, each of the bytes {row g; columns c, c + 1},
- *                   {row g + 8; the same}, {row g; c + 2, c + 3}, {row g + 8; the same} with c = 16 t + 4 j; the low nibble is the smaller
+ *                   {row g + 8; the same}, {row g; c + 8, c + 9}, {row g + 8; the same} with c = 16 j + 2 t; the low nibble is the smaller.
+ *                   So word j is operand a of an mma.m16n8k16 for the columns from 16 j on
  *   then 32 G       scales f16 [G][8][2]: rows g and g + 8 are a pair; G = scales_per_tile: 1 for groups of 64 or more columns, 2 for 32,
  *                   4 for 16
  *   then 32 G       zeros f16 [G][8][2], in units of the book; only with has_zeros

@@ -1,21 +1,24 @@
 //! Products with 4-bit weights against an f64 reference on the host. Needs a GPU and a build with nvcc; says so and passes where one is missing.
 #![allow(unsafe_code, clippy::print_stderr)]
 
+mod w4_tiles;
+
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
-use half::{bf16, f16};
+use half::bf16;
 use pagoda_kernels::heuristics::{GpuClass, MAX_W4_TOKENS, SumOrder, W4Kernel, W4Plan, W4Shape, w4_plan};
 use pagoda_kernels::ops::gemm::{Epilogue, Start};
-use pagoda_kernels::ops::w4::{W4Layout, W4Matrix};
+use pagoda_kernels::ops::w4::{W4Codes, W4Layout, W4Matrix, w4_pack};
 use pagoda_kernels::ops::w4_gemm::{W4Gemm, w4_gemm};
 use pagoda_kernels::ops::{DType, DeviceBytes, Stream};
+
+use self::w4_tiles::{NF4, Noise, RandomMatrix, SCALE_FACTOR, WHOLE};
 
 /// Columns behind every row of the output, which nobody may write.
 const GAP: usize = 4;
 const POISON: u8 = 0xa5;
-const SCALE_FACTOR: f32 = 1.0 / 4096.0;
 
 /// A stream on the first GPU and its class, or None with the reason on stderr.
 fn gpu() -> Option<(Arc<CudaStream>, GpuClass)> {
@@ -29,24 +32,6 @@ fn gpu() -> Option<(Arc<CudaStream>, GpuClass)> {
     Some((context.new_stream().expect("stream"), class))
 }
 
-/// SplitMix64.
-struct Noise(u64);
-
-impl Noise {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// In [-1, 1), as bf16.
-    fn values(&mut self, len: usize) -> Vec<bf16> {
-        (0..len).map(|_| bf16::from_f64((self.bits() >> 11) as f64 / (1u64 << 52) as f64 - 1.0)).collect()
-    }
-}
-
 fn bytes<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> DeviceBytes {
     let (address, _sync) = slice.device_ptr(stream);
     // SAFETY: the tests keep every slice until they have read the results back, and use one stream.
@@ -58,58 +43,24 @@ fn raw(stream: &CudaStream) -> Stream {
     unsafe { Stream::from_raw(stream.cu_stream().cast()) }
 }
 
-/// Whole numbers, which bf16 holds, and a book that it does not.
-const WHOLE: [f32; 16] = [-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
-const NF4: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
-
-/// Tiles of random codes, scales and zeros as pagoda_w4.h draws them, and the weights that they stand for: `[n, k]`.
-fn random_matrix(layout: &W4Layout, book: &[f32; 16], noise: &mut Noise) -> (Vec<u8>, Vec<f64>) {
-    let (n, k, groups) = (layout.n, layout.k, layout.groups());
-    let codes: Vec<u8> = (0..n * k).map(|_| (noise.bits() >> 60) as u8).collect();
-    let scales: Vec<f16> = (0..n * groups).map(|_| f16::from_f64(512.0 + (noise.bits() >> 54) as f64)).collect();
-    let zeros: Vec<f16> = (0..n * groups).map(|_| f16::from_f64(if layout.zeros { (noise.bits() >> 61) as f64 } else { 0.0 })).collect();
-    let (cols, per_tile) = (k / 64, layout.scales_per_tile());
-    let mut tiles = vec![0u8; layout.bytes()];
-    let mut weights = vec![0.0; n * k];
-    for row in 0..n {
-        let half = n / 2;
-        let (tile_row, r) = match layout.interleaved {
-            false => (row / 16, row % 16),
-            true => (row % half / 8, row % half % 8 + row / half * 8),
-        };
-        for col in 0..k {
-            let at = (tile_row * cols + col / 64) * layout.tile_bytes();
-            let (c, group) = (col % 64, row * groups + col / layout.group);
-            let byte = at + 16 * (4 * (r % 8) + c % 8 / 2) + 4 * (c / 16) + 2 * (c % 16 / 8) + r / 8;
-            tiles[byte] |= codes[row * k + col] << (4 * (c % 2));
-            let factor = at + 512 + 2 * (16 * (c / 16 * per_tile / 4) + 2 * (r % 8) + r / 8);
-            tiles[factor..factor + 2].copy_from_slice(&scales[group].to_le_bytes());
-            if layout.zeros {
-                let zero = factor + 32 * per_tile;
-                tiles[zero..zero + 2].copy_from_slice(&zeros[group].to_le_bytes());
-            }
-            let code = f64::from(book[usize::from(codes[row * k + col])]);
-            weights[row * k + col] = (code - zeros[group].to_f64()) * scales[group].to_f64() * f64::from(SCALE_FACTOR);
-        }
-    }
-    (tiles, weights)
+/// The tiles of a matrix, made on the GPU: what products are given is what loading gives them.
+fn packed(stream: &Arc<CudaStream>, layout: W4Layout, book: [f32; 16], matrix: &RandomMatrix, expected: &[u8]) -> CudaSlice<u8> {
+    let codes = stream.clone_htod(&matrix.packed_codes()).expect("codes");
+    let scales: Vec<f32> = matrix.scales.iter().map(|scale| scale.to_f32() * SCALE_FACTOR).collect();
+    let scales = stream.clone_htod(&scales).expect("scales");
+    let zeros = stream.clone_htod(&matrix.zeros).expect("zeros");
+    let tiles = stream.clone_htod(&vec![POISON; layout.bytes()]).expect("tiles");
+    let from = W4Codes {
+        codes: bytes(&codes, stream),
+        first_high: false,
+        scales: bytes(&scales, stream),
+        zeros: layout.zeros.then(|| (bytes(&zeros, stream), 0)),
+    };
+    w4_pack(&W4Matrix { tiles: bytes(&tiles, stream), layout, book, scale_factor: SCALE_FACTOR }, &from, raw(stream)).expect("pack");
+    let got = stream.clone_dtoh(&tiles).expect("tiles");
+    let difference = (0..got.len()).find(|&i| got[i] != expected[i]);
+    assert_eq!(difference, None, "{layout:?}: first byte of the tiles that pagoda_w4.h draws otherwise");
+    tiles
 }
 
 /// How one product is made.
@@ -141,7 +92,9 @@ struct Problem {
 impl Problem {
     fn new(stream: &Arc<CudaStream>, layout: W4Layout, book: [f32; 16]) -> Problem {
         let mut noise = Noise(layout.n as u64 * 7 + layout.k as u64);
-        let (tiles, weights) = random_matrix(&layout, &book, &mut noise);
+        let matrix = RandomMatrix::new(&layout, &mut noise);
+        let (tiles, weights) = matrix.tiles(&layout, &book);
+        let tiles_gpu = packed(stream, layout, book, &matrix, &tiles);
         let (x, bias) = (noise.values(MAX_W4_TOKENS * layout.k), noise.values(layout.n));
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).fold((0.0, 0.0), |(sum, size), (a, b)| (sum + a * b, size + (a * b).abs()));
         let x_wide: Vec<f64> = x.iter().map(|v| v.to_f64()).collect();
@@ -150,7 +103,7 @@ impl Problem {
             sums,
             residual: noise.values(MAX_W4_TOKENS * (layout.n + GAP)),
             x_gpu: stream.clone_htod(&x).expect("x"),
-            tiles_gpu: stream.clone_htod(&tiles).expect("tiles"),
+            tiles_gpu,
             bias_gpu: stream.clone_htod(&bias.iter().map(|v| v.to_f32()).collect::<Vec<f32>>()).expect("bias"),
             bias,
             layout,

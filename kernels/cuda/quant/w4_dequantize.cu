@@ -1,8 +1,8 @@
 // pagoda_w4_dequantize: tiles become rows of bf16, for products of many tokens; pagoda_w4_gather_rows: some rows, for the embedding.
 //
 // w = (book[code] - zero) * scale in f32, rounded once: the definition in engine/weights/quant/coded.rs but for the scale's own rounding.
-// One warp a tile. A lane has 16 columns of two rows, 32 bytes each; neighbours swap halves, so that a store of a warp fills whole
-// sectors. The book lies in shared memory, a bank a value: no conflicts. Bound by memory: 0.53 bytes read and 2 written a weight.
+// One warp a tile. A lane has eight pairs of columns, 8 columns apart, of two rows; the four lanes of a row swap them, so that each stores 16
+// bytes, and a store of a warp fills whole sectors. The book lies in shared memory, a bank a value: no conflicts. Bound by memory: 0.53 bytes read and 2 written a weight.
 #include "../common/launch.cuh"
 #include "../common/vec.cuh"
 #include "w4_tile.cuh"
@@ -18,49 +18,58 @@ __device__ __forceinline__ void fill_book(float (&book_smem)[16], const pagoda_w
   __syncthreads();
 }
 
-// Columns 4 j .. 4 j + 3 of a lane, of its first row (half 0) or its second: two bytes of word j.
+// Columns 16 j + 2 t, the next, and those 8 further, of a lane's first row (half 0) or its second: two bytes of word j.
 __device__ __forceinline__ void decode4(float (&v)[4], uint32_t word, int half, const W4Factors &factors, const float (&book_smem)[16]) {
 #pragma unroll
   for (int e = 0; e < 4; ++e) v[e] = factors.weight(book_smem[word >> (8 * half + 16 * (e / 2) + 4 * (e % 2)) & 15]);
 }
 
-// 16 columns of one row as bf16.
-struct LaneRow {
-  uint4 low, high;
+// Word i of lane t becomes word t of lane i, of four neighbours.
+__device__ __forceinline__ void transpose_words(uint32_t (&v)[4], int t) {
+  const bool odd = t & 1, late = t & 2;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? v[i] : v[i + 1], 1);
+    if (odd) v[i] = got;
+    else v[i + 1] = got;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t got = __shfl_xor_sync(0xffffffffu, late ? v[i] : v[i + 2], 2);
+    if (late) v[i] = got;
+    else v[i + 2] = got;
+  }
+}
 
-  __device__ __forceinline__ LaneRow(uint4 codes, int half, const W4Factors &factors, const float (&book_smem)[16]) {
+// 16 columns of one row as bf16: pair i is columns 8 i + 2 t and the next.
+struct LaneRow {
+  uint32_t pairs[2][4];
+
+  __device__ __forceinline__ LaneRow(const pagoda_w4_matrix &m, const W4Tile &tile, const uint8_t *tile_gmem, uint4 codes, int row, const float (&book_smem)[16]) {
     const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
-    uint32_t pairs[8];
+    W4Factors factors(m, tile, tile_gmem, row, 0);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
+      if (j > 0 && j * tile.scales % 4 == 0) factors = W4Factors(m, tile, tile_gmem, row, j);
       float v[4];
-      decode4(v, words[j], half, factors, book_smem);
-      pairs[2 * j] = pack_bf16(v[0], v[1]);
-      pairs[2 * j + 1] = pack_bf16(v[2], v[3]);
+      decode4(v, words[j], row / 8, factors, book_smem);
+      pairs[j / 2][j % 2 * 2] = pack_bf16(v[0], v[1]);
+      pairs[j / 2][j % 2 * 2 + 1] = pack_bf16(v[2], v[3]);
     }
-    low = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-    high = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
   }
 
-  // Even lanes store the low halves' first 16 bytes of a pair of lanes, odd lanes what lies beside them: one sector, then the next.
-  __device__ __forceinline__ void store(bf16 *row_gmem, int t, bool inside) const {
-    const bool odd = t % 2;
-    const uint4 give = odd ? low : high;
-    uint4 got;
-    got.x = __shfl_xor_sync(0xffffffffu, give.x, 1);
-    got.y = __shfl_xor_sync(0xffffffffu, give.y, 1);
-    got.z = __shfl_xor_sync(0xffffffffu, give.z, 1);
-    got.w = __shfl_xor_sync(0xffffffffu, give.w, 1);
-    if (!inside) return;
-    bf16 *pair_gmem = row_gmem + (t - odd) * W4Tile::kLaneCols + odd * 8;
-    ptx::store_16b(pair_gmem, odd ? got : low);
-    ptx::store_16b(pair_gmem + W4Tile::kLaneCols, odd ? high : got);
-  }
-
-  __device__ __forceinline__ void scatter(bf16 *row_gmem, const int32_t *order) const {
-    const uint32_t pairs[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  // All lanes call it.
+  __device__ __forceinline__ void store(bf16 *row_gmem, int t, bool inside) {
 #pragma unroll
-    for (int e = 0; e < W4Tile::kLaneCols; ++e) row_gmem[order[e]] = __ushort_as_bfloat16(static_cast<uint16_t>(pairs[e / 2] >> (16 * (e % 2))));
+    for (int h = 0; h < 2; ++h) {
+      transpose_words(pairs[h], t);
+      if (inside) ptx::store_16b(row_gmem + 32 * h + 8 * t, make_uint4(pairs[h][0], pairs[h][1], pairs[h][2], pairs[h][3]));
+    }
+  }
+
+  __device__ __forceinline__ void scatter(bf16 *row_gmem, const int32_t *order, int t) const {
+#pragma unroll
+    for (int e = 0; e < W4Tile::kLaneCols; ++e) row_gmem[order[e / 2 * 8 + 2 * t + e % 2]] = __ushort_as_bfloat16(static_cast<uint16_t>(pairs[e / 8][e / 2 % 4] >> (16 * (e % 2))));
   }
 };
 
@@ -77,18 +86,18 @@ __global__ void __launch_bounds__(kThreads) w4_dequantize_kernel(const __grid_co
   if (row_tile * W4Tile::kRows >= p.num_rows) return;
   const uint8_t *tile_gmem = static_cast<const uint8_t *>(m.tiles) + tile.offset(p.first_tile + row_tile, col_tile);
   const uint4 codes = ptx::load_16b(tile_gmem + 16 * lane);
-  const LaneRow rows[2] = {{codes, 0, W4Factors(m, tile, tile_gmem, g, t), book_smem}, {codes, 1, W4Factors(m, tile, tile_gmem, g + 8, t), book_smem}};
+  LaneRow rows[2] = {{m, tile, tile_gmem, codes, g, book_smem}, {m, tile, tile_gmem, codes, g + 8, book_smem}};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = m.interleaved ? half * (p.num_rows / 2) + row_tile * 8 + g : row_tile * W4Tile::kRows + 8 * half + g;
     bf16 *row_gmem = static_cast<bf16 *>(p.out) + static_cast<int64_t>(row) * m.k;
     const int col = col_tile * W4Tile::kCols;
     if (!p.order) rows[half].store(row_gmem + col, t, row < p.num_rows);
-    else if (row < p.num_rows) rows[half].scatter(row_gmem, p.order + col + t * W4Tile::kLaneCols);
+    else if (row < p.num_rows) rows[half].scatter(row_gmem, p.order + col, t);
   }
 }
 
-// One CTA a row, a thread 16 columns at a time.
+// One CTA a row, a thread the 16 columns of a step at a time.
 template <typename Out> __global__ void __launch_bounds__(kThreads) w4_gather_rows_kernel(const __grid_constant__ pagoda_w4_gather_rows_params p) {
   __shared__ float book_smem[16];
   const pagoda_w4_matrix &m = p.matrix;
@@ -99,24 +108,20 @@ template <typename Out> __global__ void __launch_bounds__(kThreads) w4_gather_ro
   const bool inside = index >= 0 && index < m.n;
   const int row_tile = inside ? index / W4Tile::kRows : 0, row = inside ? index % W4Tile::kRows : 0;
   Out *out_gmem = static_cast<Out *>(p.out) + static_cast<int64_t>(blockIdx.x) * m.k;
-  for (int i = threadIdx.x; i < m.k / W4Tile::kLaneCols; i += kThreads) {
-    const int t = i % 4;
+  for (int i = threadIdx.x; i < m.k / W4Tile::kStepCols; i += kThreads) {
+    const int j = i % 4;
     const uint8_t *tile_gmem = static_cast<const uint8_t *>(m.tiles) + tile.offset(row_tile, i / 4);
-    const uint4 codes = ptx::load_16b(tile_gmem + 16 * (4 * (row % 8) + t));
-    const W4Factors factors(m, tile, tile_gmem, row, t);
-    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+    const W4Factors factors(m, tile, tile_gmem, row, j);
+    float v[2][kOctet];
 #pragma unroll
-    for (int octet = 0; octet < 2; ++octet) {
-      float v[kOctet];
+    for (int t = 0; t < 4; ++t) {
+      float four[4];
+      decode4(four, ptx::load_4b(tile_gmem + 16 * (4 * (row % 8) + t) + 4 * j), row / 8, factors, book_smem);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float four[4];
-        decode4(four, words[2 * octet + j], row / 8, factors, book_smem);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) v[4 * j + e] = inside ? four[e] * p.scale : 0.0f;
-      }
-      store_octet(out_gmem, 2 * i + octet, v);
+      for (int e = 0; e < 4; ++e) v[e / 2][2 * t + e % 2] = inside ? four[e] * p.scale : 0.0f;
     }
+    store_octet(out_gmem, 2 * i, v[0]);
+    store_octet(out_gmem, 2 * i + 1, v[1]);
   }
 }
 

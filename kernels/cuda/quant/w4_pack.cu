@@ -1,7 +1,7 @@
 // pagoda_w4_pack: rows of 4-bit codes and a grid of scales become tiles. Once, when weights are loaded.
 //
-// One warp a tile: lane 4 g + t reads the 8 bytes of columns 16 t .. 16 t + 15 of rows g and g + 8 (a sector of 32 bytes for each row) and
-// writes its 16 bytes, so that the warp writes one piece. Bound by memory: a byte and a bit for two weights.
+// One warp a tile: lane 4 g + t reads the 32 bytes of rows g and g + 8 (a sector each, the same for four lanes), picks bytes t, t + 4, .. of both
+// and writes its 16 bytes, so that the warp writes one piece. Bound by memory: a byte and a bit for two weights.
 #include "../common/launch.cuh"
 #include "w4_tile.cuh"
 
@@ -13,12 +13,18 @@ constexpr int kThreads = kWarps * 32;
 
 __device__ __forceinline__ uint32_t swap_nibbles(uint32_t v) { return (v & 0x0f0f0f0fu) << 4 | (v >> 4 & 0x0f0f0f0fu); }
 
-// The 8 bytes of a row; none past the end of the matrix.
-__device__ __forceinline__ uint2 row_codes(const pagoda_w4_pack_params &p, int row, int64_t byte) {
-  if (row >= p.matrix.n) return make_uint2(0, 0);
-  const uint2 codes = ptx::load_8b(p.codes + static_cast<int64_t>(row) * (p.matrix.k / 2) + byte);
-  return p.first_high ? make_uint2(swap_nibbles(codes.x), swap_nibbles(codes.y)) : codes;
-}
+// Bytes of a row in the tile, four columns further each word, in word order; none past the end of the matrix.
+struct RowCodes {
+  uint32_t words[8] = {};
+  __device__ __forceinline__ RowCodes(const pagoda_w4_pack_params &p, int row, int col_tile) {
+    if (row >= p.matrix.n) return;
+    const uint8_t *codes_gmem = p.codes + static_cast<int64_t>(row) * (p.matrix.k / 2) + static_cast<int64_t>(col_tile) * (W4Tile::kCols / 2);
+    const uint4 low = ptx::load_16b(codes_gmem), high = ptx::load_16b(codes_gmem + 16);
+    const uint32_t all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) words[i] = p.first_high ? swap_nibbles(all[i]) : all[i];
+  }
+};
 
 __global__ void __launch_bounds__(kThreads) w4_pack_kernel(const __grid_constant__ pagoda_w4_pack_params p) {
   const pagoda_w4_matrix &m = p.matrix;
@@ -30,10 +36,15 @@ __global__ void __launch_bounds__(kThreads) w4_pack_kernel(const __grid_constant
   const int row_tile = static_cast<int>(idx / tile.num_cols), col_tile = static_cast<int>(idx % tile.num_cols);
   uint8_t *out_gmem = static_cast<uint8_t *>(m.tiles) + tile.offset(row_tile, col_tile);
 
-  const int64_t byte = static_cast<int64_t>(col_tile) * (W4Tile::kCols / 2) + 8 * t;
-  const uint2 a = row_codes(p, w4_matrix_row(m, row_tile, g), byte), b = row_codes(p, w4_matrix_row(m, row_tile, g + 8), byte);
-  // Bytes 0, 1 of both rows in turn, then bytes 2, 3.
-  ptx::store_16b(out_gmem + 16 * lane, make_uint4(__byte_perm(a.x, b.x, 0x5140), __byte_perm(a.x, b.x, 0x7362), __byte_perm(a.y, b.y, 0x5140), __byte_perm(a.y, b.y, 0x7362)));
+  const RowCodes a(p, w4_matrix_row(m, row_tile, g), col_tile), b(p, w4_matrix_row(m, row_tile, g + 8), col_tile);
+  uint32_t words[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    // Columns 16 j + 2 t and the next of both rows, then those 8 further.
+    const int of_both = t | (4 + t) << 4;
+    words[j] = __byte_perm(__byte_perm(a.words[2 * j], b.words[2 * j], of_both), __byte_perm(a.words[2 * j + 1], b.words[2 * j + 1], of_both), 0x5410);
+  }
+  ptx::store_16b(out_gmem + 16 * lane, make_uint4(words[0], words[1], words[2], words[3]));
 
   const int groups = (m.k + p.group - 1) / p.group;
   const float inverse = 1.0f / m.scale_factor;

@@ -10,7 +10,8 @@ struct W4Tile {
   static constexpr int kRows = 16;
   static constexpr int kCols = 64;
   static constexpr int kCodeBytes = kRows * kCols / 2;
-  static constexpr int kLaneCols = 16; // of each of its two rows
+  static constexpr int kLaneCols = 16; // of each of its two rows: four for each of the steps
+  static constexpr int kStepCols = 16; // of one mma: word j of a lane holds columns of step j
 
   int num_cols, scales, has_zeros;
 
@@ -23,9 +24,9 @@ struct W4Tile {
 
   // Place in a plane of group `group` of row `row`: rows g and g + 8 are neighbours.
   __host__ __device__ static int place(int group, int row) { return group * kRows + 2 * (row % 8) + row / 8; }
-  // Scale of row `row` of the tile for the columns from 16 t on.
-  __device__ __forceinline__ int scale_offset(int row, int t) const { return kCodeBytes + 2 * place(t * scales / 4, row); }
-  __device__ __forceinline__ int zero_offset(int row, int t) const { return scale_offset(row, t) + plane_bytes(); }
+  // Scale of row `row` of the tile for the columns of step j.
+  __device__ __forceinline__ int scale_offset(int row, int j) const { return kCodeBytes + 2 * place(j * scales / 4, row); }
+  __device__ __forceinline__ int zero_offset(int row, int j) const { return scale_offset(row, j) + plane_bytes(); }
 };
 
 // Row of the matrix at row `row` of tile `row_tile`; n and beyond: none.
@@ -45,12 +46,12 @@ inline bool w4_is_valid(const pagoda_w4_matrix &m) {
 
 __device__ __forceinline__ float w4_half_at(const uint8_t *gmem) { return __half2float(__ushort_as_half(ptx::load_2b(gmem))); }
 
-// Scale and zero of one row for a lane's columns.
+// Scale and zero of one row for the columns of step j.
 struct W4Factors {
   float scale, zero;
 
-  __device__ __forceinline__ W4Factors(const pagoda_w4_matrix &m, const W4Tile &tile, const uint8_t *tile_gmem, int row, int t)
-      : scale(w4_half_at(tile_gmem + tile.scale_offset(row, t)) * m.scale_factor), zero(tile.has_zeros ? w4_half_at(tile_gmem + tile.zero_offset(row, t)) : 0.0f) {}
+  __device__ __forceinline__ W4Factors(const pagoda_w4_matrix &m, const W4Tile &tile, const uint8_t *tile_gmem, int row, int j)
+      : scale(w4_half_at(tile_gmem + tile.scale_offset(row, j)) * m.scale_factor), zero(tile.has_zeros ? w4_half_at(tile_gmem + tile.zero_offset(row, j)) : 0.0f) {}
 
   __device__ __forceinline__ float weight(float value) const { return (value - zero) * scale; }
 };
