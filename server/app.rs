@@ -8,7 +8,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::anthropic::batches::{self, Batches};
+use crate::anthropic::batches::{self, Batches, NoBatches};
 use crate::config::ServerConfig;
 use crate::connection::NumBusy;
 use crate::error::{ApiError, ErrorKind};
@@ -66,14 +66,14 @@ pub(crate) struct App {
     pub(crate) config: ServerConfig,
     pub(crate) models: ModelSource,
     /// None: the server keeps none.
-    pub(crate) batches: Option<Batches>,
+    pub(crate) batches: Result<Batches, NoBatches>,
     slots: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
     num_in_flight: watch::Sender<usize>,
 }
 
 impl App {
-    pub(crate) fn new(config: ServerConfig, models: ModelSource, batches: Option<Batches>) -> Self {
+    pub(crate) fn new(config: ServerConfig, models: ModelSource, batches: Result<Batches, NoBatches>) -> Self {
         let slots = Arc::new(Semaphore::new(config.max_concurrent_requests.min(Semaphore::MAX_PERMITS)));
         App { config, models, batches, slots, phase: watch::Sender::new(Phase::Running), num_in_flight: watch::Sender::new(0) }
     }

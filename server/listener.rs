@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::anthropic::batches::{self, Batches};
+use crate::anthropic::batches::{self, Batches, NoBatches};
 use crate::app::{self, App, Phase, SharedApp};
 use crate::config::ServerConfig;
 use crate::connection::{ClientSocket, NumBusy};
@@ -63,7 +63,7 @@ pub async fn run(
 ) -> Result<(), ServerError> {
     check(&config)?;
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let batches = config.batch_dir.as_deref().map(open_batches).transpose()?.flatten();
+    let batches = config.batch_dir.as_deref().map_or(Ok(Err(NoBatches::NoFolder)), open_batches)?;
     let app = Arc::new(App::new(config, models, batches));
     batches::resume(&app);
     let router = app::router(Arc::clone(&app));
@@ -89,13 +89,14 @@ pub async fn run(
     Ok(())
 }
 
-/// None: another server has the folder.
-fn open_batches(folder: &Path) -> Result<Option<Batches>, ServerError> {
+fn open_batches(folder: &Path) -> Result<Result<Batches, NoBatches>, ServerError> {
     match Batches::open(folder) {
-        Ok(batches) => Ok(Some(batches)),
+        Ok(batches) => Ok(Ok(batches)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            tracing::warn!(folder = %folder.display(), "another server keeps its message batches here: this one keeps none");
-            Ok(None)
+            let (folder, process) = (folder.display(), Batches::holder(folder));
+            const MEND: &str = "end that server, or start this one with another --batch-dir";
+            tracing::warn!(%folder, process, "another server keeps its message batches here: this one keeps none; {MEND}");
+            Ok(Err(NoBatches::Taken))
         }
         Err(source) => Err(ServerError::BatchDir { folder: folder.to_owned(), source }),
     }

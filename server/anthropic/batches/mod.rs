@@ -54,6 +54,11 @@ impl Batches {
         Ok(Batches { store, batches: Mutex::new(batches), running: Arc::new(Semaphore::new(MAX_RUNNING)) })
     }
 
+    /// The process that has a folder which cannot be opened, as far as it told.
+    pub(crate) fn holder(folder: &Path) -> Option<u32> {
+        store::holder(folder)
+    }
+
     fn find(&self, id: &str) -> Result<Arc<Batch>, ApiError> {
         let batches = self.batches.lock();
         batches.iter().find(|batch| batch.id() == id).cloned().ok_or_else(|| not_found(id))
@@ -62,7 +67,7 @@ impl Batches {
 
 /// Goes on with what an earlier process left unfinished.
 pub(crate) fn resume(app: &SharedApp) {
-    let Some(batches) = &app.batches else { return };
+    let Ok(batches) = &app.batches else { return };
     for batch in batches.batches.lock().iter().filter(|batch| !batch.has_ended()) {
         runner::start(app, Arc::clone(batch));
     }
@@ -73,7 +78,26 @@ fn not_found(id: &str) -> ApiError {
 }
 
 fn of(app: &SharedApp) -> Result<&Batches, ApiError> {
-    app.batches.as_ref().ok_or_else(|| ApiError::new(ErrorKind::Route, "this server keeps no message batches: it has no folder for them"))
+    app.batches.as_ref().map_err(|why| ApiError::new(ErrorKind::Route, format!("this server keeps no message batches: {}", why.told())))
+}
+
+/// Why a server keeps no batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoBatches {
+    /// It was given no folder.
+    NoFolder,
+    /// Another server has the folder.
+    Taken,
+}
+
+impl NoBatches {
+    /// For clients, and for whoever they ask.
+    fn told(self) -> &'static str {
+        match self {
+            NoBatches::NoFolder => "it has no folder for them; start it with --batch-dir FOLDER",
+            NoBatches::Taken => "another server keeps its own in the same folder; end that one, or start this one with another --batch-dir",
+        }
+    }
 }
 
 /// `POST /v1/messages/batches`

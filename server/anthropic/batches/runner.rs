@@ -24,8 +24,8 @@ const MAX_TRIES: u32 = 4;
 
 /// Runs a batch in a task of its own, which ends with the batch or when the server begins to end.
 pub(super) fn start(app: &SharedApp, batch: Arc<Batch>) {
-    let (app, running) = (Arc::clone(app), app.batches.as_ref().map(|batches| Arc::clone(&batches.running)));
-    let Some(running) = running else { return };
+    let Ok(batches) = &app.batches else { return };
+    let (app, running) = (Arc::clone(app), Arc::clone(&batches.running));
     tokio::spawn(async move {
         let draining = app.leaving(Phase::Running);
         tokio::select! {

@@ -25,6 +25,11 @@ const TIMES: &str = "batch.json";
 pub(super) const RESULTS: &str = "results.jsonl";
 const PREFIX: &str = "msgbatch_";
 
+/// The process that has a folder, as far as it told.
+pub(super) fn holder(folder: &Path) -> Option<u32> {
+    fs::read_to_string(folder.join(LOCK)).ok()?.trim().parse().ok()
+}
+
 /// One request of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
@@ -54,8 +59,11 @@ impl Store {
     /// The folder, made if it is not there. `WouldBlock`: another process has it.
     pub(super) fn open(folder: &Path) -> io::Result<Store> {
         fs::create_dir_all(folder)?;
-        let lock = File::create(folder.join(LOCK))?;
+        // Not emptied before it is ours: it names the process that has the folder.
+        let mut lock = OpenOptions::new().write(true).create(true).truncate(false).open(folder.join(LOCK))?;
         lock.try_lock().map_err(io::Error::from)?;
+        lock.set_len(0)?;
+        write!(lock, "{}", std::process::id())?;
         Ok(Store { folder: folder.to_owned(), _lock: Arc::new(lock) })
     }
 

@@ -122,6 +122,22 @@ async fn wrong_bodies_and_unknown_batches() {
 }
 
 #[tokio::test]
+async fn a_second_server_on_the_same_folder_says_so_and_how_to_mend_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = start(folder.path()).await;
+    let second = start(folder.path()).await;
+    let refusal = second.post(BATCHES, &json!({"requests": [request("a", "x")]})).await;
+    let message = refusal.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(refusal.status, 404);
+    assert!(message.contains("another server keeps its own in the same folder") && message.contains("--batch-dir"), "{message}");
+    let holder = std::fs::read_to_string(folder.path().join("lock")).unwrap();
+    assert_eq!(holder, std::process::id().to_string(), "the second one left it alone");
+    create(&first, vec![request("a", "x")]).await;
+    let without = Server::start().await.get(BATCHES).await.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(without.contains("no folder") && without.contains("--batch-dir"), "{without}");
+}
+
+#[tokio::test]
 async fn lists_come_in_pages_and_ended_batches_can_go() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path()).await;
