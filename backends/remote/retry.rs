@@ -1,7 +1,8 @@
 //! How often and after what time a request is sent again.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Duration;
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 
@@ -50,11 +51,41 @@ impl RetryPolicy {
     }
 }
 
-/// `retry-after-ms` or `retry-after` in seconds. A date is not read: our own clock may differ.
+/// Longest wait that is believed.
+const MAX_WAIT_S: f64 = 1e9;
+
+/// `retry-after-ms`, or `retry-after` in seconds or as a date. A date is taken from the service's own `date`, else from our clock, which may
+/// differ from the service's; one that is over asks for no wait.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok().filter(|value| (0.0..1e9).contains(value));
-    let seconds = number("retry-after-ms").map(|ms| ms / 1e3).or_else(|| number("retry-after"))?;
-    Some(Duration::from_secs_f64(seconds))
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let number = |name: &str| text(name)?.parse::<f64>().ok().filter(|value| (0.0..MAX_WAIT_S).contains(value));
+    if let Some(seconds) = number("retry-after-ms").map(|ms| ms / 1e3).or_else(|| number("retry-after")) {
+        return Some(Duration::from_secs_f64(seconds));
+    }
+    let until = http_date(text("retry-after")?)?;
+    let ours = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = text("date").and_then(http_date).unwrap_or_else(ours);
+    Some(Duration::from_secs(until.saturating_sub(now).min(MAX_WAIT_S as u64)))
+}
+
+/// Seconds since 1970 of a date in the form that HTTP prescribes (RFC 9110, 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let fields: Vec<&str> = text.split_once(", ")?.1.split(' ').collect();
+    let [day, month, year, time, "GMT"] = fields[..] else { return None };
+    let month = MONTHS.iter().position(|name| *name == month)? as u64 + 1;
+    let in_range = |text: &str, len: usize, range: RangeInclusive<u64>| {
+        let is_number = text.len() == len && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u64>().ok().filter(|value| is_number && range.contains(value))
+    };
+    let (day, year) = (in_range(day, 2, 1..=31)?, in_range(year, 4, 1970..=9999)?);
+    let parts: Vec<&str> = time.split(':').collect();
+    let [hour, minute, second] = parts[..] else { return None };
+    let (hour, minute, second) = (in_range(hour, 2, 0..=23)?, in_range(minute, 2, 0..=59)?, in_range(second, 2, 0..=60)?);
+    // Days of the Gregorian calendar, in years that begin in March: the leap day is the last of its year.
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + (153 * ((month + 9) % 12) + 2) / 5 + day - 1 - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 /// Between 0 and 1. Every `RandomState` has keys of its own.
@@ -90,6 +121,31 @@ mod tests {
     }
 
     #[test]
+    fn dates_are_read_against_the_services_own_clock() {
+        for (text, expected) in [
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Tue, 29 Feb 2000 23:59:59 GMT", Some(951_868_799)),
+            ("Mon, 01 Mar 2100 00:00:00 GMT", Some(4_107_542_400)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", None),
+            ("Sun, 6 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:37 CET", None),
+            ("Sun, 06 Nov 1994 24:49:37 GMT", None),
+            ("Sun, 06 Foo 1994 08:49:37 GMT", None),
+            ("", None),
+        ] {
+            assert_eq!(http_date(text), expected, "{text}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("date", "Wed, 21 Oct 2026 07:27:30 GMT".parse().expect("a header"));
+        headers.insert("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT".parse().expect("a header"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(30)));
+        headers.remove("date");
+        let later = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() > 1_792_567_680;
+        assert!(retry_after(&headers).is_some_and(|wait| (wait == Duration::ZERO) == later), "against our own clock");
+    }
+
+    #[test]
     fn retry_after_is_read() {
         let check = |name: &'static str, value: &str, expected: Option<Duration>| {
             let mut headers = HeaderMap::new();
@@ -101,7 +157,8 @@ mod tests {
         check("retry-after-ms", "250", Some(ms(250)));
         check("retry-after", "-1", None);
         check("retry-after", "inf", None);
-        check("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT", None);
+        check("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT", Some(ms(0)));
+        check("retry-after", "tomorrow", None);
         check("other", "3", None);
     }
 }
