@@ -15,6 +15,8 @@ use pagoda_engine::testing::{VOCAB, write_tiny};
 use pagoda_engine::weights::quant::Quantization;
 
 const KV_BYTES: usize = 512 << 20;
+/// What attention and sampling take at least, whatever the model.
+const LEAST_GIVEN: usize = 256 << 20;
 const OUTPUT_LEN: u32 = 24;
 
 /// Greedy, drawn and with penalties, which the device counts by itself.
@@ -61,12 +63,12 @@ fn check(what: &str, engine: &EngineHandle, in_use: &dyn Fn() -> usize) {
         engine.sleep().unwrap();
         let (slept, asleep) = (started.elapsed(), in_use());
         let fallen = awake.saturating_sub(asleep);
-        assert!(fallen >= KV_BYTES, "{what}, round {round}: {fallen} bytes of {awake} were given away");
+        assert!(fallen >= LEAST_GIVEN, "{what}, round {round}: {fallen} bytes of {awake} were given away");
         let started = Instant::now();
         engine.wake().unwrap();
         let woken = started.elapsed();
         let back = in_use();
-        assert!(back.abs_diff(awake) < KV_BYTES / 8, "{what}, round {round}: {back} bytes in use, {awake} before");
+        assert!(back.abs_diff(awake) < LEAST_GIVEN / 8, "{what}, round {round}: {back} bytes in use, {awake} before");
         assert_eq!(answers(engine), expected, "{what}, round {round}");
         eprintln!("{what}: {} MiB given away, sleep {slept:.1?}, wake {woken:.1?}", fallen >> 20);
     }
