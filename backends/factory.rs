@@ -7,7 +7,7 @@ use pagoda_engine::description::unknown_architecture;
 use pagoda_engine::loader::{self, DenseCopy, DeviceChoice, EngineOptions, KvDtype, LoadProgress};
 use pagoda_engine::memory_plan::MemoryPlan;
 use pagoda_engine::models::config::ModelConfig as ModelShape;
-use pagoda_engine::pooling;
+use pagoda_engine::pooling::{self, PoolingPlan};
 use pagoda_engine::text::ChatTemplate;
 use pagoda_engine::weights::checkpoint::Checkpoint;
 use pagoda_engine::weights::quant::{LoadFormat, Quantization};
@@ -92,7 +92,8 @@ pub fn detect_files(config: &Config, model: Option<&ModelConfig>, path: &Path) -
 /// # Errors
 /// A kind, a type of model or an option that this build does not have.
 pub fn check(kind: BackendKind, model: Option<&ModelConfig>, config: &Config) -> Result<(), FactoryError> {
-    if let Some(model_type) = model_type(model, config).filter(|wanted| *wanted != ModelType::CausalLm && kind != BackendKind::VllmLocal) {
+    if let Some(model_type) = model_type(model, config).filter(|wanted| *wanted != ModelType::CausalLm && kind == BackendKind::HuggingFace)
+    {
         return Err(FactoryError::Type(model_type.as_str(), kind));
     }
     if is_remote(kind) {
@@ -160,16 +161,8 @@ pub fn create(
     Ok(Arc::new(load_local(path, &options, &config.native, progress)?))
 }
 
-/// Whether the model of some files generates text.
-///
-/// # Errors
-/// A damaged file.
-pub fn generates(path: &Path, model: Option<&ModelConfig>, config: &Config) -> EngineResult<bool> {
-    Ok(kind_of(path, model_type(model, config))?.is_none())
-}
-
 /// What a model is for, where its entry or the configuration says so.
-fn model_type(model: Option<&ModelConfig>, config: &Config) -> Option<ModelType> {
+pub(crate) fn model_type(model: Option<&ModelConfig>, config: &Config) -> Option<ModelType> {
     model.and_then(|model| model.model_type).or(config.model_type)
 }
 
@@ -228,12 +221,23 @@ pub(crate) fn template_from(file: &Path, model: &Path) -> EngineResult<ChatTempl
     ChatTemplate::new(&source, &Checkpoint::open(model)?.text)
 }
 
-/// The memory plan of a model's files, without loading them.
+/// Where the memory of a model goes.
+pub enum Plan {
+    /// Of one that generates text.
+    Generates(Box<(ModelShape, MemoryPlan)>),
+    /// Of a model of embeddings or a reranker.
+    Pools(PoolingPlan),
+}
+
+/// The memory plan of a model's files under these options, without loading them.
 ///
 /// # Errors
 /// As `create`.
-pub fn plan(path: &Path, model: Option<&ModelConfig>, config: &Config) -> Result<(ModelShape, MemoryPlan), FactoryError> {
-    Ok(loader::plan(path, &options_for(model, config))?)
+pub fn plan(path: &Path, model: Option<&ModelConfig>, config: &Config, options: &EngineOptions) -> Result<Plan, FactoryError> {
+    Ok(match kind_of(path, model_type(model, config))? {
+        Some(kind) => Plan::Pools(pooling::describe(path, Some(kind), options)?.plan),
+        None => Plan::Generates(Box::new(loader::plan(path, options)?)),
+    })
 }
 
 /// The engine's options for a model.

@@ -83,6 +83,14 @@ pub struct Scores {
     pub prompt_tokens: usize,
 }
 
+/// Divides a vector by its length; a vector of zeros stays one.
+pub(crate) fn normalize(vector: &mut [f32]) {
+    let norm = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+    if norm > 0.0 {
+        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+    }
+}
+
 /// The refusal of a request that is for another kind of model.
 pub(crate) fn wrong_kind(model: ModelType, wanted: &str) -> BackendError {
     let message = match model {

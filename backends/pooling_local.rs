@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pagoda_engine::EngineError;
-use pagoda_engine::pooling::loader::Scoring;
-use pagoda_engine::pooling::{Encoded, LoadedPooling, PoolingKind, Sequence, template};
+use pagoda_engine::pooling::{Encoded, LoadedPooling, PoolingDescription, PoolingHandle, PoolingKind, Scoring, Sequence, template};
 
-use crate::pooling::wrong_kind;
+use crate::pooling::{normalize, wrong_kind};
 use crate::vllm_local::engine_error;
 use crate::{
     BackendCapabilities, BackendError, BackendStats, EmbedInput, EmbedRequest, Embeddings, GenerateRequest, GenerateStream,
@@ -20,16 +19,28 @@ use crate::{
 #[derive(Clone)]
 pub struct PoolingLocal {
     inner: Arc<Inner>,
+    /// None: it is not loaded, reads and counts texts, and refuses to run.
+    handle: Option<PoolingHandle>,
 }
 
 struct Inner {
-    model: LoadedPooling,
+    model: PoolingDescription,
     capabilities: BackendCapabilities,
 }
 
 impl PoolingLocal {
     /// Wraps a loaded model.
     pub fn new(model: LoadedPooling) -> PoolingLocal {
+        PoolingLocal::without_engine(model.description).with_engine(model.handle)
+    }
+
+    /// The model with an engine that runs it.
+    pub fn with_engine(&self, handle: PoolingHandle) -> PoolingLocal {
+        PoolingLocal { inner: self.inner.clone(), handle: Some(handle) }
+    }
+
+    /// A model whose weights are not loaded.
+    pub fn without_engine(model: PoolingDescription) -> PoolingLocal {
         let capabilities = BackendCapabilities {
             streaming: false,
             tool_calling: false,
@@ -41,7 +52,7 @@ impl PoolingLocal {
             continuous_batching: true,
             paged_attention: model.scoring == Scoring::Question,
         };
-        PoolingLocal { inner: Arc::new(Inner { model, capabilities }) }
+        PoolingLocal { inner: Arc::new(Inner { model, capabilities }), handle: None }
     }
 
     /// Numbers of a vector.
@@ -56,6 +67,13 @@ impl PoolingLocal {
         let inner = self.inner.clone();
         let outcome = tokio::task::spawn_blocking(move || work(&inner)).await;
         outcome.unwrap_or_else(|error| Err(BackendError::Internal(format!("text processing failed: {error}"))))
+    }
+
+    async fn run(&self, sequences: Vec<Sequence>) -> Result<Vec<Vec<f32>>, BackendError> {
+        match &self.handle {
+            Some(handle) => handle.run(sequences).await.map_err(engine_error),
+            None => Err(BackendError::Unavailable("the model is not loaded".into())),
+        }
     }
 
     fn require(&self, kind: PoolingKind, wanted: &str) -> Result<(), BackendError> {
@@ -80,11 +98,11 @@ impl InferenceBackend for PoolingLocal {
         self.require(PoolingKind::Embedding, "embed")?;
         let inner = &self.inner;
         let dims = inner.dimensions(request.dimensions)?;
-        let normalize = request.normalize.unwrap_or(inner.model.config.normalize);
+        let normalizes = request.normalize.unwrap_or(inner.model.config.normalize);
         let sequences = self.on_blocking_pool(move |inner| inner.sequences(&request)).await?;
         let prompt_tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
-        let mut vectors = inner.model.handle.run(sequences).await.map_err(engine_error)?;
-        vectors.iter_mut().for_each(|vector| shape(vector, dims, normalize));
+        let mut vectors = self.run(sequences).await?;
+        vectors.iter_mut().for_each(|vector| shape(vector, dims, normalizes));
         Ok(Embeddings { vectors, prompt_tokens })
     }
 
@@ -93,7 +111,7 @@ impl InferenceBackend for PoolingLocal {
         let scale = request.scale;
         let sequences = self.on_blocking_pool(move |inner| inner.pairs(&request)).await?;
         let prompt_tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
-        let rows = self.inner.model.handle.run(sequences).await.map_err(engine_error)?;
+        let rows = self.run(sequences).await?;
         let score = |row: Vec<f32>| {
             let logit = row.first().copied().unwrap_or(f32::NAN);
             match scale {
@@ -134,7 +152,7 @@ impl InferenceBackend for PoolingLocal {
     }
 
     fn stats(&self) -> BackendStats {
-        let stats = self.inner.model.handle.stats();
+        let stats = self.handle.as_ref().map(PoolingHandle::stats).unwrap_or_default();
         BackendStats {
             num_running: stats.num_running,
             num_waiting: stats.num_waiting,
@@ -145,7 +163,21 @@ impl InferenceBackend for PoolingLocal {
     }
 
     fn health(&self) -> Result<(), String> {
-        self.inner.model.handle.health()
+        self.handle.as_ref().map_or(Ok(()), PoolingHandle::health)
+    }
+
+    fn sleep(&self) -> Result<(), BackendError> {
+        self.handle.as_ref().map_or(Ok(()), PoolingHandle::sleep).map_err(engine_error)
+    }
+
+    fn wake(&self) -> Result<(), BackendError> {
+        self.handle.as_ref().map_or(Ok(()), PoolingHandle::wake).map_err(engine_error)
+    }
+
+    fn unload(&self) {
+        if let Some(handle) = &self.handle {
+            handle.unload();
+        }
     }
 }
 
@@ -225,13 +257,10 @@ impl Inner {
 }
 
 /// The first `dims` numbers, divided by their length where that is wanted (a vector of zeros stays one).
-fn shape(vector: &mut Vec<f32>, dims: usize, normalize: bool) {
+fn shape(vector: &mut Vec<f32>, dims: usize, normalizes: bool) {
     vector.truncate(dims);
-    if normalize {
-        let norm = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
-        if norm > 0.0 {
-            vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
-        }
+    if normalizes {
+        normalize(vector);
     }
 }
 

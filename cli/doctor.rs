@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use pagoda::hub::Hub;
 use pagoda_backends::config::Config;
-use pagoda_backends::factory;
+use pagoda_backends::factory::{self, Plan};
 use pagoda_backends::pool::local::{LocalModel, budget_bytes, pooled_options};
 use pagoda_backends::registry::BackendKind;
 use pagoda_backends::settings::Origin;
 use pagoda_engine::loader::{self, EngineOptions};
+use pagoda_engine::pooling::{self, PoolingKind, Sequence};
 use pagoda_engine::request::{Event, Request};
 use pagoda_engine::sampling::SamplingParams;
 
@@ -111,11 +112,12 @@ fn config_section(text: &mut String, config: &Config, file: Option<&Path>) -> Re
 fn backend_section(text: &mut String, hub: &Hub, config: &Config, arguments: &Arguments) -> Result<()> {
     writeln!(text, "\nbackend")?;
     let targets = models::targets(config, arguments.model.as_deref())?;
+    let pool = pooled_models(&targets, hub, config)?;
     for target in &targets {
         if let Some(entry) = target.entry.as_ref().filter(|_| targets.len() > 1) {
             writeln!(text, "  {}", entry.name)?;
         }
-        target_lines(text, hub, config, (target, targets.len(), arguments.load))?;
+        target_lines(text, hub, config, (target, &pool, arguments.load))?;
     }
     if targets.len() > 1 {
         let when = if config.native.load_at_start { "as many as fit at the start" } else { "each at its first request" };
@@ -124,8 +126,20 @@ fn backend_section(text: &mut String, hub: &Hub, config: &Config, arguments: &Ar
     Ok(())
 }
 
-/// `num_targets`: how many models share the memory.
-fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, num_targets, load): (&Target, usize, bool)) -> Result<()> {
+/// Models that share their memory, as far as they are on this machine; none where only one is configured.
+fn pooled_models(targets: &[Target], hub: &Hub, config: &Config) -> Result<Vec<LocalModel>> {
+    let mut models = Vec::new();
+    for target in targets.iter().filter(|target| targets.len() > 1 && !factory::is_remote(target.kind)) {
+        let Some(path) = target.find(hub)? else { continue };
+        if target.settled(config, &path)?.kind == BackendKind::VllmLocal {
+            models.push(LocalModel { name: String::new(), path, entry: target.entry.clone() });
+        }
+    }
+    Ok(models)
+}
+
+/// `pool`: the models that share the memory.
+fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, pool, load): (&Target, &[LocalModel], bool)) -> Result<()> {
     let path = if factory::is_remote(target.kind) { None } else { target.find(hub)? };
     let settled = path.as_ref().map(|path| target.settled(config, path)).transpose()?;
     let target = settled.as_ref().unwrap_or(target);
@@ -141,19 +155,37 @@ fn target_lines(text: &mut String, hub: &Hub, config: &Config, (target, num_targ
     if target.kind == BackendKind::HuggingFace {
         return huggingface_lines(text, config, (target, path.as_path()), load);
     }
-    let options = match num_targets {
-        1 => factory::options_for(target.entry.as_ref(), config),
-        _ => pooled_options(&LocalModel { name: String::new(), path: path.clone(), entry: target.entry.clone() }, num_targets, config)?,
+    let options = match pool.iter().position(|model| model.path == path && model.entry == target.entry) {
+        Some(idx) => pooled_options(pool, idx, config)?,
+        None => factory::options_for(target.entry.as_ref(), config),
     };
-    let (shape, plan) = loader::plan(&path, &options)?;
-    writeln!(text, "  family    {}, {} layers, context {}", shape.family, shape.layers.len(), shape.max_position_embeddings)?;
-    for line in plan.to_string().lines() {
+    let plan = factory::plan(&path, target.entry.as_ref(), config, &options)?;
+    let lines = match &plan {
+        Plan::Generates(plan) => {
+            let (shape, plan) = &**plan;
+            writeln!(text, "  family    {}, {} layers, context {}", shape.family, shape.layers.len(), shape.max_position_embeddings)?;
+            plan.to_string()
+        }
+        Plan::Pools(plan) => {
+            writeln!(text, "  family    {}, {} layers", plan.family, plan.num_layers)?;
+            plan.to_string()
+        }
+    };
+    for line in lines.lines() {
         writeln!(text, "  {line}")?;
     }
-    if load {
-        taken_line(text, &path, &options)?;
+    match plan {
+        _ if !load => Ok(()),
+        Plan::Generates(_) => taken_by_engine(text, &path, &options),
+        Plan::Pools(plan) => taken_by_pooling(text, &path, plan.kind, &options),
     }
-    Ok(())
+}
+
+/// Loads, runs the shortest text, and holds what was taken against the plan.
+fn taken_by_pooling(text: &mut String, path: &Path, kind: PoolingKind, options: &EngineOptions) -> Result<()> {
+    let model = pooling::load(path, Some(kind), options, &mut |_| {})?;
+    model.handle.run_blocking(vec![Sequence { ids: vec![0], token_types: Vec::new() }])?;
+    taken_line(text, model.memory.taken_bytes(), model.description.plan.total_bytes())
 }
 
 /// Where the worker is; with `load`, what it says of the model.
@@ -172,7 +204,7 @@ fn huggingface_lines(text: &mut String, config: &Config, (target, path): (&Targe
 }
 
 /// Loads, makes one token, and holds what was taken against the plan.
-fn taken_line(text: &mut String, path: &Path, options: &EngineOptions) -> Result<()> {
+fn taken_by_engine(text: &mut String, path: &Path, options: &EngineOptions) -> Result<()> {
     let model = loader::load(path, options, &mut |_| {})?;
     let sampling = SamplingParams { max_tokens: 1, ..SamplingParams::default() };
     let mut stream = model.handle.submit(Request { prompt: vec![0], sampling, priority: 0, cache_salt: 0 })?;
@@ -181,8 +213,11 @@ fn taken_line(text: &mut String, path: &Path, options: &EngineOptions) -> Result
             bail!(message);
         }
     }
-    let planned = model.plan.total_bytes();
-    match model.memory.taken_bytes() {
+    taken_line(text, model.memory.taken_bytes(), model.plan.total_bytes())
+}
+
+fn taken_line(text: &mut String, taken: Option<usize>, planned: usize) -> Result<()> {
+    match taken {
         Some(taken) => {
             let share = taken as f64 / planned as f64 * 100.0;
             writeln!(text, "  taken        {:>10.1} MiB, {share:.1} % of the plan", taken as f64 / (1 << 20) as f64)?;

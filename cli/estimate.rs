@@ -1,11 +1,15 @@
-//! `pagoda estimate MODEL`: weights, KV cache, context and concurrency of a model on this machine, from headers alone.
+//! `pagoda estimate MODEL`: weights, KV cache, context and concurrency of a model on this machine, from headers alone; of a model that pools,
+//! its weights, its longest text and what a batch takes.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use pagoda_backends::factory;
+use pagoda_backends::config::Config;
+use pagoda_backends::factory::{self, Plan};
 use pagoda_engine::memory_plan::MemoryPlan;
+use pagoda_engine::models::config::ModelConfig;
+use pagoda_engine::pooling::{PoolingKind, PoolingPlan};
 use pagoda_engine::weights::checkpoint::Checkpoint;
 
 use super::flags::Flags;
@@ -28,8 +32,24 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
     let config = context::quiet_config(&arguments.flags.values, file)?;
     let target = models::target_for(&config, arguments.model.as_deref())?;
     let path = target.find(&context::hub()?)?.context("the model is not on this machine yet; `pagoda pull` fetches it")?;
-    let checkpoint = Checkpoint::open(&path)?;
-    let (shape, plan) = factory::plan(&path, target.entry.as_ref(), &config)?;
+    let options = factory::options_for(target.entry.as_ref(), &config);
+    let plan = factory::plan(&path, target.entry.as_ref(), &config, &options)?;
+    let text = match &plan {
+        Plan::Generates(plan) => generating(&path, &config, &plan.0, &plan.1)?,
+        Plan::Pools(plan) => pooling(&path, plan),
+    };
+    terminal::print(&text)?;
+    Ok(())
+}
+
+fn pooling(path: &Path, plan: &PoolingPlan) -> String {
+    let kind = if plan.kind == PoolingKind::Embedding { "embeddings" } else { "reranker" };
+    let head = format!("model        {}\nfamily       {}, {} layers, {kind}\n", path.display(), plan.family, plan.num_layers);
+    format!("{head}{plan}\n")
+}
+
+fn generating(path: &Path, config: &Config, shape: &ModelConfig, plan: &MemoryPlan) -> Result<String> {
+    let checkpoint = Checkpoint::open(path)?;
     let stored = checkpoint.quantization().map_or("as stored", |quantization| quantization.method.name());
     let stored = config.native.quantization.as_deref().unwrap_or(stored);
     let mut text = String::new();
@@ -39,9 +59,8 @@ pub fn run(arguments: &Arguments, file: Option<&Path>) -> Result<()> {
     let bits = plan.weight_bytes as f64 * 8.0 / values.max(1) as f64;
     writeln!(text, "parameters   {:>10.3} B, {stored}, {bits:.2} bits each", values as f64 / 1e9)?;
     writeln!(text, "{plan}")?;
-    write!(text, "{}", concurrency(&plan))?;
-    terminal::print(&text)?;
-    Ok(())
+    write!(text, "{}", concurrency(plan))?;
+    Ok(text)
 }
 
 /// Sequences that the pool holds at once, by their length.

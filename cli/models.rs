@@ -108,7 +108,7 @@ impl Target {
             return Ok(vec![self.load_files(hub, config, progress)?]);
         }
         info!(kind = self.kind.as_str(), reason = self.reason, "backend");
-        let wanted = Wanted { name: self.reference.as_deref(), entry: self.entry.as_ref() };
+        let wanted = Wanted { name: self.reference.as_deref(), entry: self.entry.as_ref(), model_type: config.model_type };
         let served = remote::load(self.kind, wanted, config)?;
         Ok(served.into_iter().map(|served| self.running(served.name, served.backend)).collect())
     }
@@ -143,9 +143,7 @@ pub fn load_all(targets: &[Target], hub: &Hub, config: &Config, progress: &mut P
             continue;
         }
         let located = target.locate(hub, progress)?;
-        // Models of embeddings and rerankers are small beside those that generate, and stay.
-        let is_native = target.settled(config, &located.path)?.kind == BackendKind::VllmLocal;
-        if is_native && factory::generates(&located.path, target.entry.as_ref(), config)? {
+        if target.settled(config, &located.path)?.kind == BackendKind::VllmLocal {
             let name = target.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
             local.push(LocalModel { name: name.clone(), path: located.path, entry: target.entry.clone() });
             places.push((running.len() + places.len(), name, target));

@@ -740,10 +740,12 @@ pub struct pagoda_encoder_attention_params {
     pub max_seq_len: i32,
     pub radius: i32,
     pub scale: f32,
+    pub bias: *const f32,
+    pub bias_reach: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_encoder_attention_params"][::core::mem::size_of::<pagoda_encoder_attention_params>() - 48usize];
+    ["Size of pagoda_encoder_attention_params"][::core::mem::size_of::<pagoda_encoder_attention_params>() - 64usize];
     ["Alignment of pagoda_encoder_attention_params"][::core::mem::align_of::<pagoda_encoder_attention_params>() - 8usize];
     ["Offset of field: pagoda_encoder_attention_params::out"][::core::mem::offset_of!(pagoda_encoder_attention_params, out) - 0usize];
     ["Offset of field: pagoda_encoder_attention_params::qkv"][::core::mem::offset_of!(pagoda_encoder_attention_params, qkv) - 8usize];
@@ -760,6 +762,9 @@ const _: () = {
     ["Offset of field: pagoda_encoder_attention_params::radius"]
         [::core::mem::offset_of!(pagoda_encoder_attention_params, radius) - 40usize];
     ["Offset of field: pagoda_encoder_attention_params::scale"][::core::mem::offset_of!(pagoda_encoder_attention_params, scale) - 44usize];
+    ["Offset of field: pagoda_encoder_attention_params::bias"][::core::mem::offset_of!(pagoda_encoder_attention_params, bias) - 48usize];
+    ["Offset of field: pagoda_encoder_attention_params::bias_reach"]
+        [::core::mem::offset_of!(pagoda_encoder_attention_params, bias_reach) - 56usize];
 };
 unsafe extern "C" {
     pub fn pagoda_encoder_attention(params: *const pagoda_encoder_attention_params, stream: pagoda_stream) -> pagoda_status;

@@ -168,6 +168,36 @@ fn doctor_shows_where_values_come_from() {
     assert!(text(&output.stdout).contains("taken        not counted"), "{}", text(&output.stderr));
 }
 
+/// What a model that pools takes, from headers alone: of an encoder and of a decoder.
+#[test]
+fn models_that_pool_are_estimated() {
+    let home = home();
+    let data = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("tests/data/pooling");
+    for (name, flags, parts) in [
+        (
+            "bert",
+            &[][..],
+            &["bert, 2 layers, embeddings", "for 8 sequences, 600 tokens a batch", "256 tokens at most", "48 numbers a vector"][..],
+        ),
+        ("bert-dense", &[], &["24 numbers a vector"]),
+        ("mpnet-cross", &[], &["mpnet, 2 layers, reranker", "256 tokens at most", "1 score a pair"]),
+        ("qwen3-reranker", &["--model-type", "reranker"], &["qwen3, 2 layers, reranker", "MiB of one batch", "1024 tokens at most"]),
+    ] {
+        let path = data.join(name).display().to_string();
+        let sizes = ["--device", "cpu", "--max-num-batched-tokens", "600", "--max-num-seqs", "8"];
+        for command in ["estimate", "doctor"] {
+            let output = pagoda(home.path(), &[&[command, &path], &sizes[..], flags].concat()).output().expect("runs");
+            let shown = text(&output.stdout);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let family = parts.iter().map(|part| part.replace(", embeddings", "").replace(", reranker", ""));
+            assert!(family.into_iter().all(|part| shown.contains(&part)), "{command} {name}: {shown}");
+        }
+    }
+    let bert = data.join("bert").display().to_string();
+    let output = pagoda(home.path(), &["doctor", &bert, "--load", "--device", "cpu"]).output().expect("runs");
+    assert!(text(&output.stdout).contains("taken        not counted"), "{}", text(&output.stdout));
+}
+
 #[test]
 fn doctor_asks_a_service_elsewhere() {
     let folder = home();

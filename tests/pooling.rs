@@ -11,8 +11,7 @@ use harness::case::read;
 use harness::small_options;
 use pagoda::hub::Hub;
 use pagoda_engine::loader::{DeviceChoice, EngineOptions};
-use pagoda_engine::pooling::loader::Scoring;
-use pagoda_engine::pooling::{LoadedPooling, PoolingKind, Sequence, load, template};
+use pagoda_engine::pooling::{LoadedPooling, PoolingKind, Scoring, Sequence, load, template};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -72,8 +71,14 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 fn check_embeddings(name: &str) {
     let suite: Suite<EmbeddingCase> = suite(name);
     let model = model(name, None, &options());
-    assert_eq!((model.config.kind, model.text.max_seq_len()), (PoolingKind::Embedding, suite.max_seq_len), "{}", suite.model);
-    let sequences: Vec<Sequence> = suite.cases.iter().map(|case| model.text.single(&case.text, None).expect("encodes").sequence).collect();
+    assert_eq!(
+        (model.description.config.kind, model.description.text.max_seq_len()),
+        (PoolingKind::Embedding, suite.max_seq_len),
+        "{}",
+        suite.model
+    );
+    let sequences: Vec<Sequence> =
+        suite.cases.iter().map(|case| model.description.text.single(&case.text, None).expect("encodes").sequence).collect();
     let vectors = model.handle.run_blocking(sequences.clone()).expect("runs");
     let mut worst = 0.0f32;
     for ((case, sequence), vector) in suite.cases.iter().zip(&sequences).zip(&vectors) {
@@ -90,10 +95,13 @@ fn check_embeddings(name: &str) {
 fn check_pairs(name: &str, kind: Option<PoolingKind>) {
     let suite: Suite<PairCase> = suite(name);
     let model = model(name, kind, &options());
-    assert_eq!((model.config.kind, model.num_labels, model.text.max_seq_len()), (PoolingKind::Reranker, 1, suite.max_seq_len));
-    let sequence = |case: &PairCase| match model.scoring {
-        Scoring::Pair => model.text.pair(&case.query, &case.document, None),
-        Scoring::Question => template::question(&model.text, template::DEFAULT_INSTRUCTION, &case.query, &case.document, None),
+    assert_eq!(
+        (model.description.config.kind, model.description.num_labels, model.description.text.max_seq_len()),
+        (PoolingKind::Reranker, 1, suite.max_seq_len)
+    );
+    let sequence = |case: &PairCase| match model.description.scoring {
+        Scoring::Pair => model.description.text.pair(&case.query, &case.document, None),
+        Scoring::Question => template::question(&model.description.text, template::DEFAULT_INSTRUCTION, &case.query, &case.document, None),
     };
     let sequences: Vec<Sequence> = suite.cases.iter().map(|case| sequence(case).expect("encodes").sequence).collect();
     let scores = model.handle.run_blocking(sequences.clone()).expect("runs");
@@ -120,7 +128,7 @@ fn check_invariance(name: &str, model: &LoadedPooling, sequences: &[Sequence], e
     let limits = *model.handle.limits();
     let other =
         EngineOptions { threads: Some(3), max_num_batched_tokens: Some(limits.max_seq_len.min(300)), max_num_seqs: Some(3), ..options() };
-    let other = self::model(name, Some(model.config.kind), &other);
+    let other = self::model(name, Some(model.description.config.kind), &other);
     assert_eq!(other.handle.run_blocking(sequences.to_vec()).expect("runs"), expected, "{name}: other batches and threads");
 }
 
@@ -141,12 +149,17 @@ tests!(check_embeddings:
     xlm_roberta = ("xlm-roberta"),
     modernbert = ("modernbert"),
     qwen3_embedding = ("qwen3-embedding"),
+    distilbert = ("distilbert"),
+    mpnet = ("mpnet"),
+    bert_with_dense_modules = ("bert-dense"),
 );
 
 tests!(check_pairs:
     bert_cross_encoder = ("bert-cross", None),
     xlm_roberta_cross_encoder = ("xlm-roberta-cross", None),
     modernbert_cross_encoder = ("modernbert-cross", None),
+    distilbert_cross_encoder = ("distilbert-cross", None),
+    mpnet_cross_encoder = ("mpnet-cross", None),
     qwen3_reranker = ("qwen3-reranker", Some(PoolingKind::Reranker)),
 );
 
@@ -195,8 +208,9 @@ fn minilm_answers_as_recorded() {
     let Some(path) = cached_minilm() else { return };
     let suite: MiniLm = read("embed_minilm");
     let model = load(&path, None, &options(), &mut |_| {}).expect("loads");
-    assert_eq!((model.dims, model.text.max_seq_len(), model.config.normalize), (384, 256, true));
-    let sequences: Vec<Sequence> = suite.cases.iter().map(|case| model.text.single(&case.text, None).expect("encodes").sequence).collect();
+    assert_eq!((model.description.dims, model.description.text.max_seq_len(), model.description.config.normalize), (384, 256, true));
+    let sequences: Vec<Sequence> =
+        suite.cases.iter().map(|case| model.description.text.single(&case.text, None).expect("encodes").sequence).collect();
     let vectors = model.handle.run_blocking(sequences.clone()).expect("runs");
     for ((case, sequence), vector) in suite.cases.iter().zip(&sequences).zip(&vectors) {
         assert_eq!(sequence.ids, case.ids, "{}", case.id);

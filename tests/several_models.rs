@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use pagoda_engine::description::describe;
 use pagoda_engine::loader::EngineOptions;
+use pagoda_engine::pooling;
 use pagoda_engine::testing::write_tiny;
 use serde_json::{Value, json};
 
@@ -40,18 +41,25 @@ fn complete(address: &str, model: &str, prompt: usize) -> String {
     serde_json::from_str::<Value>(&answer).expect("JSON")["choices"][0]["text"].as_str().expect("text").to_owned()
 }
 
-/// What the larger model takes.
-fn need(folder: &Path) -> usize {
-    let options = EngineOptions {
+fn options() -> EngineOptions {
+    EngineOptions {
         kv_cache_bytes: Some(KV_BYTES),
         max_model_len: Some(256),
         max_num_seqs: Some(4),
         max_num_batched_tokens: Some(64),
         memory_limit_bytes: Some(1 << 40),
         ..EngineOptions::default()
-    };
-    let needs = MODELS.map(|(_, arch, seed)| describe(&write_tiny(folder, arch, seed), &options).expect("described").plan.total_bytes());
-    needs.into_iter().max().expect("two models")
+    }
+}
+
+/// What a model takes.
+fn need_of(path: &Path) -> usize {
+    describe(path, &options()).expect("described").plan.total_bytes()
+}
+
+/// What the larger model takes.
+fn need(folder: &Path) -> usize {
+    MODELS.map(|(_, arch, seed)| need_of(&write_tiny(folder, arch, seed))).into_iter().max().expect("two models")
 }
 
 fn serve_both(load_models: &str, swap_space: usize) -> Served {
@@ -124,6 +132,41 @@ fn with_room_for_their_weights_models_sleep_and_are_loaded_once() {
     assert_eq!((count("model loaded"), count("model unloaded")), (2, 0), "{log}");
     // The second is loaded and not woken, when it takes the place of the first.
     assert!(count("model asleep") >= 2 && count("model awake") + 1 >= count("model asleep"), "{log}");
+}
+
+/// A chat model and one of embeddings with memory for one of them: each goes when the other is asked for.
+#[test]
+fn models_of_embeddings_count_and_go_too() {
+    let folder = home();
+    let path = write_tiny(folder.path(), "llama", 1);
+    let data = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("tests/data/pooling");
+    let pooling = pooling::describe(&data.join("bert"), None, &options()).expect("described").plan.total_bytes();
+    let budget = need_of(&path).max(pooling) + need_of(&path).min(pooling) / 2;
+    let entries = [("chat", path), ("vectors", data.join("bert")), ("scores", data.join("bert-cross"))]
+        .map(|(name, path)| format!("[[models]]\nname = \"{name}\"\npath = \"{}\"\n", path.display()));
+    let sizes = "max_model_len = 256\nmax_num_seqs = 4\nmax_num_batched_tokens = 64\ndevice = \"cpu\"\n";
+    let file = folder.path().join("pagoda.toml");
+    let head = format!("model_memory_bytes = {budget}\nload_models = \"first_use\"\nkv_cache_bytes = {KV_BYTES}\n{sizes}");
+    fs::write(&file, head + &entries.concat()).expect("written");
+    let file = file.display().to_string();
+    let server = start(folder, &["serve", "--config", &file, "--port", "0"]);
+    let vector = || {
+        let (status, answer) = send(&server.address, "POST", "/v1/embeddings", &json!({"model": "vectors", "input": "x"}).to_string());
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str::<Value>(&answer).expect("JSON")["data"][0]["embedding"].clone()
+    };
+    let expected = vector();
+    assert_eq!(expected.as_array().map(Vec::len), Some(48));
+    for turn in 0..3 {
+        complete(&server.address, "chat", turn);
+        assert_eq!(vector(), expected, "turn {turn}");
+        let body = json!({"model": "scores", "query": "x", "documents": ["a", "b"]}).to_string();
+        assert_eq!(send(&server.address, "POST", "/v1/rerank", &body).0, 200);
+    }
+    let (status, answer) = send(&server.address, "POST", "/v1/completions", &json!({"model": "vectors", "prompt": "x"}).to_string());
+    assert!(status == 400 && answer.contains("makes embeddings"), "{status} {answer}");
+    let log = fs::read_to_string(&server.stderr).expect("a log");
+    assert!(log.matches("model unloaded").count() >= 5, "{log}");
 }
 
 fn value(line: &str) -> f64 {

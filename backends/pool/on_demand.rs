@@ -1,4 +1,5 @@
-//! `OnDemand`: one model of a pool as a backend. Reads and counts prompts without the model being loaded; generating loads it.
+//! `OnDemand`: one model of a pool as a backend. Reads and counts prompts without the model being loaded; generating, embedding and scoring
+//! load it, and what it cannot do is refused without.
 
 use std::sync::Arc;
 
@@ -6,7 +7,10 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 
 use super::ModelPool;
-use crate::{BackendCapabilities, BackendError, BackendStats, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend, Prompt};
+use crate::{
+    BackendCapabilities, BackendError, BackendStats, EmbedRequest, Embeddings, GenerateRequest, GenerateStream, GenerationConfig,
+    InferenceBackend, ModelType, Prompt, ScoreRequest, Scores,
+};
 
 /// A model that is loaded when it is used.
 pub struct OnDemand {
@@ -26,6 +30,9 @@ impl OnDemand {
 #[async_trait]
 impl InferenceBackend for OnDemand {
     async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
+        if self.model_type() != ModelType::CausalLm {
+            return self.face.generate_stream(request).await;
+        }
         let lease = self.pool.acquire(self.idx).await?;
         let events = lease.backend().generate_stream(request).await?;
         // The lease goes with the stream.
@@ -35,6 +42,26 @@ impl InferenceBackend for OnDemand {
                 event
             })
             .boxed())
+    }
+
+    fn model_type(&self) -> ModelType {
+        self.face.model_type()
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, BackendError> {
+        if self.model_type() != ModelType::Embedding {
+            return self.face.embed(request).await;
+        }
+        let lease = self.pool.acquire(self.idx).await?;
+        lease.backend().embed(request).await
+    }
+
+    async fn score(&self, request: ScoreRequest) -> Result<Scores, BackendError> {
+        if self.model_type() != ModelType::Reranker {
+            return self.face.score(request).await;
+        }
+        let lease = self.pool.acquire(self.idx).await?;
+        lease.backend().score(request).await
     }
 
     async fn count_tokens(&self, prompt: &Prompt) -> Result<usize, BackendError> {

@@ -2,7 +2,8 @@
 //!
 //! A request goes out as OpenAI's chat completions or completions, always streamed, and comes back as the backend's events, whatever
 //! API the client speaks. Tool calls that the service finds pass as they are; where it gives only text, the server parses that as it does
-//! for the native engine. What such a backend cannot do it says: no embeddings, no token masks, no vocabulary in this process.
+//! for the native engine. Embeddings and scores are asked for as they are (`vectors`). What such a backend cannot do it says: no token masks,
+//! no vocabulary in this process.
 
 mod answer;
 mod body;
@@ -15,6 +16,7 @@ mod service;
 pub mod serving;
 mod sse;
 mod tokens;
+mod vectors;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -25,9 +27,11 @@ use futures_util::StreamExt;
 use http::StatusCode;
 use serde_json::{Map, json};
 
-use crate::registry::BackendKind;
+use crate::pooling::wrong_kind;
+use crate::registry::{BackendKind, ModelType};
 use crate::{
-    BackendCapabilities, BackendError, BackendStats, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend, Json, Prompt,
+    BackendCapabilities, BackendError, BackendStats, EmbedRequest, Embeddings, GenerateRequest, GenerateStream, GenerationConfig,
+    InferenceBackend, Json, Prompt, ScoreRequest, Scores,
 };
 use body::{Quirks, Shape};
 pub use breaker::BreakerPolicy;
@@ -101,6 +105,8 @@ pub struct ListedModel {
     pub id: String,
     /// Longest prompt plus answer, where the service says.
     pub max_model_len: Option<usize>,
+    /// What it is for, where the service says (pagoda does).
+    pub model_type: Option<ModelType>,
 }
 
 /// A service elsewhere. Clones share its connections.
@@ -126,17 +132,26 @@ impl RemoteService {
             let keys = ["max_model_len", "context_length", "context_window"];
             keys.iter().find_map(|key| entry[key].as_u64()).and_then(|window| usize::try_from(window).ok()).filter(|&window| window > 0)
         };
-        let model = |entry: &Json| Some(ListedModel { id: entry["id"].as_str()?.to_owned(), max_model_len: window(entry) });
+        let model = |entry: &Json| {
+            let model_type = entry["model_type"].as_str().and_then(ModelType::parse);
+            Some(ListedModel { id: entry["id"].as_str()?.to_owned(), max_model_len: window(entry), model_type })
+        };
         let entries = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(entries.iter().filter_map(model).take(MAX_MODELS).collect())
     }
 
-    /// A backend over one of its models.
+    /// A backend over one of its models, whatever that is for: the service refuses what it is not.
     pub fn model(&self, id: impl Into<String>, max_model_len: Option<usize>) -> Remote {
+        self.model_for(id, max_model_len, None)
+    }
+
+    /// A backend over one of its models; `model_type` None: as of `model`.
+    pub fn model_for(&self, id: impl Into<String>, max_model_len: Option<usize>, model_type: Option<ModelType>) -> Remote {
         let of = |max_context_length: usize| capabilities(self.0.kind(), max_context_length);
         let model = RemoteModel {
             service: self.0.clone(),
             id: id.into(),
+            model_type,
             quirks: Quirks::default(),
             capabilities: OnceLock::new(),
             without_window: of(0),
@@ -161,6 +176,8 @@ struct RemoteModel {
     service: Service,
     /// Its id there.
     id: String,
+    /// What it is for; None: nobody said.
+    model_type: Option<ModelType>,
     quirks: Quirks,
     /// Set once the window is known.
     capabilities: OnceLock<BackendCapabilities>,
@@ -242,6 +259,14 @@ impl RemoteModel {
         })
     }
 
+    /// Refuses what a model of another type is asked.
+    fn require(&self, wanted: ModelType, verb: &str) -> Result<(), BackendError> {
+        match self.model_type {
+            Some(other) if other != wanted => Err(wrong_kind(other, verb)),
+            _ => Ok(()),
+        }
+    }
+
     async fn beside(&self, path: &str, body: &Json) -> Result<Json, Fault> {
         self.service.post_root(path, body).await
     }
@@ -254,9 +279,24 @@ fn wrong_answer() -> BackendError {
 #[async_trait]
 impl InferenceBackend for Remote {
     async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
+        self.model.require(ModelType::CausalLm, "generate text")?;
         let stream = Exchange::new(Arc::clone(&self.model), request).start().await?;
         self.model.learn_window();
         Ok(stream.boxed())
+    }
+
+    fn model_type(&self) -> ModelType {
+        self.model.model_type.unwrap_or(ModelType::CausalLm)
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, BackendError> {
+        self.model.require(ModelType::Embedding, "embed")?;
+        self.model.embed(request).await
+    }
+
+    async fn score(&self, request: ScoreRequest) -> Result<Scores, BackendError> {
+        self.model.require(ModelType::Reranker, "rerank")?;
+        self.model.score(request).await
     }
 
     /// The service's own count, or an estimate where it has none (docs/backends.md).

@@ -156,7 +156,8 @@ impl Service {
         Err(Fault::of_status(self.name(), status, wait, &String::from_utf8_lossy(&body)))
     }
 
-    async fn json(&self, response: Response) -> Result<Json, Fault> {
+    /// A whole answer as JSON.
+    pub(super) async fn json(&self, response: Response) -> Result<Json, Fault> {
         let body = self.bytes(response, MAX_ANSWER_BYTES, false).await?;
         serde_json::from_slice(&body).map_err(|_| Fault::nonsense(self.name(), "an answer that is no JSON"))
     }

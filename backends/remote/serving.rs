@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{ListedModel, Remote, RemoteError, RemoteService, RemoteSettings};
 use crate::config::RemoteOptions;
-use crate::registry::{ModelConfig, ModelSource};
+use crate::registry::{ModelConfig, ModelSource, ModelType};
 
 /// What a command asks a service for.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +13,8 @@ pub struct Wanted<'a> {
     pub name: Option<&'a str>,
     /// Its entry in the configuration.
     pub entry: Option<&'a ModelConfig>,
+    /// What models are for of which no entry says so; None: what the service says.
+    pub model_type: Option<ModelType>,
 }
 
 /// A model of a service under the name it is served by.
@@ -51,17 +53,18 @@ pub async fn models(settings: &RemoteSettings, options: &RemoteOptions, wanted: 
     let named = named(options, wanted)?;
     let listed = service.models().await;
     let context_length = wanted.entry.and_then(|entry| entry.context_length);
-    let served = |name: String, id: &str, window: Option<usize>| {
-        let backend = Arc::new(service.model(id, context_length.or(window)));
-        ServedRemote { name, backend }
+    let said = wanted.entry.and_then(|entry| entry.model_type).or(wanted.model_type);
+    let served = |name: String, id: &str, listed: Option<ListedModel>| {
+        let (window, told) = listed.map_or((None, None), |model| (model.max_model_len, model.model_type));
+        ServedRemote { name, backend: Arc::new(service.model_for(id, context_length.or(window), said.or(told))) }
     };
     match (named, listed) {
         (Some((name, id)), listed) => {
-            let window = window_of(&id, listed);
-            Ok(vec![served(name, &id, window)])
+            let listed = entry_of(&id, listed);
+            Ok(vec![served(name, &id, listed)])
         }
         (None, Ok(list)) if !list.is_empty() => {
-            Ok(list.into_iter().map(|model| served(model.id.clone(), &model.id, model.max_model_len)).collect())
+            Ok(list.into_iter().map(|model| served(model.id.clone(), &model.id.clone(), Some(model))).collect())
         }
         (None, outcome) => {
             let reason = outcome.err().map_or_else(|| "its list is empty".to_owned(), |error| error.to_string());
@@ -84,15 +87,15 @@ fn named(options: &RemoteOptions, wanted: Wanted<'_>) -> Result<Option<(String, 
     }
 }
 
-/// What the list says about a model's window; the rest is only worth a line in the log.
-fn window_of(id: &str, listed: Result<Vec<ListedModel>, crate::BackendError>) -> Option<usize> {
+/// What the list says about a model; the rest is only worth a line in the log.
+fn entry_of(id: &str, listed: Result<Vec<ListedModel>, crate::BackendError>) -> Option<ListedModel> {
     match listed {
         Ok(list) => {
             let model = list.into_iter().find(|model| model.id == id);
             if model.is_none() {
                 tracing::warn!(model = id, "the service does not list this model; requests are sent all the same");
             }
-            model?.max_model_len
+            model
         }
         Err(error) => {
             tracing::warn!(model = id, reason = %error, "the service does not answer yet; requests are sent all the same");

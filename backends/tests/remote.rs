@@ -9,6 +9,8 @@ mod faults;
 mod requests;
 #[path = "remote/upstream.rs"]
 mod upstream;
+#[path = "remote/vectors.rs"]
+mod vectors;
 
 use futures_util::StreamExt;
 use pagoda_backends::remote::Remote;

@@ -66,6 +66,14 @@ pub struct EncoderAttention {
     pub radius: Option<usize>,
 }
 
+/// What is added to the scaled score of a query and a key by how far they are apart (MPNet).
+pub struct RelativeBias<D: Device> {
+    /// `[num_heads, 2 * reach - 1]`; that of a key `d` positions behind its query is at `reach - 1 + d`.
+    pub values: D::Vector,
+    /// Tokens of the longest sequence.
+    pub reach: usize,
+}
+
 /// How the rows of a sequence become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
@@ -97,7 +105,7 @@ pub trait EncoderDevice: Device {
     fn activate(&self, x: &mut Tensor<Self>, activation: Activation) -> Result<()>;
     /// Rotates the query and key heads of rows `[3 * num_heads * head_dim]` (q, k, v) in place, each by its position.
     fn rotate(&self, qkv: &mut Tensor<Self>, positions: &Self::Ints, attention: &EncoderAttention, rope: &RopeTable<Self>) -> Result<()>;
-    /// Attention of every row over its own sequence, in both directions. qkv: `[num_tokens, 3 * num_heads * head_dim]`; out:
+    /// Attention of every row over its own sequence, in both directions, with `bias` on the scores. qkv: `[num_tokens, 3 * num_heads * head_dim]`; out:
     /// `[num_tokens, num_heads * head_dim]`. Sets out.rows.
     fn bidirectional_attention(
         &self,
@@ -105,6 +113,7 @@ pub trait EncoderDevice: Device {
         qkv: &Tensor<Self>,
         step: &EncoderStep<Self>,
         params: &EncoderAttention,
+        bias: Option<&RelativeBias<Self>>,
     ) -> Result<()>;
     /// One row a sequence: `[num_seqs, cols]`. Sets out.rows.
     fn pool(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, step: &EncoderStep<Self>, pooling: Pooling) -> Result<()>;

@@ -7,8 +7,8 @@ use std::mem::swap;
 use super::config::Activation;
 use super::encoder_config::{EncoderConfig, HeadConfig, Positions};
 use super::layer::load_linear;
-use super::rope;
-use crate::device::encoder::{EncoderAttention, EncoderDevice, EncoderStep, LayerNorm, Pooling};
+use super::{relative_bias, rope};
+use crate::device::encoder::{EncoderAttention, EncoderDevice, EncoderStep, LayerNorm, Pooling, RelativeBias};
 use crate::device::{DType, Device, Linear, MatrixLoad, MatrixUse, RopeTable, Tensor};
 use crate::error::{EngineError, Result};
 use crate::weights::encoder_checkpoint::{EncoderCheckpoint, EncoderLinear, EncoderNorm, EncoderTable};
@@ -24,6 +24,7 @@ pub struct Encoder<D: Device> {
     layers: Vec<EncoderLayer<D>>,
     final_norm: Option<LayerNorm<D>>,
     ropes: Option<Ropes<D>>,
+    bias: Option<RelativeBias<D>>,
     /// First matrix of the classification head.
     head: Option<(Linear<D>, HeadConfig)>,
 }
@@ -121,6 +122,7 @@ impl<D: EncoderDevice> Encoder<D> {
             layers,
             final_norm: load_norm(device, checkpoint, EncoderNorm::Final, 0)?,
             ropes,
+            bias: relative_bias::load(device, checkpoint, max_seq_len)?,
             head,
             config,
         })
@@ -208,7 +210,7 @@ impl<D: EncoderDevice> Encoder<D> {
             let rope = if layer.attention.radius.is_some() { &ropes.local } else { &ropes.global };
             device.rotate(&mut ws.qkv, &step.positions, &layer.attention, rope)?;
         }
-        device.bidirectional_attention(&mut ws.attended, &ws.qkv, step, &layer.attention)?;
+        device.bidirectional_attention(&mut ws.attended, &ws.qkv, step, &layer.attention, self.bias.as_ref())?;
         device.linear(&mut ws.delta, &ws.attended, &layer.o)
     }
 

@@ -24,8 +24,10 @@ pub enum Positions {
 /// What a classification head does between the pooled row and its scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadActivation {
-    /// tanh (BERT, RoBERTa).
+    /// tanh (BERT, RoBERTa, MPNet).
     Tanh,
+    /// max(x, 0) (DistilBERT).
+    Relu,
     /// GELU, then a layer norm (ModernBERT).
     GeluNorm,
 }
@@ -64,6 +66,8 @@ pub struct EncoderConfig {
     pub max_seq_len: usize,
     /// Where tokens stand.
     pub positions: Positions,
+    /// Rows of the table of what is added to scores by distance; None: nothing is.
+    pub relative_buckets: Option<usize>,
     /// Segments; 0: the model has none.
     pub num_token_types: usize,
     /// Norms stand before attention and MLP (ModernBERT) instead of behind their sums (BERT).

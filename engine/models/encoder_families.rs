@@ -6,9 +6,10 @@ use std::path::Path;
 use super::config::{Activation, RopeConfig, RopeScaling};
 use super::encoder_config::{EncoderConfig, HeadActivation, HeadConfig, Positions};
 use super::limits::{MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
+use super::relative_bias::NUM_BUCKETS;
 use crate::device::RopeStyle;
 use crate::error::{EngineError, Result};
-use crate::weights::encoder_names::{BERT, EncoderNames, MODERNBERT, ROBERTA};
+use crate::weights::encoder_names::{BERT, DISTILBERT, EncoderNames, MODERNBERT, MPNET, ROBERTA};
 use crate::weights::json::{Fields, checkpoint_error};
 
 /// Most labels of a classification head.
@@ -24,21 +25,77 @@ pub(crate) struct EncoderFamily {
     /// Beginnings of the names of its architectures.
     stems: &'static [&'static str],
     names: &'static EncoderNames,
+    keys: &'static Keys,
     is_modern: bool,
-    /// Positions are counted from 1 + pad token id.
-    skips_pad_positions: bool,
+    first_position: FirstPosition,
+    head: HeadActivation,
 }
 
-const FAMILIES: [EncoderFamily; 3] = [
-    EncoderFamily { name: "bert", stems: &["Bert"], names: &BERT, is_modern: false, skips_pad_positions: false },
+/// Which row of the table of positions the first token takes.
+#[derive(Clone, Copy, PartialEq)]
+enum FirstPosition {
+    Zero,
+    /// 1 + pad token id.
+    BehindPad,
+    /// 1 + 1, whatever the pad token is.
+    Two,
+}
+
+/// What the sizes are called.
+struct Keys {
+    hidden: &'static str,
+    heads: &'static str,
+    layers: &'static str,
+    intermediate: &'static str,
+    activation: &'static str,
+}
+
+const KEYS: Keys = Keys {
+    hidden: "hidden_size",
+    heads: "num_attention_heads",
+    layers: "num_hidden_layers",
+    intermediate: "intermediate_size",
+    activation: "hidden_act",
+};
+const DISTIL_KEYS: Keys =
+    Keys { hidden: "dim", heads: "n_heads", layers: "n_layers", intermediate: "hidden_dim", activation: "activation" };
+
+const BASE: EncoderFamily = EncoderFamily {
+    name: "bert",
+    stems: &["Bert"],
+    names: &BERT,
+    keys: &KEYS,
+    is_modern: false,
+    first_position: FirstPosition::Zero,
+    head: HeadActivation::Tanh,
+};
+
+const FAMILIES: [EncoderFamily; 5] = [
+    BASE,
     EncoderFamily {
         name: "roberta",
         stems: &["XLMRoberta", "Roberta", "Camembert"],
         names: &ROBERTA,
-        is_modern: false,
-        skips_pad_positions: true,
+        first_position: FirstPosition::BehindPad,
+        ..BASE
     },
-    EncoderFamily { name: "modernbert", stems: &["ModernBert"], names: &MODERNBERT, is_modern: true, skips_pad_positions: false },
+    EncoderFamily {
+        name: "distilbert",
+        stems: &["DistilBert"],
+        names: &DISTILBERT,
+        keys: &DISTIL_KEYS,
+        head: HeadActivation::Relu,
+        ..BASE
+    },
+    EncoderFamily { name: "mpnet", stems: &["MPNet"], names: &MPNET, first_position: FirstPosition::Two, ..BASE },
+    EncoderFamily {
+        name: "modernbert",
+        stems: &["ModernBert"],
+        names: &MODERNBERT,
+        is_modern: true,
+        head: HeadActivation::GeluNorm,
+        ..BASE
+    },
 ];
 
 /// The row of an architecture, and whether it is a classifier.
@@ -86,37 +143,51 @@ fn classic(family: &EncoderFamily, fields: &Fields) -> Result<EncoderConfig> {
         return Err(fields.error("is_decoder", "is true, expected an encoder"));
     }
     let rows = fields.size("max_position_embeddings", MAX_CONTEXT)?;
-    let default_pad = if family.skips_pad_positions { 1 } else { 0 };
-    let pad = fields.opt_count("pad_token_id", MAX_VOCAB)?.unwrap_or(default_pad);
-    let offset = if family.skips_pad_positions { pad + 1 } else { 0 };
+    let offset = match family.first_position {
+        FirstPosition::Zero => 0,
+        FirstPosition::BehindPad => fields.opt_count("pad_token_id", MAX_VOCAB)?.unwrap_or(1) + 1,
+        FirstPosition::Two => 2,
+    };
+    let relative_buckets = match family.names.relative_bias {
+        "" => None,
+        _ => Some(fields.opt_size("relative_attention_num_buckets", MAX_VOCAB)?.unwrap_or(NUM_BUCKETS)),
+    };
+    if let Some(buckets) = relative_buckets.filter(|buckets| *buckets < NUM_BUCKETS) {
+        return Err(fields.error("relative_attention_num_buckets", format_args!("is {buckets}, expected at least {NUM_BUCKETS}")));
+    }
     if offset + 2 >= rows {
         return Err(fields.error("max_position_embeddings", format_args!("is {rows}, expected more than {}", offset + 2)));
     }
-    let heads = Heads::read(fields)?;
+    let heads = Heads::read(fields, family.keys)?;
+    let num_token_types = match family.names.token_types {
+        "" => 0,
+        _ => fields.opt_count("type_vocab_size", MAX_VOCAB)?.unwrap_or(2),
+    };
     Ok(EncoderConfig {
         family: family.name,
         vocab_size: fields.size("vocab_size", MAX_VOCAB)?,
         hidden_size: heads.hidden_size,
-        intermediate_size: fields.size("intermediate_size", MAX_WIDTH)?,
+        intermediate_size: fields.size(family.keys.intermediate, MAX_WIDTH)?,
         num_heads: heads.num_heads,
         head_dim: heads.head_dim,
         norm_eps: fields.opt_positive("layer_norm_eps")?.unwrap_or(1e-12),
         max_seq_len: rows - offset,
         positions: Positions::Learned { rows, offset },
-        num_token_types: fields.opt_count("type_vocab_size", MAX_VOCAB)?.unwrap_or(2),
+        relative_buckets,
+        num_token_types,
         pre_norm: false,
         gated: false,
-        activation: activation(fields, "hidden_act")?,
+        activation: activation(fields, family.keys.activation)?,
         attention_bias: true,
         mlp_bias: true,
         norm_bias: true,
-        radii: vec![None; fields.size("num_hidden_layers", MAX_LAYERS)?],
+        radii: vec![None; fields.size(family.keys.layers, MAX_LAYERS)?],
         head: None,
     })
 }
 
 fn modern(family: &EncoderFamily, fields: &Fields) -> Result<EncoderConfig> {
-    let heads = Heads::read(fields)?;
+    let heads = Heads::read(fields, family.keys)?;
     let flag = |key: &str| Ok::<bool, EngineError>(fields.opt_flag(key)?.unwrap_or(false));
     let ropes = fields.opt_object("rope_parameters")?;
     let rope = |kind: &str, key: &str, default: f32| -> Result<RopeConfig> {
@@ -147,6 +218,7 @@ fn modern(family: &EncoderFamily, fields: &Fields) -> Result<EncoderConfig> {
         norm_eps: fields.opt_positive("norm_eps")?.unwrap_or(1e-5),
         max_seq_len: fields.size("max_position_embeddings", MAX_CONTEXT)?,
         positions: Positions::Rotary { global, local },
+        relative_buckets: None,
         num_token_types: 0,
         pre_norm: true,
         gated: true,
@@ -188,7 +260,7 @@ fn head(family: &EncoderFamily, fields: &Fields) -> Result<HeadConfig> {
         None => by_name.filter(|num| *num > 0).unwrap_or(2),
     };
     if !family.is_modern {
-        return Ok(HeadConfig { num_labels, activation: HeadActivation::Tanh, pools_mean: false, dense_bias: true });
+        return Ok(HeadConfig { num_labels, activation: family.head, pools_mean: false, dense_bias: true });
     }
     match fields.opt_text("classifier_activation")?.unwrap_or("gelu") {
         "gelu" => {}
@@ -200,7 +272,7 @@ fn head(family: &EncoderFamily, fields: &Fields) -> Result<HeadConfig> {
         other => return Err(fields.error("classifier_pooling", format_args!("is `{other}`, expected cls or mean"))),
     };
     let dense_bias = fields.opt_flag("classifier_bias")?.unwrap_or(false);
-    Ok(HeadConfig { num_labels, activation: HeadActivation::GeluNorm, pools_mean, dense_bias })
+    Ok(HeadConfig { num_labels, activation: family.head, pools_mean, dense_bias })
 }
 
 struct Heads {
@@ -210,11 +282,11 @@ struct Heads {
 }
 
 impl Heads {
-    fn read(fields: &Fields) -> Result<Heads> {
-        let (hidden_size, num_heads) = (fields.size("hidden_size", MAX_WIDTH)?, fields.size("num_attention_heads", MAX_HEADS)?);
+    fn read(fields: &Fields, keys: &Keys) -> Result<Heads> {
+        let (hidden_size, num_heads) = (fields.size(keys.hidden, MAX_WIDTH)?, fields.size(keys.heads, MAX_HEADS)?);
         if !hidden_size.is_multiple_of(num_heads) {
-            let reason = format_args!("is {num_heads}, which does not divide hidden_size {hidden_size}");
-            return Err(fields.error("num_attention_heads", reason));
+            let reason = format_args!("is {num_heads}, which does not divide {} {hidden_size}", keys.hidden);
+            return Err(fields.error(keys.heads, reason));
         }
         Ok(Heads { hidden_size, num_heads, head_dim: hidden_size / num_heads })
     }

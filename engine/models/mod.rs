@@ -8,5 +8,6 @@ pub mod encoder_families;
 pub mod families;
 pub mod layer;
 pub mod limits;
+mod relative_bias;
 pub mod rope;
 pub(crate) mod rope_parameters;

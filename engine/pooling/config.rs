@@ -29,6 +29,8 @@ pub struct PoolingConfig {
     pub kind: PoolingKind,
     /// Of a sequence's rows; a reranker's head has its own.
     pub pooling: Pooling,
+    /// Folders of the layers between the pooled row and the vector, in their order.
+    pub dense: Vec<PathBuf>,
     /// Vectors are divided by their length.
     pub normalize: bool,
     /// Text put in front of inputs, by name.
@@ -90,7 +92,8 @@ impl PoolingConfig {
             None => fallback,
         };
         let (prompts, default_prompt) = read_prompts(folder)?;
-        Ok(PoolingConfig { kind, pooling, normalize: modules.normalize, prompts, default_prompt, max_seq_len: read_max_len(folder)? })
+        let Modules { dense, normalize, .. } = modules;
+        Ok(PoolingConfig { kind, pooling, dense, normalize, prompts, default_prompt, max_seq_len: read_max_len(folder)? })
     }
 }
 
@@ -98,6 +101,7 @@ impl PoolingConfig {
 struct Modules {
     /// The pooling module's config.json.
     pooling: Option<PathBuf>,
+    dense: Vec<PathBuf>,
     normalize: bool,
 }
 
@@ -106,14 +110,14 @@ impl Modules {
         let path = folder.join("modules.json");
         if !path.exists() {
             let pooling = folder.join("1_Pooling").join("config.json");
-            return Ok(Modules { pooling: pooling.is_file().then_some(pooling), normalize: true });
+            return Ok(Modules { pooling: pooling.is_file().then_some(pooling), dense: Vec::new(), normalize: true });
         }
         let bad = |reason: String| checkpoint_error(&path, reason);
         let list: Value = serde_json::from_str(&read_text(&path)?).map_err(|error| bad(format!("is not valid JSON: {error}")))?;
         let Some(list) = list.as_array().filter(|list| list.len() <= MAX_ENTRIES) else {
             return Err(bad(format!("holds {}, expected a list of at most {MAX_ENTRIES} modules", kind(&list))));
         };
-        let mut modules = Modules { pooling: None, normalize: false };
+        let mut modules = Modules { pooling: None, dense: Vec::new(), normalize: false };
         for (idx, module) in list.iter().enumerate() {
             let text = |key: &str| module.get(key).and_then(Value::as_str);
             let name = text("type").and_then(|name| name.rsplit('.').next()).unwrap_or_default();
@@ -124,8 +128,12 @@ impl Modules {
             match name {
                 "Transformer" => {}
                 "Pooling" => modules.pooling = Some(folder.join(place).join("config.json")),
+                "Dense" if modules.pooling.is_none() || modules.normalize => {
+                    return Err(bad(format!("`[{idx}].type` is `Dense`, expected it between Pooling and Normalize")));
+                }
+                "Dense" => modules.dense.push(folder.join(place)),
                 "Normalize" => modules.normalize = true,
-                other => return Err(bad(format!("`[{idx}].type` is `{other}`, expected Transformer, Pooling or Normalize"))),
+                other => return Err(bad(format!("`[{idx}].type` is `{other}`, expected Transformer, Pooling, Dense or Normalize"))),
             }
         }
         Ok(modules)
@@ -256,7 +264,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named() {
         for (files, expected) in [
-            (vec![("modules.json", r#"[{"path":"2_Dense","type":"a.Dense"}]"#)], "`[0].type` is `Dense`"),
+            (vec![("modules.json", r#"[{"path":"2_Dense","type":"a.Dense"}]"#)], "`[0].type` is `Dense`, expected it between"),
+            (vec![("modules.json", r#"[{"path":"2_CNN","type":"a.CNN"}]"#)], "`[0].type` is `CNN`"),
             (vec![("modules.json", r#"[{"path":"../x","type":"a.Pooling"}]"#)], "`[0].path` is `../x`"),
             (vec![("modules.json", "{}")], "holds an object"),
             (vec![("1_Pooling/config.json", r#"{"pooling_mode":"sum"}"#)], "`pooling_mode` is `sum`"),

@@ -157,6 +157,14 @@ impl<D: EncoderDevice> SequenceModel for DecoderModel<D> {
         }
         Ok(outputs)
     }
+
+    fn sleep(&mut self) -> Result<()> {
+        self.device.sleep(&mut self.kv)
+    }
+
+    fn wake(&mut self) -> Result<()> {
+        self.device.wake()
+    }
 }
 
 #[cfg(test)]

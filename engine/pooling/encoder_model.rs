@@ -94,6 +94,14 @@ impl<D: EncoderDevice> SequenceModel for EncoderModel<D> {
             None => rows.map(<[f32]>::to_vec).collect(),
         })
     }
+
+    fn sleep(&mut self) -> Result<()> {
+        self.device.sleep(&mut [])
+    }
+
+    fn wake(&mut self) -> Result<()> {
+        self.device.wake()
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The thread of a pooling model: takes requests, makes batches, runs them, answers. `PoolingHandle` is the way into it.
 
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,13 +17,22 @@ use crate::error::{EngineError, Result};
 type Reply = async_channel::Sender<Result<Vec<Vec<f32>>>>;
 type Answer = async_channel::Receiver<Result<Vec<Vec<f32>>>>;
 
-struct Job {
-    sequences: Vec<Sequence>,
-    reply: Reply,
+/// What the thread is told.
+enum Order {
+    Run {
+        sequences: Vec<Sequence>,
+        reply: Reply,
+    },
+    /// Finish what waits, give the memory to other models.
+    Sleep(Sender<Result<()>>),
+    /// Take it back.
+    Wake(Sender<Result<()>>),
+    /// Finish what waits, then end.
+    Shutdown,
 }
 
 /// Bounds of a running model.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolingLimits {
     /// Of a batch.
     pub batch: BatchLimits,
@@ -63,7 +73,9 @@ struct Shared {
 #[derive(Clone)]
 pub struct PoolingHandle {
     shared: Arc<Shared>,
-    jobs: Sender<Job>,
+    orders: Sender<Order>,
+    /// Never sends; closes when the model is gone with all that it held.
+    ended: Receiver<Infallible>,
 }
 
 /// Starts the thread of `model`.
@@ -81,13 +93,19 @@ pub(crate) fn start(model: Box<dyn SequenceModel>, limits: PoolingLimits) -> Res
         num_tokens: AtomicU64::new(0),
         max_running: AtomicUsize::new(0),
     });
-    let (jobs, received) = crossbeam_channel::bounded(limits.max_waiting);
-    let of_thread = shared.clone();
+    let (orders, received) = crossbeam_channel::bounded(limits.max_waiting);
+    let (alive, ended) = crossbeam_channel::bounded(0);
+    let worker = Worker { model, queue: Queue::default(), shared: shared.clone(), is_asleep: false };
+    let run = move || {
+        worker.serve(&received);
+        // Now that the worker has let go of the device.
+        drop(alive);
+    };
     std::thread::Builder::new()
         .name("pagoda-pooling".into())
-        .spawn(move || serve(model, &received, &of_thread))
+        .spawn(run)
         .map_err(|error| EngineError::Device(format!("the thread of a pooling model: {error}")))?;
-    Ok(PoolingHandle { shared, jobs })
+    Ok(PoolingHandle { shared, orders, ended })
 }
 
 impl PoolingHandle {
@@ -115,9 +133,9 @@ impl PoolingHandle {
             return Ok(None);
         }
         let (reply, answer) = async_channel::bounded(1);
-        match self.jobs.try_send(Job { sequences, reply }) {
+        match self.orders.try_send(Order::Run { sequences, reply }) {
             Ok(()) => Ok(Some(answer)),
-            Err(TrySendError::Full(_)) => Err(EngineError::QueueFull(self.jobs.len())),
+            Err(TrySendError::Full(_)) => Err(EngineError::QueueFull(self.orders.len())),
             Err(TrySendError::Disconnected(_)) => Err(self.dead_error()),
         }
     }
@@ -149,7 +167,7 @@ impl PoolingHandle {
         let shared = &self.shared;
         PoolingStats {
             num_running: shared.num_running.load(Relaxed),
-            num_waiting: shared.num_waiting.load(Relaxed) + self.jobs.len(),
+            num_waiting: shared.num_waiting.load(Relaxed) + self.orders.len(),
             num_batches: shared.num_batches.load(Relaxed),
             num_tokens: shared.num_tokens.load(Relaxed),
             max_running: shared.max_running.load(Relaxed),
@@ -164,32 +182,123 @@ impl PoolingHandle {
         self.shared.dead.lock().clone().map_or(Ok(()), Err)
     }
 
+    /// Finishes what waits, then gives the model's memory to others; weights are kept on the host. Waits for it.
+    ///
+    /// # Errors
+    /// What the device says, and then it is awake as before; `EngineDead`.
+    pub fn sleep(&self) -> Result<()> {
+        self.rest(Order::Sleep)
+    }
+
+    /// Takes the memory back. Waits for it.
+    ///
+    /// # Errors
+    /// What the device says, and then it sleeps on; `EngineDead`.
+    pub fn wake(&self) -> Result<()> {
+        self.rest(Order::Wake)
+    }
+
+    fn rest(&self, order: impl FnOnce(Sender<Result<()>>) -> Order) -> Result<()> {
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        self.orders.send(order(sender)).map_err(|_| self.dead_error())?;
+        answer.recv().unwrap_or_else(|_| Err(self.dead_error()))
+    }
+
+    /// Ends the thread once what waits is done, and waits until its memory is free.
+    pub fn unload(&self) {
+        let _ = self.orders.send(Order::Shutdown);
+        let _ = self.ended.recv();
+    }
+
     fn dead_error(&self) -> EngineError {
         EngineError::EngineDead(self.shared.dead.lock().clone().unwrap_or_else(|| "the pooling thread ended".into()))
     }
 }
 
-fn serve(mut model: Box<dyn SequenceModel>, jobs: &Receiver<Job>, shared: &Shared) {
-    let mut queue: Queue<Reply> = Queue::default();
-    loop {
-        if queue.is_empty() {
-            let Ok(job) = jobs.recv() else { return };
-            queue.push(job.sequences, job.reply);
+/// The thread's side.
+struct Worker {
+    model: Box<dyn SequenceModel>,
+    queue: Queue<Reply>,
+    shared: Arc<Shared>,
+    is_asleep: bool,
+}
+
+impl Worker {
+    fn serve(mut self, orders: &Receiver<Order>) {
+        loop {
+            if self.queue.is_empty() {
+                let Ok(order) = orders.recv() else { return };
+                if !self.obey(order) {
+                    return;
+                }
+            }
+            while let Ok(order) = orders.try_recv() {
+                if !self.obey(order) {
+                    return;
+                }
+            }
+            if !self.run_batch() {
+                return;
+            }
         }
-        while let Ok(job) = jobs.try_recv() {
-            queue.push(job.sequences, job.reply);
+    }
+
+    /// False when the thread must end.
+    fn obey(&mut self, order: Order) -> bool {
+        match order {
+            // A receiver that is gone wants no answer.
+            Order::Run { reply, .. } if self.is_asleep => {
+                drop(reply.try_send(Err(EngineError::Device("the model sleeps; wake it first".into()))));
+                true
+            }
+            Order::Run { sequences, reply } => {
+                self.queue.push(sequences, reply);
+                true
+            }
+            Order::Sleep(answer) => {
+                let is_alive = self.finish();
+                if is_alive {
+                    let outcome = if self.is_asleep { Ok(()) } else { self.model.sleep() };
+                    self.is_asleep |= outcome.is_ok();
+                    let _ = answer.send(outcome);
+                }
+                is_alive
+            }
+            Order::Wake(answer) => {
+                let outcome = if self.is_asleep { self.model.wake() } else { Ok(()) };
+                self.is_asleep &= outcome.is_err();
+                let _ = answer.send(outcome);
+                true
+            }
+            Order::Shutdown => {
+                if self.finish() {
+                    *self.shared.dead.lock() = Some("the model was unloaded".into());
+                }
+                false
+            }
         }
-        queue.retain(|reply| !reply.is_closed());
-        let (members, sequences) = queue.next_batch(shared.limits.batch);
+    }
+
+    /// Runs all that waits; false when the thread must end.
+    fn finish(&mut self) -> bool {
+        while !self.queue.is_empty() {
+            if !self.run_batch() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn run_batch(&mut self) -> bool {
+        self.queue.retain(|reply| !reply.is_closed());
+        let (members, sequences) = self.queue.next_batch(self.shared.limits.batch);
         if sequences.is_empty() {
-            continue;
+            return true;
         }
-        note_batch(shared, &sequences, queue.num_waiting());
-        let outcome = catch_unwind(AssertUnwindSafe(|| model.run(&sequences)));
-        shared.num_running.store(0, Relaxed);
-        if !answer(&mut queue, &members, outcome, shared) {
-            return;
-        }
+        note_batch(&self.shared, &sequences, self.queue.num_waiting());
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.model.run(&sequences)));
+        self.shared.num_running.store(0, Relaxed);
+        answer(&mut self.queue, &members, outcome, &self.shared)
     }
 }
 
@@ -228,63 +337,4 @@ fn answer(queue: &mut Queue<Reply>, members: &[Member], outcome: std::thread::Re
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Says each sequence's length and the size of its batch.
-    struct Lengths;
-
-    impl SequenceModel for Lengths {
-        fn run(&mut self, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>> {
-            let one = |sequence: &Sequence| match sequence.ids[0] {
-                7 => panic!("scripted"),
-                8 => Err(EngineError::Device("scripted".into())),
-                _ => Ok(vec![sequence.ids.len() as f32]),
-            };
-            sequences.iter().map(one).collect()
-        }
-    }
-
-    fn started() -> PoolingHandle {
-        let batch = BatchLimits { max_tokens: 8, max_seqs: 4 };
-        start(Box::new(Lengths), PoolingLimits { batch, max_seq_len: 6, vocab_size: 10, max_waiting: 4 }).expect("a thread")
-    }
-
-    fn sequence(id: u32, len: usize) -> Sequence {
-        Sequence { ids: vec![id; len], token_types: Vec::new() }
-    }
-
-    #[test]
-    fn outputs_come_in_the_order_of_the_sequences() {
-        let handle = started();
-        let outputs = handle.run_blocking((1..=6).map(|len| sequence(1, len)).collect()).expect("runs");
-        assert_eq!(outputs, (1..=6).map(|len| vec![len as f32]).collect::<Vec<_>>());
-        assert!(handle.run_blocking(Vec::new()).expect("nothing to do").is_empty());
-        let stats = handle.stats();
-        assert_eq!((stats.num_tokens, stats.num_running), (21, 0));
-        assert!(stats.num_batches >= 3 && stats.max_running <= 4, "{stats:?}");
-    }
-
-    #[test]
-    fn wrong_sequences_are_refused_by_place() {
-        let handle = started();
-        for (sequences, expected) in [
-            (vec![sequence(1, 1), sequence(1, 0)], "input[1] has no tokens"),
-            (vec![sequence(1, 7)], "input[0] is too long: 7 tokens > 6 maximum"),
-            (vec![sequence(10, 1)], "input[0]: token 10 is outside the vocabulary of 10"),
-        ] {
-            let message = handle.run_blocking(sequences).expect_err(expected).to_string();
-            assert!(message.contains(expected), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_fault_fails_its_requests_and_a_panic_ends_the_thread() {
-        let handle = started();
-        assert!(matches!(handle.run_blocking(vec![sequence(8, 1)]), Err(EngineError::Device(_))));
-        assert_eq!(handle.run_blocking(vec![sequence(1, 2)]).expect("goes on"), [[2.0]]);
-        assert!(matches!(handle.run_blocking(vec![sequence(7, 1)]), Err(EngineError::EngineDead(_))));
-        assert!(handle.health().is_err_and(|reason| reason.contains("panicked")));
-        assert!(matches!(handle.run_blocking(vec![sequence(1, 1)]), Err(EngineError::EngineDead(_))));
-    }
-}
+mod tests;

@@ -70,6 +70,7 @@ impl Classifier {
     pub fn scores(&self, dense: &[f32]) -> Vec<f32> {
         let mut x: Vec<f32> = match self.activation {
             HeadActivation::Tanh => dense.iter().map(|x| x.tanh()).collect(),
+            HeadActivation::Relu => dense.iter().map(|x| x.max(0.0)).collect(),
             HeadActivation::GeluNorm => dense.iter().map(|x| gelu(*x)).collect(),
         };
         if let Some(norm) = &self.norm {

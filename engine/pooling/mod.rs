@@ -5,17 +5,22 @@
 
 pub mod config;
 mod decoder_model;
+mod dense;
 mod encoder_model;
 pub mod engine;
 mod head;
 pub mod loader;
+mod plan;
 mod queue;
+mod source;
 pub mod template;
 pub mod text;
 
 pub use config::{PoolingConfig, PoolingKind};
 pub use engine::{PoolingHandle, PoolingStats};
-pub use loader::{LoadedPooling, load};
+pub use loader::{LoadedPooling, describe, load, load_engine};
+pub use plan::PoolingPlan;
+pub use source::{PoolingDescription, Scoring};
 pub use text::{Encoded, PoolingText};
 
 use crate::error::Result;
@@ -42,4 +47,12 @@ pub struct BatchLimits {
 pub(crate) trait SequenceModel: Send {
     /// One vector a sequence: a pooled hidden state, or scores. Sequences are within the limits of the batch and not empty.
     fn run(&mut self, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>>;
+    /// Gives memory to other models; nothing runs before `wake`.
+    fn sleep(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// Takes the memory back.
+    fn wake(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

@@ -6,7 +6,7 @@
 mod cuda_pair;
 
 use cuda_pair::{EncoderCase, Inputs, Pair, noise};
-use pagoda_engine::device::encoder::{EncoderAttention, EncoderDevice, EncoderStep, LayerNorm, Pooling};
+use pagoda_engine::device::encoder::{EncoderAttention, EncoderDevice, EncoderStep, LayerNorm, Pooling, RelativeBias};
 use pagoda_engine::device::{RopeStyle, RopeTable, Tensor};
 use pagoda_engine::models::config::Activation;
 
@@ -73,6 +73,8 @@ struct Attend {
     num_heads: usize,
     head_dim: usize,
     radius: Option<usize>,
+    /// Adds to scores by distance.
+    is_biased: bool,
 }
 
 impl EncoderCase for Attend {
@@ -91,7 +93,11 @@ impl EncoderCase for Attend {
         let mut qkv = inputs.tensor(1, step.num_tokens, 3 * cols);
         device.rotate(&mut qkv, &step.positions, &params, &rope).unwrap();
         let mut out = device.alloc(step.num_tokens, cols, device.activation_dtype()).unwrap();
-        device.bidirectional_attention(&mut out, &qkv, &step, &params).unwrap();
+        // One longer than needed: where a distance is found must not depend on the step.
+        let reach = longest + 1;
+        let values = || device.load_vector(&noise(9, self.num_heads * (2 * reach - 1))).unwrap();
+        let bias = self.is_biased.then(|| RelativeBias { values: values(), reach });
+        device.bidirectional_attention(&mut out, &qkv, &step, &params, bias.as_ref()).unwrap();
         let mut outputs = vec![qkv];
         let poolings = [Pooling::Cls, Pooling::Last, Pooling::Mean, Pooling::MeanSqrtLen, Pooling::Max, Pooling::WeightedMean];
         for (idx, pooling) in poolings.into_iter().enumerate() {
@@ -112,7 +118,7 @@ fn rotation_attention_and_pooling_agree() {
         for radius in [None, Some(8), Some(64)] {
             for lens in [vec![1], vec![63, 64, 65], vec![31, 1, 32, 33, 127, 128, 129], vec![700, 3]] {
                 let name = format!("attention {lens:?}, {num_heads} heads of {head_dim}, radius {radius:?}");
-                pair.check_encoder(&name, &Attend { lens, num_heads, head_dim, radius });
+                pair.check_encoder(&name, &Attend { lens, num_heads, head_dim, radius, is_biased: radius == Some(64) || num_heads == 12 });
             }
         }
     }

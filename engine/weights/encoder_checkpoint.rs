@@ -102,6 +102,11 @@ impl EncoderCheckpoint {
         self.store.tensors.values().map(|tensor| tensor.bytes.len()).sum()
     }
 
+    /// Weights of all files.
+    pub fn num_values(&self) -> usize {
+        self.store.tensors.values().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+
     /// A linear layer; `layer` is ignored for the head.
     ///
     /// # Errors
@@ -128,6 +133,16 @@ impl EncoderCheckpoint {
     pub fn table(&self, which: EncoderTable) -> Result<HostMatrix> {
         let (stem, rows) = self.table_shape(which);
         Ok(HostMatrix::Rows(aligned(self.store.matrix(&(self.fill(stem, 0) + ".weight"), rows, self.config.hidden_size)?)))
+    }
+
+    /// What is added to scores by distance: `[buckets, num_heads]`; None where the model adds nothing.
+    ///
+    /// # Errors
+    /// As `linear`.
+    pub fn relative_bias(&self) -> Result<Option<HostMatrix>> {
+        let Some(rows) = self.config.relative_buckets else { return Ok(None) };
+        let name = self.fill(self.names.relative_bias, 0) + ".weight";
+        Ok(Some(HostMatrix::Rows(aligned(self.store.matrix(&name, rows, self.config.num_heads)?))))
     }
 
     /// A norm, or none where the model has none at this place; `layer` is ignored for those outside of the layers.
@@ -197,6 +212,7 @@ impl EncoderCheckpoint {
         if self.config.num_token_types > 0 {
             self.table(EncoderTable::TokenTypes)?;
         }
+        self.relative_bias()?;
         self.norm(EncoderNorm::Embedding, 0)?;
         for layer in 0..self.config.radii.len() {
             for which in [EncoderLinear::Qkv, EncoderLinear::O, EncoderLinear::Up, EncoderLinear::Down] {

@@ -11,6 +11,8 @@ pub struct EncoderNames {
     pub positions: &'static str,
     /// Segments.
     pub token_types: &'static str,
+    /// What is added to scores by distance.
+    pub relative_bias: &'static str,
     /// Norm of the embeddings' sum.
     pub embedding_norm: &'static str,
     /// q, k, v: three matrices, or one that holds all.
@@ -41,6 +43,7 @@ pub const BERT: EncoderNames = EncoderNames {
     embedding: "{p}embeddings.word_embeddings",
     positions: "{p}embeddings.position_embeddings",
     token_types: "{p}embeddings.token_type_embeddings",
+    relative_bias: "",
     embedding_norm: "{p}embeddings.LayerNorm",
     qkv: &[
         "{p}encoder.layer.{l}.attention.self.query",
@@ -62,12 +65,44 @@ pub const BERT: EncoderNames = EncoderNames {
 pub const ROBERTA: EncoderNames =
     EncoderNames { prefixes: &["", "roberta."], head_dense: "classifier.dense", head_out: "classifier.out_proj", ..BERT };
 
+/// DistilBERT: no segments.
+pub const DISTILBERT: EncoderNames = EncoderNames {
+    prefixes: &["", "distilbert."],
+    token_types: "",
+    qkv: &[
+        "{p}transformer.layer.{l}.attention.q_lin",
+        "{p}transformer.layer.{l}.attention.k_lin",
+        "{p}transformer.layer.{l}.attention.v_lin",
+    ],
+    o: "{p}transformer.layer.{l}.attention.out_lin",
+    attention_norm: "{p}transformer.layer.{l}.sa_layer_norm",
+    up: "{p}transformer.layer.{l}.ffn.lin1",
+    down: "{p}transformer.layer.{l}.ffn.lin2",
+    mlp_norm: "{p}transformer.layer.{l}.output_layer_norm",
+    head_dense: "pre_classifier",
+    ..BERT
+};
+
+/// MPNet: no segments, and a bias of distances that all layers share.
+pub const MPNET: EncoderNames = EncoderNames {
+    prefixes: &["", "mpnet."],
+    token_types: "",
+    relative_bias: "{p}encoder.relative_attention_bias",
+    qkv: &["{p}encoder.layer.{l}.attention.attn.q", "{p}encoder.layer.{l}.attention.attn.k", "{p}encoder.layer.{l}.attention.attn.v"],
+    o: "{p}encoder.layer.{l}.attention.attn.o",
+    attention_norm: "{p}encoder.layer.{l}.attention.LayerNorm",
+    head_dense: "classifier.dense",
+    head_out: "classifier.out_proj",
+    ..BERT
+};
+
 /// ModernBERT.
 pub const MODERNBERT: EncoderNames = EncoderNames {
     prefixes: &["", "model."],
     embedding: "{p}embeddings.tok_embeddings",
     positions: "",
     token_types: "",
+    relative_bias: "",
     embedding_norm: "{p}embeddings.norm",
     qkv: &["{p}layers.{l}.attn.Wqkv"],
     o: "{p}layers.{l}.attn.Wo",

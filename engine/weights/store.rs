@@ -141,6 +141,14 @@ impl TensorStore {
         self.floats(name, &[len])
     }
 
+    /// The tensor `name` of this shape in f32, row after row.
+    ///
+    /// # Errors
+    /// As `check_vector`.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.floats(name, shape)
+    }
+
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         self.check_floats(name, shape)?;
         let (tensor, format) = self.get(name, shape)?;

@@ -47,7 +47,7 @@ typedef struct pagoda_rotate_params {
 } pagoda_rotate_params;
 pagoda_status pagoda_rotate(const pagoda_rotate_params *params, pagoda_stream stream);
 
-/* == Attention of every row over its own sequence, in both directions. */
+/* == Attention of every row over its own sequence, in both directions; a bias is added to scaled scores. */
 typedef struct pagoda_encoder_attention_params {
   void *out;                 /* [num_tokens, num_heads * head_dim] bf16 */
   const void *qkv;           /* [num_tokens, 3 * num_heads * head_dim] bf16: q, k, v */
@@ -58,6 +58,8 @@ typedef struct pagoda_encoder_attention_params {
   int32_t max_seq_len; /* of any sequence */
   int32_t radius;      /* keys seen to both sides; -1: all */
   float scale;
+  const float *bias;  /* [num_heads, 2 * bias_reach - 1], that of key j and query i at bias_reach - 1 + j - i; or NULL */
+  int32_t bias_reach; /* at least max_seq_len */
 } pagoda_encoder_attention_params;
 pagoda_status pagoda_encoder_attention(const pagoda_encoder_attention_params *params, pagoda_stream stream);
 

@@ -179,6 +179,9 @@ pub struct EncoderAttention {
     pub radius: Option<usize>,
     /// Factor on q·k.
     pub scale: f32,
+    /// `[num_heads, 2 * reach - 1]` f32 and reach, no less than `max_seq_len`: added to the scaled score of a key d positions behind its
+    /// query, at `reach - 1 + d`.
+    pub bias: Option<(DeviceBytes, usize)>,
 }
 
 /// Attention of every row over its own sequence, in both directions.
@@ -196,6 +199,12 @@ pub fn encoder_attention(p: &EncoderAttention, stream: Stream) -> Result<()> {
     check_range(OP, "out", p.out, p.num_tokens * row_bytes, ALIGNMENT)?;
     check_range(OP, "qkv", p.qkv, p.num_tokens * 3 * row_bytes, ALIGNMENT)?;
     check_range(OP, "cu_seqlens", p.cu_seqlens, (p.num_seqs + 1) * 4, 4)?;
+    if let Some((bias, reach)) = p.bias {
+        if reach < p.max_seq_len.max(1) {
+            return Err(invalid(OP, format!("a bias that reaches {reach}, expected {}", p.max_seq_len)));
+        }
+        check_range(OP, "bias", bias, p.num_heads * (2 * reach - 1) * 4, 4)?;
+    }
     let raw = sys::pagoda_encoder_attention_params {
         out: p.out.as_ptr(),
         qkv: p.qkv.as_ptr::<std::ffi::c_void>(),
@@ -206,6 +215,8 @@ pub fn encoder_attention(p: &EncoderAttention, stream: Stream) -> Result<()> {
         max_seq_len: int(OP, "max_seq_len", p.max_seq_len)?,
         radius: p.radius.map_or(Ok(-1), |radius| int(OP, "radius", radius))?,
         scale: p.scale,
+        bias: p.bias.map_or(std::ptr::null(), |(bias, _)| bias.as_ptr::<f32>()),
+        bias_reach: p.bias.map_or(Ok(0), |(_, reach)| int(OP, "reach", reach))?,
     };
     launch!(pagoda_encoder_attention, raw, stream)
 }
@@ -313,12 +324,27 @@ mod tests {
             head_dim: 32,
             radius: None,
             scale: 1.0,
+            bias: None,
         };
         let cases = [
             (layer_norm(&norm, stream()), "residual holds 127 bytes, needs 128"),
             (layer_norm(&LayerNorm { hidden: 63, ..norm }, stream()), "rows of 63"),
             (layer_norm(&LayerNorm { eps: f32::NAN, ..norm }, stream()), "eps NaN"),
             (encoder_attention(&attention, stream()), "cu_seqlens holds 8 bytes, needs 12"),
+            (
+                encoder_attention(
+                    &EncoderAttention { num_seqs: 1, max_seq_len: 2, bias: Some((range(0x4000, 8), 1)), ..attention },
+                    stream(),
+                ),
+                "reaches 1, expected 2",
+            ),
+            (
+                encoder_attention(
+                    &EncoderAttention { num_seqs: 1, max_seq_len: 2, bias: Some((range(0x4000, 8), 2)), ..attention },
+                    stream(),
+                ),
+                "bias holds 8 bytes, needs 12",
+            ),
             (encoder_attention(&EncoderAttention { head_dim: 40, ..attention }, stream()), "heads of 40"),
             (activate(range(0x1008, 64), 32, Activation::Gelu, stream()), "x is at 0x1008"),
         ];

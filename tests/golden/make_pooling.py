@@ -2,7 +2,8 @@
 """Tiny models of embeddings and rerankers with what transformers makes of them: tests/data/pooling/NAME/ and NAME.json.
 
 usage: make_pooling.py OUT [NAME...]        (OUT: tests/data/pooling)
-Needs torch, transformers, tokenizers, safetensors (made with torch 2.11.0, transformers 5.23.0, tokenizers 0.23.3).
+Needs torch, transformers, tokenizers, safetensors (made with torch 2.11.0, transformers 5.23.0 and, from distilbert
+on, 5.24.0, tokenizers 0.23.3).
 Weights are drawn from a fixed seed and stored as bf16; the reference runs in float32 on exactly those values, eager attention, one input
 at a time. Tokenisers are trained on the texts below. A case of an embedding: text, ids, pooled row before normalisation. A case of a
 reranker: query, document, ids, token types, logit.
@@ -111,6 +112,13 @@ def spec(name):
         SIZES, model_type="qwen3", num_key_value_heads=1, head_dim=16, rms_norm_eps=1e-6, tie_word_embeddings=True,
         rope_theta=1e6, max_position_embeddings=1024, eos_token_id=2, bos_token_id=None, pad_token_id=0,
     )
+    distil = dict(
+        model_type="distilbert", dim=48, hidden_dim=64, n_layers=2, n_heads=3, max_position_embeddings=512, pad_token_id=0,
+    )
+    mpnet = dict(
+        SIZES, model_type="mpnet", layer_norm_eps=1e-12, relative_attention_num_buckets=32, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        max_position_embeddings=514,
+    )
     one_label = dict(id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
     table = {
         "bert": (wordpiece, bert, "mean", 256),
@@ -122,6 +130,11 @@ def spec(name):
         "xlm-roberta-cross": (unigram, dict(xlm, **one_label), None, 512),
         "modernbert-cross": (modern, dict(modern_bert, classifier_pooling="mean", classifier_bias=True, norm_bias=True, attention_bias=True, mlp_bias=True, **one_label), None, 256),
         "qwen3-reranker": (lambda: qwen("$A"), qwen3, "yes-no", 1024),
+        "distilbert": (wordpiece, distil, "mean", 128),
+        "distilbert-cross": (wordpiece, dict(distil, **one_label), None, 64),
+        "mpnet": (unigram, mpnet, "mean", 512),
+        "mpnet-cross": (unigram, dict(mpnet, **one_label), None, 256),
+        "bert-dense": (wordpiece, bert, "mean", 256),
     }
     return table if name is None else table[name]
 
@@ -140,7 +153,36 @@ def pool(hidden, how):
     return {"mean": hidden.mean(0), "cls": hidden[0], "lasttoken": hidden[-1]}[how]
 
 
-def write_folder(folder, name, tk, names, model, pooling, max_len):
+# Modules behind pooling: numbers in and out, activation, whether there is a bias.
+DENSE = {"bert-dense": [(48, 32, "torch.nn.modules.activation.Tanh", True), (32, 24, "torch.nn.modules.linear.Identity", False)]}
+
+
+def dense_layers(name, seed):
+    """Weights and biases of the Dense modules, rounded to bf16."""
+    generator = torch.Generator().manual_seed(seed)
+    draw_one = lambda *shape: (0.3 * torch.randn(*shape, generator=generator)).to(torch.bfloat16).float()
+    return [(draw_one(n, k), draw_one(n) if bias else torch.zeros(n)) for k, n, _, bias in DENSE.get(name, [])]
+
+
+def project(name, row, layers):
+    for (_, _, activation, _), (weight, bias) in zip(DENSE.get(name, []), layers):
+        row = weight.double() @ row + bias.double()
+        row = row.tanh() if activation.endswith("Tanh") else row
+    return row
+
+
+def write_dense(folder, spec_of_layer, layer):
+    k, n, activation, bias = spec_of_layer
+    os.makedirs(folder, exist_ok=True)
+    config = dict(in_features=k, out_features=n, bias=bias, activation_function=activation)
+    json.dump(config, open(folder + "/config.json", "w"))
+    tensors = {"linear.weight": layer[0].contiguous()}
+    if bias:
+        tensors["linear.bias"] = layer[1].contiguous()
+    save_file(tensors, folder + "/model.safetensors", metadata={"format": "pt"})
+
+
+def write_folder(folder, name, tk, names, model, pooling, max_len, layers):
     os.makedirs(folder, exist_ok=True)
     tk.save(folder + "/tokenizer.json", pretty=False)
     put = lambda file, value: json.dump(value, open(f"{folder}/{file}", "w"), ensure_ascii=False)
@@ -153,9 +195,12 @@ def write_folder(folder, name, tk, names, model, pooling, max_len):
     if os.path.exists(folder + "/generation_config.json"):
         os.remove(folder + "/generation_config.json")
     if pooling in ("mean", "cls", "lasttoken"):
-        kinds = ["Transformer", "Pooling"] + (["Normalize"] if name != "bert-cls" else [])
+        dense = DENSE.get(name, [])
+        kinds = ["Transformer", "Pooling"] + ["Dense"] * len(dense) + (["Normalize"] if name != "bert-cls" else [])
         entry = lambda idx, kind: dict(idx=idx, name=str(idx), path="" if idx == 0 else f"{idx}_{kind}", type=f"sentence_transformers.models.{kind}")
         put("modules.json", [entry(idx, kind) for idx, kind in enumerate(kinds)])
+        for idx, (spec_of_layer, layer) in enumerate(zip(dense, layers)):
+            write_dense(f"{folder}/{2 + idx}_Dense", spec_of_layer, layer)
         os.makedirs(folder + "/1_Pooling", exist_ok=True)
         keys = dict(cls="pooling_mode_cls_token", mean="pooling_mode_mean_tokens", lasttoken="pooling_mode_lasttoken")
         put("1_Pooling/config.json", {"word_embedding_dimension": SIZES["hidden_size"], **{key: how == pooling for how, key in keys.items()}})
@@ -181,7 +226,8 @@ def make(out, name, seed):
     if hasattr(model, "pooler"):
         model.pooler = None
     draw(model, seed)
-    write_folder(f"{out}/{name}", name, tk, names, model, pooling, max_len)
+    layers = dense_layers(name, seed)
+    write_folder(f"{out}/{name}", name, tk, names, model, pooling, max_len, layers)
     rounded = lambda values: [round(float(value), 6) for value in values]
     cases = []
     for idx, text in enumerate(TEXTS if pooling in ("mean", "cls", "lasttoken") else []):
@@ -191,7 +237,7 @@ def make(out, name, seed):
         batch = torch.tensor([ids])
         with torch.no_grad():
             hidden = (model.model if kind == "qwen3" else model)(batch).last_hidden_state[0].double()
-        cases.append(dict(id=f"{name}-{idx}", text=text, ids=ids, pooled=rounded(pool(hidden, pooling))))
+        cases.append(dict(id=f"{name}-{idx}", text=text, ids=ids, pooled=rounded(project(name, pool(hidden, pooling), layers))))
     for idx, (query, document) in enumerate(QUERIES if pooling in (None, "yes-no") else []):
         if pooling == "yes-no":
             encode = lambda text: tk.encode(text, add_special_tokens=False).ids

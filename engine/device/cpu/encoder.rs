@@ -2,10 +2,11 @@
 #![allow(unsafe_code)]
 
 use super::activation::Activate;
+use super::encoder_attention::BiasRows;
 use super::layer_norm::{AddLayerNormRow, LayerNormRow};
 use super::threads::SharedMut;
 use super::{CpuDevice, CpuWeight};
-use crate::device::encoder::{EncoderAttention, EncoderDevice, EncoderStep, LayerNorm, Pooling};
+use crate::device::encoder::{EncoderAttention, EncoderDevice, EncoderStep, LayerNorm, Pooling, RelativeBias};
 use crate::device::{RopeTable, Tensor};
 use crate::error::Result;
 use crate::models::config::Activation;
@@ -86,10 +87,15 @@ impl EncoderDevice for CpuDevice {
         qkv: &CpuTensor,
         step: &EncoderStep<Self>,
         params: &EncoderAttention,
+        bias: Option<&RelativeBias<Self>>,
     ) -> Result<()> {
         let cols = params.num_heads * params.head_dim;
         assert_eq!((qkv.rows, qkv.cols, out.cols), (step.num_tokens, 3 * cols, cols), "shape of attention");
-        self.bidirectional_slices(out.values_mut(step.num_tokens), qkv.values(), &step.cu_seqlens[..=step.num_seqs], params);
+        let bias = bias.map(|bias| {
+            assert_eq!(bias.values.values.len(), params.num_heads * (2 * bias.reach - 1), "values of a bias");
+            BiasRows { values: bias.values.values.as_slice(), reach: bias.reach }
+        });
+        self.bidirectional_slices(out.values_mut(step.num_tokens), qkv.values(), &step.cu_seqlens[..=step.num_seqs], params, bias);
         Ok(())
     }
 

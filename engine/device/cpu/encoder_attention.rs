@@ -17,6 +17,13 @@ const BLOCK: usize = 128;
 /// Queries that are computed together.
 const ROWS: usize = 4;
 
+/// What is added to scores: `[num_heads, 2 * reach - 1]`, see `RelativeBias`.
+#[derive(Clone, Copy)]
+pub struct BiasRows<'a> {
+    pub values: &'a [f32],
+    pub reach: usize,
+}
+
 /// Queries `first .. first + rows` of one sequence at one head, and the keys they can see.
 struct Task {
     /// First row of the sequence.
@@ -30,13 +37,21 @@ struct Task {
 
 impl CpuDevice {
     /// out `[num_tokens, num_heads * head_dim]`, qkv `[num_tokens, 3 * num_heads * head_dim]`, cu_seqlens `[num_seqs + 1]`.
-    pub(super) fn bidirectional_slices(&self, out: &mut [f32], qkv: &[f32], cu_seqlens: &[i32], params: &EncoderAttention) {
+    pub(super) fn bidirectional_slices(
+        &self,
+        out: &mut [f32],
+        qkv: &[f32],
+        cu_seqlens: &[i32],
+        params: &EncoderAttention,
+        bias: Option<BiasRows<'_>>,
+    ) {
         let cols = params.num_heads * params.head_dim;
         assert_eq!(qkv.len(), 3 * out.len(), "rows of q, k, v");
         let mut tasks = Vec::new();
         for pair in cu_seqlens.windows(2) {
             let (start, end) = (pair[0] as usize, pair[1] as usize);
             assert!(start <= end && end * cols <= out.len(), "sequence {start}..{end}");
+            assert!(bias.is_none_or(|bias| end - start <= bias.reach), "a bias for {} tokens", end - start);
             for first in (0..end - start).step_by(BLOCK) {
                 let rows = BLOCK.min(end - start - first);
                 tasks.extend((0..params.num_heads).map(|head| Task { start, len: end - start, head, first, rows }));
@@ -52,7 +67,7 @@ impl CpuDevice {
                 let (values, rest) = rest.split_at_mut(padded * stride);
                 let (scores, rest) = rest.split_at_mut(ROWS * padded);
                 let (queries, sums) = rest.split_at_mut(ROWS * stride);
-                let block = QueryBlock { task, params, qkv, oldest, keys, packed_keys, values, scores, queries, sums, out: &out };
+                let block = QueryBlock { task, params, bias, qkv, oldest, keys, packed_keys, values, scores, queries, sums, out: &out };
                 self.dispatch.run(block);
             });
         });
@@ -72,6 +87,7 @@ impl Task {
 struct QueryBlock<'a, 'o> {
     task: &'a Task,
     params: &'a EncoderAttention,
+    bias: Option<BiasRows<'a>>,
     qkv: &'a [f32],
     /// Position of the first key.
     oldest: usize,
@@ -174,7 +190,7 @@ impl QueryBlock<'_, '_> {
         unroll!(I < R => unroll!(J < G => s.store(acc[I][J], lanes_mut(self.scores, I * padded + (group + J) * LANES))));
     }
 
-    /// Scores become exp(scale * (score - max)); returns 1 / their sums.
+    /// Scores, with their bias, become exp(scale * (score - max)); returns 1 / their sums.
     #[inline(always)]
     fn softmax<S: Simd>(&mut self, s: S, row: usize, rows: usize) -> [f32; ROWS] {
         let padded = self.padded();
@@ -188,6 +204,11 @@ impl QueryBlock<'_, '_> {
             };
             let (from, to) = (from.min(self.keys), to.min(self.keys));
             let weights = &mut self.scores[i * padded..][..padded];
+            if let Some(bias) = &self.bias {
+                let first = self.task.head * (2 * bias.reach - 1) + bias.reach - 1 + self.oldest - position;
+                let inverse = 1.0 / self.params.scale;
+                weights.iter_mut().zip(&bias.values[first..][..self.keys]).for_each(|(score, bias)| *score += bias * inverse);
+            }
             weights[..from].fill(f32::NEG_INFINITY);
             weights[to..].fill(f32::NEG_INFINITY);
             let mut max = s.splat(f32::NEG_INFINITY);

@@ -6,7 +6,7 @@ use pagoda_kernels::ops::step as rows;
 
 use super::ops::kernel_activation;
 use super::{CudaDevice, CudaInts, CudaWeight, Stored};
-use crate::device::encoder::{EncoderAttention, EncoderDevice, EncoderStep, LayerNorm, Pooling};
+use crate::device::encoder::{EncoderAttention, EncoderDevice, EncoderStep, LayerNorm, Pooling, RelativeBias};
 use crate::device::{DType, RopeStyle, RopeTable, Tensor};
 use crate::error::Result;
 use crate::models::config::Activation;
@@ -104,6 +104,7 @@ impl EncoderDevice for CudaDevice {
         qkv: &CudaTensor,
         step: &EncoderStep<Self>,
         params: &EncoderAttention,
+        bias: Option<&RelativeBias<Self>>,
     ) -> Result<()> {
         let cols = params.num_heads * params.head_dim;
         assert_eq!((qkv.rows, qkv.cols, out.cols), (step.num_tokens, 3 * cols, cols), "shape of attention");
@@ -119,6 +120,7 @@ impl EncoderDevice for CudaDevice {
             head_dim: params.head_dim,
             radius: params.radius,
             scale: params.scale,
+            bias: bias.map(|bias| (bias.values.bytes, bias.reach)),
         };
         self.launch(|stream| ops::encoder_attention(&params, stream))
     }

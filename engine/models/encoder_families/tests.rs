@@ -31,6 +31,26 @@ fn bert_counts_positions_from_zero_and_roberta_behind_its_padding() {
 }
 
 #[test]
+fn distilbert_has_names_of_its_own_and_mpnet_a_bias_of_distances() {
+    let sizes = json!({"architectures": ["DistilBertModel"], "vocab_size": 100, "dim": 64, "hidden_dim": 128, "n_layers": 3, "n_heads": 4,
+        "max_position_embeddings": 512, "activation": "gelu"});
+    let distil = parse(sizes.clone()).expect("parses");
+    let shape = (distil.hidden_size, distil.intermediate_size, distil.num_heads, distil.radii.len(), distil.num_token_types);
+    assert_eq!((distil.family, shape, distil.max_seq_len), ("distilbert", (64, 128, 4, 3, 0), 512));
+    let mut odd = sizes;
+    odd["n_heads"] = json!(5);
+    let message = parse(odd).expect_err("refused").to_string();
+    assert!(message.contains("`n_heads` is 5, which does not divide dim 64"), "{message}");
+    let mpnet = parse(config("MPNetForMaskedLM", json!({"max_position_embeddings": 514, "pad_token_id": 7}))).expect("parses");
+    assert_eq!((mpnet.max_seq_len, mpnet.relative_buckets, mpnet.num_token_types), (512, Some(32), 0));
+    assert_eq!(mpnet.positions, Positions::Learned { rows: 514, offset: 2 });
+    let few = parse(config("MPNetModel", json!({"relative_attention_num_buckets": 8}))).expect_err("refused").to_string();
+    assert!(few.contains("relative_attention_num_buckets"), "{few}");
+    let head = parse(config("MPNetForSequenceClassification", json!({"num_labels": 1}))).expect("parses").head.expect("a head");
+    assert_eq!((head.num_labels, head.activation), (1, HeadActivation::Tanh));
+}
+
+#[test]
 fn classifiers_have_a_head_with_as_many_scores_as_labels() {
     let one = json!({"id2label": {"0": "LABEL_0"}});
     let head = parse(config("BertForSequenceClassification", one)).expect("parses").head.expect("a head");

@@ -65,6 +65,24 @@ template <typename Smem> __device__ __forceinline__ void mask(const EncoderTile 
   }
 }
 
+// s += bias / scale: `factor`, which the softmax multiplies with, holds the scale.
+template <typename Smem> __device__ __forceinline__ void add_bias(const pagoda_encoder_attention_params &p, const EncoderTile &tile, PrefillState<Smem> &state, int first_key) {
+  const float *bias_gmem = p.bias + static_cast<int64_t>(blockIdx.y) * (2 * p.bias_reach - 1) + p.bias_reach - 1;
+  const float inverse = 1.0f / p.scale;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int query = query_of(tile, r);
+#pragma unroll
+    for (int n = 0; n < Smem::kBlockN / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int key = first_key + n * 8 + threadIdx.x % 4 * 2 + e;
+        if (key < tile.len && query < tile.len) state.s[0][n][2 * r + e] += __ldg(bias_gmem + key - query) * inverse;
+      }
+    }
+  }
+}
+
 template <typename Smem> __device__ __forceinline__ void store(const pagoda_encoder_attention_params &p, const EncoderTile &tile, const PrefillState<Smem> &state) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -107,6 +125,7 @@ template <int kHeadDim> __global__ void __launch_bounds__(kPrefillWarps *kWarpSi
     ptx::wait_copies<1>();
     __syncthreads();
     scores<Smem>(state, smem.q + warp * 16 * Smem::kStride, smem.kv[stage][0], lane);
+    if (p.bias) add_bias<Smem>(p, tile, state, first_key);
     if (p.radius >= 0 || first_key + kBlockN > len) mask<Smem>(tile, p.radius, state, first_key);
     softmax_step<Smem>(state, factor, 0, 0);
     softmax_step<Smem>(state, factor, 0, 1);
@@ -128,6 +147,7 @@ template <int kHeadDim> pagoda_status run(const pagoda_encoder_attention_params 
 extern "C" pagoda_status pagoda_encoder_attention(const pagoda_encoder_attention_params *p, pagoda_stream stream) {
   using namespace pagoda;
   if (!p || !p->out || !p->qkv || !p->cu_seqlens || p->num_seqs < 0 || p->num_seqs > 65535 || p->num_heads <= 0 || p->num_heads > 65535) return PAGODA_INVALID_ARGUMENT;
+  if (p->bias && p->bias_reach < p->max_seq_len) return PAGODA_INVALID_ARGUMENT;
   if (p->max_seq_len < 0 || p->radius < -1 || !(p->scale > 0.0f)) return PAGODA_INVALID_ARGUMENT;
   if (p->num_seqs == 0 || p->max_seq_len == 0) return PAGODA_OK;
   switch (p->head_dim) { // tiny models of tests, MiniLM, most encoders, some wide ones, those of decoders' shape
