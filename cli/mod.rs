@@ -25,7 +25,7 @@ mod try_out;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
@@ -68,6 +68,9 @@ const USAGE: u8 = 2;
 /// Exit code of a server whose engine died.
 const ENGINE_ENDED: u8 = 3;
 
+/// Longest wait for an engine to free its device, at the end of a command.
+const DEVICE_FREED: Duration = Duration::from_secs(5);
+
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let started = Instant::now();
@@ -87,6 +90,8 @@ pub fn run() -> ExitCode {
         Command::Quantize(arguments) => quantize::run(&arguments, file),
         Command::Eval(arguments) => eval::run(&arguments, file),
     };
+    // Nothing runs any more; what holds a device may be about to free it.
+    pagoda_engine::core::live::wait_until_ended(DEVICE_FREED);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if terminal::is_closed_pipe(&error) => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::command::{Command, RequestId};
 use super::handle::{EngineHandle, Shared};
+use super::live;
 use super::requests::Requests;
 use super::rest::RestState;
 use super::stats::EngineStats;
@@ -85,6 +86,7 @@ pub fn start_runner(config: EngineConfig, runner: impl StepRunner) -> Result<Eng
         drop(alive);
     };
     thread.spawn(run).map_err(|e| EngineError::Device(format!("cannot start the engine thread: {e}")))?;
+    live::note(ended.clone());
     Ok(EngineHandle { shared, commands: sender, dropped: dropping, ended })
 }
 

@@ -4,6 +4,7 @@ pub mod command;
 mod deliveries;
 pub mod engine;
 pub mod handle;
+pub mod live;
 mod outside;
 mod requests;
 mod rest;

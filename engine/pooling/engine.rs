@@ -11,6 +11,7 @@ use tracing::{error, trace};
 
 use super::queue::{Member, Queue};
 use super::{BatchLimits, Sequence, SequenceModel};
+use crate::core::live;
 use crate::error::{EngineError, Result};
 
 /// What answers a request, and where the answer is waited for.
@@ -105,6 +106,7 @@ pub(crate) fn start(model: Box<dyn SequenceModel>, limits: PoolingLimits) -> Res
         .name("pagoda-pooling".into())
         .spawn(run)
         .map_err(|error| EngineError::Device(format!("the thread of a pooling model: {error}")))?;
+    live::note(ended.clone());
     Ok(PoolingHandle { shared, orders, ended })
 }
 
