@@ -4,6 +4,7 @@
 //! everything but a device: queue, sampler, grammars, text (`steps.rs`). One request runs at a time; the others wait here.
 
 mod frame;
+mod lanes;
 mod steps;
 mod worker;
 
@@ -114,7 +115,13 @@ impl HuggingFace {
         for ignored in &loaded.ignored {
             warn!("ignored: {ignored}");
         }
-        info!(family = loaded.family, device = loaded.device, weight_bytes = loaded.weight_bytes, "huggingface worker ready");
+        info!(
+            family = loaded.family,
+            device = loaded.device,
+            weight_bytes = loaded.weight_bytes,
+            resident_bytes = loaded.resident_bytes,
+            "huggingface worker ready"
+        );
         let model = OutsideModel {
             vocab_size: loaded.vocab_size,
             eos_token_ids: eos_token_ids.clone(),
@@ -123,7 +130,7 @@ impl HuggingFace {
             max_step_tokens: STEP_TOKENS,
             max_waiting: settings.max_waiting,
         };
-        let mut steps = Steps::new(worker, MAX_CHOICES);
+        let mut steps = Steps::new(worker, MAX_CHOICES, STEP_TOKENS);
         let handle = start(model.engine_config(), move |inputs| steps.execute(inputs))?;
         let text = VllmLocal::from_parts(Parts { handle, tokenizer, chat_template, eos_token_ids, generation });
         let capabilities = BackendCapabilities {

@@ -197,8 +197,9 @@ fn huggingface_lines(text: &mut String, config: &Config, (target, path): (&Targe
     if load {
         let backend = factory::load_huggingface(path, &settings, &mut |_| {})?;
         let loaded = backend.loaded();
-        let (weights, max_len) = (bytes(loaded.weight_bytes as u64), loaded.max_len);
-        writeln!(text, "  family    {}, context {max_len}, on {}, weights {weights}", loaded.family, loaded.device)?;
+        let (weights, resident) = (bytes(loaded.weight_bytes as u64), bytes(loaded.resident_bytes as u64));
+        writeln!(text, "  family    {}, context {}, on {}", loaded.family, loaded.max_len, loaded.device)?;
+        writeln!(text, "  memory    weights {weights}, the worker holds {resident}")?;
     }
     Ok(())
 }

@@ -29,15 +29,15 @@ impl Cache {
         self.len += num_tokens;
     }
 
-    /// The same in memory of its own: candle's caches are written in place.
-    pub fn deep_copy(&self) -> Result<Cache> {
+    /// Its first `len` tokens in memory of their own: candle's caches are written in place.
+    pub fn first(&self, len: usize) -> Result<Cache> {
         let mut copy = Cache::new(self.layers.len());
         for (from, to) in self.layers.iter().zip(&mut copy.layers) {
             if let (Some(k), Some(v)) = (from.k()?, from.v()?) {
-                to.append(&k.copy()?.contiguous()?, &v.copy()?.contiguous()?)?;
+                to.append(&k.narrow(1, 0, len)?.contiguous()?, &v.narrow(1, 0, len)?.contiguous()?)?;
             }
         }
-        copy.len = self.len;
+        copy.len = len;
         Ok(copy)
     }
 }

@@ -289,7 +289,7 @@ impl Loader<'_> {
         let named = |end: &str| format!("{}.{end}", family.names.head);
         let weight = self.store.tensor(&named("weight"), &[*vocab_size, *hidden_size])?;
         let bias = self.store.has(&named("bias")).then(|| self.store.tensor(&named("bias"), &[*vocab_size])).transpose()?;
-        Linear::new(weight, bias, self.form)
+        Linear::new(vec![weight], bias, self.form)
     }
 
     /// A linear layer of parts, one under the other: (name, rows) each, of `k` columns. Biases are those that the file has.
@@ -314,7 +314,7 @@ impl Loader<'_> {
             return fault(format!("{prefix}{}: some of its parts have a bias, others none", parts[0].0));
         }
         let bias = if biases.is_empty() { None } else { Some(Tensor::cat(&biases, 0)?) };
-        Linear::new(Tensor::cat(&weights, 0)?, bias, self.form)
+        Linear::new(weights, bias, self.form)
     }
 
     /// Rows of a fused projection as `attention::split` expects them: all of q, then k, then v.

@@ -1,6 +1,6 @@
 //! `Linear`: y = x W^T + b, with W dense or in 4 bits.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::nf4::Nf4;
 use crate::serve::Fault;
@@ -19,7 +19,8 @@ pub struct LinearForm {
 enum Weight {
     /// `[n, k]`.
     Dense(Tensor),
-    FourBit(Nf4),
+    /// Stacked along n. Each has its own factors, as the parts have in a checkpoint of bitsandbytes.
+    FourBit(Vec<Nf4>),
 }
 
 /// A linear layer.
@@ -30,16 +31,16 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Takes a weight `[n, k]` and a bias `[n]` from host memory.
+    /// Takes the parts of a weight, `[n, k]` together, and a bias `[n]` from host memory.
     ///
     /// # Errors
     /// No memory.
-    pub fn new(weight: Tensor, bias: Option<Tensor>, form: &LinearForm) -> std::result::Result<Linear, Fault> {
+    pub fn new(parts: Vec<Tensor>, bias: Option<Tensor>, form: &LinearForm) -> std::result::Result<Linear, Fault> {
         let bias = bias.map(|bias| bias.to_device(&form.device)?.to_dtype(form.dtype)).transpose()?;
-        let (_, k) = weight.dims2()?;
-        let weight = match form.four_bit && Nf4::takes(k) {
-            true => Weight::FourBit(Nf4::new(&weight, &form.device)?),
-            false => Weight::Dense(weight.to_device(&form.device)?.to_dtype(form.dtype)?.contiguous()?),
+        let is_coded = form.four_bit && parts.iter().all(|part| part.dim(1).is_ok_and(Nf4::takes));
+        let weight = match is_coded {
+            true => Weight::FourBit(parts.iter().map(|part| Nf4::new(part, &form.device)).collect::<Result<_>>()?),
+            false => Weight::Dense(Tensor::cat(&parts, 0)?.to_device(&form.device)?.to_dtype(form.dtype)?.contiguous()?),
         };
         Ok(Linear { weight, bias })
     }
@@ -53,7 +54,10 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let out = match &self.weight {
             Weight::Dense(weight) => x.matmul(&weight.t()?)?,
-            Weight::FourBit(weight) => weight.forward(x)?,
+            Weight::FourBit(parts) => match parts.as_slice() {
+                [whole] => whole.forward(x)?,
+                parts => Tensor::cat(&parts.iter().map(|part| part.forward(x)).collect::<Result<Vec<_>>>()?, D::Minus1)?,
+            },
         };
         match &self.bias {
             Some(bias) => out.broadcast_add(bias),
@@ -66,7 +70,7 @@ impl Linear {
         let of = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
         let weight = match &self.weight {
             Weight::Dense(weight) => of(weight),
-            Weight::FourBit(weight) => weight.bytes(),
+            Weight::FourBit(parts) => parts.iter().map(Nf4::bytes).sum(),
         };
         weight + self.bias.as_ref().map_or(0, of)
     }

@@ -104,6 +104,11 @@ impl Nf4 {
             let op = Dequantise { first, num_rows, k: self.k, scales: self.scales.clone() };
             return self.codes.apply_op2_no_bwd(&self.absmax, &op)?.to_dtype(dtype);
         }
+        self.looked_up(first, num_rows, dtype)
+    }
+
+    /// The same by candle's own operations, for devices that have no other way.
+    pub fn looked_up(&self, first: usize, num_rows: usize, dtype: DType) -> Result<Tensor> {
         let device = self.codes.device();
         let (per_row, num_blocks) = (self.k / BLOCK, num_rows * self.k / BLOCK);
         let map = Tensor::from_slice(&self.scales.map, 256, device)?;

@@ -110,9 +110,17 @@ fn load_model(load: &Load, progress: &mut dyn FnMut(usize, usize)) -> Result<(De
         max_len,
         device: name(&device).to_owned(),
         weight_bytes: decoder.weight_bytes(),
+        resident_bytes: resident_bytes(),
         ignored,
     };
     Ok((decoder, loaded))
+}
+
+/// What /proc says of this process.
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<usize>().ok()).map_or(0, |kib| kib << 10)
 }
 
 fn device(wanted: &str) -> Result<Device, Fault> {
@@ -130,17 +138,21 @@ fn name(device: &Device) -> &'static str {
 
 fn answer(decoder: &Decoder, sequences: &mut HashMap<usize, Cache>, forward: &Forward, numbers: &[u8]) -> Result<Vec<[u8; 4]>, Fault> {
     let tokens: Vec<u32> = frame::words(numbers)?.iter().map(|word| u32::from_le_bytes(*word)).collect();
-    if forward.start == 0 {
-        sequences.insert(forward.slot, decoder.new_cache());
-    }
-    let Some(cache) = sequences.get_mut(&forward.slot).filter(|cache| cache.len() == forward.start) else {
-        return fault(format!("sequence {} is not at position {}", forward.slot, forward.start));
+    let Forward { lane, from, start, .. } = *forward;
+    let has_it = sequences.get(&from).filter(|cache| cache.len() >= start);
+    let begun = match has_it {
+        _ if start == 0 => Some(decoder.new_cache()),
+        None => return fault(format!("sequence {from} has no {start} tokens")),
+        Some(cache) if from == lane && cache.len() == start => None,
+        Some(cache) => Some(cache.first(start)?),
     };
-    let logits = decoder.forward(cache, &tokens, &forward.rows)?;
-    for &slot in &forward.copies {
-        let copy = sequences[&forward.slot].deep_copy()?;
-        sequences.insert(slot, copy);
+    if let Some(cache) = begun {
+        sequences.insert(lane, cache);
     }
+    let Some(cache) = sequences.get_mut(&lane) else { return fault(format!("there is no sequence {lane}")) };
+    let logits = decoder.forward(cache, &tokens, &forward.rows)?;
+    let copies = forward.copies.iter().map(|copy| Ok((*copy, cache.first(cache.len())?))).collect::<candle_core::Result<Vec<_>>>()?;
+    sequences.extend(copies);
     match logits {
         Some(logits) => floats(&logits),
         None => Ok(Vec::new()),

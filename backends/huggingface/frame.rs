@@ -41,13 +41,15 @@ pub struct Load {
 /// Tokens of a sequence; the frame's numbers are the token ids.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Forward {
-    /// Which sequence: those of several outputs of one request.
-    pub slot: usize,
-    /// Position of the first token; 0 begins a new sequence.
+    /// Which of the sequences that the worker keeps.
+    pub lane: usize,
+    /// The lane that its first `start` tokens are taken from: its own, which is cut to them, or another, which is copied.
+    pub from: usize,
+    /// Position of the first token; 0 begins with nothing.
     pub start: usize,
     /// Rows of these tokens whose logits are wanted, ascending.
     pub rows: Vec<usize>,
-    /// Slots that begin as copies of this sequence.
+    /// Lanes that become copies of this one.
     pub copies: Vec<usize>,
 }
 
@@ -86,6 +88,8 @@ pub struct Loaded {
     pub device: String,
     /// Bytes that the weights take.
     pub weight_bytes: usize,
+    /// Bytes of host memory that the worker holds; 0 where the system does not tell.
+    pub resident_bytes: usize,
     /// What was asked for and is not done, in words.
     pub ignored: Vec<String>,
 }

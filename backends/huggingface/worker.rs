@@ -55,7 +55,7 @@ pub(super) fn program(wanted: Option<&Path>) -> PathBuf {
 /// A worker with its model.
 pub(super) struct Worker {
     settings: WorkerSettings,
-    /// None: it ended, and the next sequence starts another.
+    /// None: it ended.
     running: Option<Running>,
     /// What it loaded first.
     pub loaded: Loaded,
@@ -78,24 +78,22 @@ impl Worker {
         Ok(Worker { settings, running: Some(running), loaded })
     }
 
-    /// Logits of the rows that `forward` wants, one row after another. Where a new sequence begins, a worker that has ended is started
-    /// again, once.
+    /// Starts another process with the same model, in place of one that has ended.
     ///
     /// # Errors
-    /// It ended in the middle of a sequence, or at the beginning of one twice, or refuses.
-    pub fn forward(&mut self, forward: &Forward, tokens: &[u32]) -> Result<Vec<f32>, WorkerError> {
-        match self.ask(forward, tokens) {
-            Err(WorkerError::Ended(_)) if forward.start == 0 => {
-                tracing::warn!("starting the huggingface worker again");
-                self.running = Some(Running::start(&self.settings, &mut |_, _| {})?.0);
-                self.ask(forward, tokens)
-            }
-            outcome => outcome,
-        }
+    /// As `start`.
+    pub fn start_again(&mut self) -> Result<(), WorkerError> {
+        tracing::warn!("starting the huggingface worker again");
+        self.running = Some(Running::start(&self.settings, &mut |_, _| {})?.0);
+        Ok(())
     }
 
-    fn ask(&mut self, forward: &Forward, tokens: &[u32]) -> Result<Vec<f32>, WorkerError> {
-        let Some(running) = &mut self.running else { return Err(WorkerError::Ended("in the middle of a sequence".into())) };
+    /// Logits of the rows that `forward` wants, one row after another.
+    ///
+    /// # Errors
+    /// It ended, or refuses.
+    pub fn forward(&mut self, forward: &Forward, tokens: &[u32]) -> Result<Vec<f32>, WorkerError> {
+        let Some(running) = &mut self.running else { return Err(WorkerError::Ended("before".into())) };
         let tokens: Vec<[u8; 4]> = tokens.iter().map(|token| token.to_le_bytes()).collect();
         let num_values = forward.rows.len() * self.loaded.vocab_size;
         let sent = frame::write(&mut running.socket, &Question::Forward(forward.clone()), &tokens);

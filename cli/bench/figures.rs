@@ -55,7 +55,8 @@ impl Figures {
         self.run.timings.iter().map(|timing| timing.num_tokens).sum()
     }
 
-    fn out_tok_s(&self) -> f64 {
+    /// Output tokens a second, of all requests together.
+    pub fn out_tok_s(&self) -> f64 {
         self.num_out() as f64 / self.run.wall_s
     }
 

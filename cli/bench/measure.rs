@@ -1,9 +1,12 @@
 //! One run of one workload, against the embedded engine or a server over HTTP.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use pagoda_backends::{GenerateEvent, GenerateRequest, GenerationConfig, InferenceBackend, Prompt};
 use pagoda_engine::core::{EngineHandle, RequestStream};
 use pagoda_engine::grammar::{Compiler, Format, Grammar, Limits};
 use pagoda_engine::loader::LoadedModel;
@@ -20,6 +23,8 @@ pub enum Target {
     Engine(EngineHandle, Option<Grammar>),
     /// A server.
     Http(HttpClient),
+    /// A backend in this process, whatever runs it.
+    Backend(Arc<dyn InferenceBackend>),
 }
 
 /// Sends all requests as `arrival` says, greedy and without an early end, and waits for all.
@@ -31,7 +36,7 @@ pub async fn run(target: &Target, workload: &Workload, arrival: Arrival, prompts
     let prompts = prompts.draw(workload);
     let stats = || match target {
         Target::Engine(handle, _) => Some(handle.stats()),
-        Target::Http(_) => None,
+        Target::Http(_) | Target::Backend(_) => None,
     };
     let before = stats();
     let started = Instant::now();
@@ -42,6 +47,7 @@ pub async fn run(target: &Target, workload: &Workload, arrival: Arrival, prompts
         match target {
             Target::Engine(handle, grammar) => in_process(handle, prompt, workload, grammar.as_ref()).await,
             Target::Http(client) => over_http(client, prompt, workload).await,
+            Target::Backend(backend) => in_backend(&**backend, prompt, workload).await,
         }
     });
     let outcomes = join_all(requests).await;
@@ -81,6 +87,31 @@ async fn follow(mut stream: RequestStream, handle: &EngineHandle, started: Insta
             Event::Done(_) => return Ok(timing),
             Event::Failed { message, .. } | Event::Refused { message } => bail!(message),
             Event::PromptLogprobs(_) | Event::Finished { .. } => {}
+        }
+    }
+    bail!("a request ended without a final event")
+}
+
+async fn in_backend(backend: &dyn InferenceBackend, prompt: Vec<u32>, workload: &Workload) -> Result<Timing> {
+    let max_tokens = Some(u32::try_from(workload.output_len)?);
+    let config = GenerationConfig { max_tokens, temperature: 0.0, top_p: 1.0, ignore_eos: true, ..GenerationConfig::default() };
+    let started = Instant::now();
+    let mut events = backend.generate_stream(GenerateRequest { prompt: Prompt::Tokens(prompt), config }).await?;
+    let mut timing = Timing::default();
+    while let Some(event) = events.next().await {
+        match event {
+            GenerateEvent::Started { cached_tokens, .. } => timing.cached_tokens = cached_tokens,
+            GenerateEvent::Delta { tokens, .. } | GenerateEvent::Reasoning { tokens, .. } if !tokens.is_empty() => {
+                timing.total_s = started.elapsed().as_secs_f64();
+                if timing.num_tokens == 0 {
+                    timing.ttft_s = timing.total_s;
+                    timing.num_running = backend.stats().num_running;
+                }
+                timing.num_tokens += tokens.len();
+            }
+            GenerateEvent::Done(_) => return Ok(timing),
+            GenerateEvent::Failed(error) => return Err(error.into()),
+            _ => {}
         }
     }
     bail!("a request ended without a final event")

@@ -1,6 +1,7 @@
 //! `pagoda bench [MODEL]`: named workloads against the embedded engine, or with `--url` against a server; `pagoda bench kernels`: single
 //! operations of a device. One JSON line each, and a table.
 
+mod compare;
 mod figures;
 mod http;
 mod kernels;
@@ -74,6 +75,10 @@ struct RunArguments {
     /// Measure a server over HTTP (http://host:port) instead of the embedded engine
     #[arg(long, value_name = "URL")]
     url: Option<String>,
+    /// Measure the model on these kinds of backend, one after another: huggingface,vllm_local; shows how many times faster each is than the
+    /// first
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', conflicts_with = "url")]
+    compare: Vec<String>,
     /// With --url: name of the model; none: the first one served
     #[arg(long, value_name = "NAME", requires = "url")]
     served_model: Option<String>,
@@ -103,6 +108,10 @@ pub fn run(arguments: &Arguments, file: Option<&Path>, started: Instant) -> Resu
     let workloads = workloads(run)?;
     ensure!(run.rate.is_none_or(|rate| (1e-6..=1e9).contains(&rate)), "--rate: expected a number from 0.000001 to 1e9");
     ensure!(run.soak.is_none_or(|seconds| (0.0..=1e9).contains(&seconds)), "--soak: expected seconds from 0 to 1e9");
+    if !run.compare.is_empty() {
+        ensure!(run.rate.is_none(), "--rate: not with --compare");
+        return compare::run(run, &run.compare, &config, &workloads);
+    }
     match &run.url {
         Some(url) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -4,9 +4,6 @@ use pagoda_scheduler::SchedulerConfig;
 
 use super::EngineConfig;
 
-/// Tokens of a block of the scheduler's books, behind which there is no memory.
-const BLOCK_SIZE: usize = 16;
-
 /// What the engine thread has to know of such a model.
 #[derive(Clone, Debug)]
 pub struct OutsideModel {
@@ -25,18 +22,22 @@ pub struct OutsideModel {
 }
 
 impl OutsideModel {
+    /// Tokens of a block of the scheduler's books, behind which there is no memory.
+    pub const BLOCK_SIZE: usize = 16;
+
     /// Books with room for every sequence at its longest: nothing is ever preempted. No step is made before the last one's tokens are known,
-    /// and a failed one ends its requests, not the engine.
+    /// and a failed one ends its requests, not the
+    /// engine. What the prefix cache finds, the one who computes may have forgotten, and computes again.
     pub fn engine_config(self) -> EngineConfig {
         EngineConfig {
             scheduler: SchedulerConfig {
-                block_size: BLOCK_SIZE,
-                num_blocks: self.max_seqs * (self.max_model_len.div_ceil(BLOCK_SIZE) + 1),
+                block_size: Self::BLOCK_SIZE,
+                num_blocks: self.max_seqs * (self.max_model_len.div_ceil(Self::BLOCK_SIZE) + 1),
                 max_num_seqs: self.max_seqs,
                 max_num_batched_tokens: self.max_step_tokens,
                 min_chunk: 1,
                 max_model_len: self.max_model_len,
-                prefix_caching: false,
+                prefix_caching: true,
                 max_waiting: self.max_waiting,
             },
             vocab_size: self.vocab_size,

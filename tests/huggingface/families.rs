@@ -72,6 +72,15 @@ fn families_of_the_native_engine() {
     }
 }
 
+/// The golden's weights were bitsandbytes' own, made dense.
+#[test]
+fn four_bits_are_those_of_bitsandbytes() {
+    let Some(worker) = worker() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let four_bit = HuggingFaceSettings { four_bit: true, ..settings(&worker) };
+    check("tinyq_bnb-nf4-dq", &write_tiny(folder.path(), "qwen2", 1), &four_bit, Precision::F32);
+}
+
 #[test]
 fn flash_attention_gives_the_same() {
     let Some(worker) = worker() else { return };

@@ -8,7 +8,7 @@ use pagoda_backends::{
     InferenceBackend, Prompt,
 };
 
-use crate::checkpoint::{load, settings, worker, write};
+use crate::checkpoint::{load, settings, worker, write, write_wide};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
@@ -76,6 +76,26 @@ fn one_request_runs_and_the_others_wait() {
     });
 }
 
+/// What the worker still holds is not computed again, and the answer is the same as from nothing.
+#[test]
+fn conversations_go_on_from_what_is_there() {
+    let (Some(backend), Some(fresh)) = (backend(|_| {}), backend(|_| {})) else { return };
+    let tokens = |seed: u32, len: u32| (0..len).map(|i| 3 + (i * 37 + seed * 101) % 700).collect::<Vec<u32>>();
+    let ask = |backend: &HuggingFace, prompt: Vec<u32>| {
+        let request = GenerateRequest { prompt: Prompt::Tokens(prompt), config: greedy(8) };
+        runtime().block_on(backend.generate(request)).expect("an answer")
+    };
+    let (first, other) = (tokens(1, 70), tokens(2, 50));
+    let longer: Vec<u32> = first.iter().copied().chain(tokens(3, 20)).collect();
+    let branch: Vec<u32> = first[..33].iter().copied().chain(tokens(4, 9)).collect();
+    for (prompt, cached_tokens) in [(&first, 0), (&other, 0), (&longer, 64), (&branch, 32), (&longer, 80), (&other, 48)] {
+        let (answer, expected) = (ask(&backend, prompt.clone()), ask(&fresh, prompt.clone()));
+        assert_eq!(answer.choices[0].text, expected.choices[0].text);
+        assert_eq!(answer.usage.cached_tokens, cached_tokens);
+        fresh.engine().handle().clear_prefix_cache();
+    }
+}
+
 #[test]
 fn answers_follow_a_grammar() {
     let Some(backend) = backend(|_| {}) else { return };
@@ -98,6 +118,23 @@ fn four_bits_take_less_memory() {
     assert!((num_weights * 33 / 10..num_weights * 35 / 10).contains(&saved), "{saved} of {}", 4 * num_weights);
     let run = |backend: &HuggingFace| runtime().block_on(backend.generate(request(greedy(4)))).expect("an answer").choices[0].tokens.len();
     assert_eq!((run(&dense), run(&packed)), (4, 4));
+}
+
+/// What the system counts, not what the worker adds up.
+#[test]
+fn a_worker_with_four_bits_holds_less() {
+    let Some(worker) = worker() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (hidden, layers) = (512, 3);
+    let path = write_wide(folder.path(), hidden, layers);
+    let run = |four_bit: bool| {
+        let loaded = load(&path, &HuggingFaceSettings { four_bit, ..settings(&worker) }).loaded().clone();
+        assert!(loaded.resident_bytes > loaded.weight_bytes, "{loaded:?}");
+        loaded.resident_bytes
+    };
+    let (dense, packed) = (run(false), run(true));
+    let linear_bytes = layers * 12 * hidden * hidden * 4;
+    assert!(dense - packed > linear_bytes * 3 / 4, "{dense} and {packed} bytes, {linear_bytes} of linear layers in f32");
 }
 
 #[test]
