@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::ToolDialect;
 use crate::options::{OPTIONS, parse_switch};
 use crate::registry::{BackendKind, ModelConfig, ModelType, check_names};
 use crate::settings::{ConfigError, Setting, Sources, parse_file, resolve_one, value_error};
@@ -143,6 +144,8 @@ pub struct Config {
     pub model: Option<String>,
     /// What models are for of which no entry says so; None: what their files say.
     pub model_type: Option<ModelType>,
+    /// How models write calls of which no entry says so; None: as their chat templates say.
+    pub tool_dialect: Option<ToolDialect>,
     /// HTTP server.
     pub server: ServerOptions,
     /// Log filter.
@@ -199,6 +202,7 @@ impl Config {
             backend: values.text("backend").and_then(|name| BackendKind::parse(&name)),
             model: values.text("model"),
             model_type: values.text("model_type").and_then(|name| ModelType::parse(&name)),
+            tool_dialect: values.text("tool_call_parser").and_then(|name| ToolDialect::parse(&name)),
             server,
             log_level: values.text("log_level").unwrap_or_default(),
             log_json: values.text("log_format").as_deref() == Some("json"),

@@ -19,7 +19,8 @@ use crate::registry::{BackendKind, ModelConfig, ModelType};
 use crate::remote::RemoteSettings;
 use crate::remote::serving::{self, ServedRemote, ServingError, Wanted};
 use crate::{
-    BackendError, HuggingFace, HuggingFaceError, HuggingFaceSettings, InferenceBackend, PoolingLocal, VllmLocal, remote_openai, vllm_remote,
+    BackendError, HuggingFace, HuggingFaceError, HuggingFaceSettings, InferenceBackend, PoolingLocal, ToolDialect, VllmLocal,
+    remote_openai, vllm_remote,
 };
 
 /// Why a backend could not be made.
@@ -133,7 +134,8 @@ pub fn remote_settings(kind: BackendKind, config: &Config) -> Result<RemoteSetti
 /// # Errors
 /// No address, a wrong one, or a service that has to list its models and does not.
 pub async fn remote_models(kind: BackendKind, wanted: Wanted<'_>, config: &Config) -> Result<Vec<ServedRemote>, FactoryError> {
-    Ok(serving::models(&remote_settings(kind, config)?, remote_options(kind, config), wanted).await?)
+    let dialect = tool_dialect(wanted.entry, config);
+    Ok(serving::models(&remote_settings(kind, config)?, remote_options(kind, config), wanted, dialect).await?)
 }
 
 /// Loads a model's files into a backend of the given kind.
@@ -158,7 +160,7 @@ pub fn create(
     if let Some(kind) = kind_of(path, model_type(model, config))? {
         return Ok(Arc::new(PoolingLocal::new(pooling::load(path, Some(kind), &options, progress)?)));
     }
-    Ok(Arc::new(load_local(path, &options, &config.native, progress)?))
+    Ok(Arc::new(load_local(path, &options, config, tool_dialect(model, config), progress)?))
 }
 
 /// What a model is for, where its entry or the configuration says so.
@@ -166,21 +168,27 @@ pub(crate) fn model_type(model: Option<&ModelConfig>, config: &Config) -> Option
     model.and_then(|model| model.model_type).or(config.model_type)
 }
 
-/// Loads a model onto pagoda's own engine.
+/// How a model writes calls, where its entry or the configuration says so.
+pub(crate) fn tool_dialect(model: Option<&ModelConfig>, config: &Config) -> Option<ToolDialect> {
+    model.and_then(|model| model.tool_dialect).or(config.tool_dialect)
+}
+
+/// Loads a model onto pagoda's own engine. `dialect`: how it writes calls; None: as its chat template says.
 ///
 /// # Errors
 /// Whatever the engine says about files and options.
 pub fn load_local(
     path: &Path,
     options: &EngineOptions,
-    native: &NativeOptions,
+    config: &Config,
+    dialect: Option<ToolDialect>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> EngineResult<VllmLocal> {
     // Read first: a wrong template should not cost a load.
-    let template = native.chat_template.as_deref().map(|file| template_from(file, path)).transpose()?;
+    let template = config.native.chat_template.as_deref().map(|file| template_from(file, path)).transpose()?;
     let mut model = loader::load(path, options, progress)?;
     model.chat_template = template.or(model.chat_template);
-    Ok(VllmLocal::new(model))
+    Ok(VllmLocal::writing(model, dialect))
 }
 
 /// Starts a worker with a model.
@@ -213,6 +221,7 @@ pub fn huggingface_settings(model: Option<&ModelConfig>, config: &Config) -> Hug
         max_model_len: model.and_then(|model| model.context_length).or(native.max_model_len),
         max_waiting: native.max_waiting,
         chat_template: native.chat_template.clone(),
+        tool_dialect: tool_dialect(model, config),
     }
 }
 

@@ -21,7 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
 
 use crate::vllm_local::{Parts, VllmLocal};
-use crate::{BackendCapabilities, BackendError, BackendStats, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend, Prompt};
+use crate::{
+    BackendCapabilities, BackendError, BackendStats, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend, Prompt,
+    ToolDialect,
+};
 use frame::Load;
 pub use frame::Loaded;
 use steps::Steps;
@@ -54,6 +57,8 @@ pub struct HuggingFaceSettings {
     pub max_waiting: usize,
     /// File with a chat template, instead of the model's own.
     pub chat_template: Option<PathBuf>,
+    /// How the model writes calls of tools; None: as its chat template says.
+    pub tool_dialect: Option<ToolDialect>,
 }
 
 impl HuggingFaceSettings {
@@ -132,7 +137,14 @@ impl HuggingFace {
         };
         let mut steps = Steps::new(worker, MAX_CHOICES, STEP_TOKENS);
         let handle = start(model.engine_config(), move |inputs| steps.execute(inputs))?;
-        let text = VllmLocal::from_parts(Parts { handle, tokenizer, chat_template, eos_token_ids, generation });
+        let text = VllmLocal::from_parts(Parts {
+            handle,
+            tokenizer,
+            chat_template,
+            eos_token_ids,
+            generation,
+            tool_dialect: settings.tool_dialect,
+        });
         let capabilities = BackendCapabilities {
             batching: false,
             quantization: vec!["bitsandbytes"],

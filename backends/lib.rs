@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod channels;
 pub mod config;
 mod constraint;
+mod dialect;
 mod error;
 pub mod factory;
 mod huggingface;
@@ -25,12 +27,13 @@ mod vllm_remote;
 
 pub use backend::*;
 pub use constraint::{Constraint, ConstraintForm};
+pub use dialect::ToolDialect;
 pub use error::BackendError;
 pub use huggingface::{HuggingFace, HuggingFaceError, HuggingFaceSettings, WorkerError};
 pub use output::{Choice, FoundCall, GenerateOutput, collect};
 pub use pooling::*;
 pub use pooling_local::PoolingLocal;
-pub use reasoning::{ReasoningSplitter, ReasoningTags, Split};
+pub use reasoning::{Part, ReasoningSplitter, ReasoningStyle, ReasoningTags};
 pub use registry::ModelType;
 pub use stats::*;
 pub use vllm_local::{LocalText, Parts, VllmLocal};

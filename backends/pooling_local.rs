@@ -44,6 +44,7 @@ impl PoolingLocal {
         let capabilities = BackendCapabilities {
             streaming: false,
             tool_calling: false,
+            tool_dialect: None,
             structured_output: false,
             batching: true,
             multi_gpu: false,

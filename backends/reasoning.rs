@@ -1,7 +1,9 @@
-//! `ReasoningSplitter`: a model's reasoning and its answer, told apart by the tags that its chat template uses.
+//! `ReasoningSplitter`: a model's reasoning and its answer, told apart by the tags or channels that its chat template uses.
 //!
-//! Reasoning stands at the beginning of an answer, or the prompt has opened it already. A tag anywhere else is text: answers about tags
-//! stay whole. Line ends next to the tags belong to them, as in the templates that render reasoning back.
+//! In tags, reasoning stands at the beginning of an answer, or the prompt has opened it already. A tag anywhere else is text: answers about
+//! tags stay whole. Line ends next to the tags belong to them, as in the templates that render reasoning back.
+
+use crate::channels::ChannelSplitter;
 
 /// Tags around a model's reasoning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +15,7 @@ pub struct ReasoningTags {
 }
 
 /// Tags by family; the first pair that a template has counts.
-const FAMILIES: [ReasoningTags; 4] = [
+static FAMILIES: [ReasoningTags; 4] = [
     // Qwen3, QwQ, DeepSeek-R1 and later, GLM-4.5, SmolLM3, Hunyuan, MiniMax, Nemotron.
     ReasoningTags { start: "<think>", end: "</think>" },
     // Seed-OSS.
@@ -24,20 +26,116 @@ const FAMILIES: [ReasoningTags; 4] = [
     ReasoningTags { start: "◁think▷", end: "◁/think▷" },
 ];
 
-impl ReasoningTags {
-    /// The tags of a chat template; None: its model does not reason.
-    pub fn of_template(source: &str) -> Option<ReasoningTags> {
-        FAMILIES.into_iter().find(|tags| source.contains(tags.start) && source.contains(tags.end))
+/// How a model marks its reasoning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReasoningStyle {
+    /// One of these tags around it.
+    Tags(&'static [ReasoningTags]),
+    /// GPT-OSS: every message has a channel.
+    Channels,
+}
+
+impl ReasoningStyle {
+    /// Any family's tags, where the template is not known.
+    pub const ANY_TAGS: ReasoningStyle = ReasoningStyle::Tags(&FAMILIES);
+
+    /// The style of a chat template; None: its model does not reason.
+    pub fn of_template(source: &str) -> Option<ReasoningStyle> {
+        if source.contains("<|channel|>") && source.contains("<|message|>") {
+            return Some(ReasoningStyle::Channels);
+        }
+        let idx = FAMILIES.iter().position(|tags| source.contains(tags.start) && source.contains(tags.end))?;
+        Some(ReasoningStyle::Tags(&FAMILIES[idx..=idx]))
+    }
+
+    /// Texts that tell reasoning from the answer; a tokeniser may hold them as special tokens.
+    pub fn marks(self) -> Vec<&'static str> {
+        match self {
+            ReasoningStyle::Tags(families) => families.iter().flat_map(|tags| [tags.start, tags.end]).collect(),
+            ReasoningStyle::Channels => crate::ToolDialect::Harmony.marks().to_vec(),
+        }
+    }
+}
+
+/// A piece of an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Of the model's reasoning.
+    Reasoning(String),
+    /// Of its answer.
+    Text(String),
+}
+
+/// Splits the text of one output.
+#[derive(Clone, Debug)]
+pub enum ReasoningSplitter {
+    /// By tags.
+    Tags(TagSplitter),
+    /// By channels.
+    Channels(ChannelSplitter),
+}
+
+impl ReasoningSplitter {
+    /// For an answer that follows a rendered prompt. `prefill`: beginning of the answer that stands in the prompt already.
+    pub fn after(style: ReasoningStyle, prompt: &str, prefill: Option<&str>) -> ReasoningSplitter {
+        match style {
+            ReasoningStyle::Tags(families) => ReasoningSplitter::Tags(TagSplitter::after(families, prompt, prefill)),
+            ReasoningStyle::Channels => ReasoningSplitter::Channels(ChannelSplitter::after(prompt, prefill)),
+        }
+    }
+
+    /// Whether what comes next is reasoning, as far as is known.
+    pub fn is_reasoning(&self) -> bool {
+        match self {
+            ReasoningSplitter::Tags(splitter) => splitter.is_reasoning(),
+            ReasoningSplitter::Channels(splitter) => splitter.is_reasoning(),
+        }
+    }
+
+    /// What ends the reasoning that the prompt opened; None: it opened none.
+    pub fn open_end(&self) -> Option<&'static str> {
+        match self {
+            ReasoningSplitter::Tags(splitter) => splitter.is_reasoning().then_some(splitter.tags.end),
+            ReasoningSplitter::Channels(_) => None,
+        }
+    }
+
+    /// Takes the next piece; gives what is decided.
+    pub fn push(&mut self, text: &str) -> Vec<Part> {
+        match self {
+            ReasoningSplitter::Tags(splitter) => splitter.push(text).into(),
+            ReasoningSplitter::Channels(splitter) => splitter.push(text),
+        }
+    }
+
+    /// The output is over; gives what was held.
+    pub fn finish(&mut self) -> Vec<Part> {
+        match self {
+            ReasoningSplitter::Tags(splitter) => splitter.finish().into(),
+            ReasoningSplitter::Channels(splitter) => splitter.finish(),
+        }
     }
 }
 
 /// What a piece of text came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Split {
-    /// Reasoning.
-    pub reasoning: String,
-    /// Answer; comes after the reasoning.
-    pub text: String,
+struct Split {
+    reasoning: String,
+    /// Comes after the reasoning.
+    text: String,
+}
+
+impl From<Split> for Vec<Part> {
+    fn from(split: Split) -> Vec<Part> {
+        let mut parts = Vec::new();
+        if !split.reasoning.is_empty() {
+            parts.push(Part::Reasoning(split.reasoning));
+        }
+        if !split.text.is_empty() {
+            parts.push(Part::Text(split.text));
+        }
+        parts
+    }
 }
 
 /// Where an answer is.
@@ -53,18 +151,21 @@ enum Position {
     Answer,
 }
 
-/// Splits the text of one output.
+/// Splits by tags.
 #[derive(Clone, Debug)]
-pub struct ReasoningSplitter {
+pub struct TagSplitter {
+    /// Tags that may open the reasoning.
+    families: &'static [ReasoningTags],
+    /// Those that count, the first ones until any stand there.
     tags: ReasoningTags,
     position: Position,
     /// Not decided yet.
     held: String,
 }
 
-impl ReasoningSplitter {
-    /// For an answer that follows a rendered prompt. `prefill`: beginning of the answer that stands in the prompt already.
-    pub fn after(tags: ReasoningTags, prompt: &str, prefill: Option<&str>) -> ReasoningSplitter {
+impl TagSplitter {
+    fn after(families: &'static [ReasoningTags], prompt: &str, prefill: Option<&str>) -> TagSplitter {
+        let tags = families[0];
         let opened = |text: &str| text.rfind(tags.start).is_some_and(|start| text.rfind(tags.end).is_none_or(|end| end < start));
         let position = match prefill {
             _ if prompt.trim_end().ends_with(tags.start) => Position::Opened,
@@ -73,16 +174,14 @@ impl ReasoningSplitter {
             None if prompt.trim_end().ends_with(tags.end) => Position::Closed,
             None => Position::Start,
         };
-        ReasoningSplitter { tags, position, held: String::new() }
+        TagSplitter { families, tags, position, held: String::new() }
     }
 
-    /// Whether what comes next is reasoning, as far as is known.
-    pub fn is_reasoning(&self) -> bool {
+    fn is_reasoning(&self) -> bool {
         matches!(self.position, Position::Opened | Position::Reasoning)
     }
 
-    /// Takes the next piece; gives what is decided.
-    pub fn push(&mut self, text: &str) -> Split {
+    fn push(&mut self, text: &str) -> Split {
         let mut split = Split::default();
         if self.position == Position::Answer {
             split.text.push_str(text);
@@ -93,8 +192,7 @@ impl ReasoningSplitter {
         split
     }
 
-    /// The output is over; gives what was held.
-    pub fn finish(&mut self) -> Split {
+    fn finish(&mut self) -> Split {
         let held = std::mem::take(&mut self.held);
         match self.position {
             Position::Opened | Position::Reasoning => Split { reasoning: held.trim_end_matches('\n').into(), text: String::new() },
@@ -125,12 +223,13 @@ impl ReasoningSplitter {
 
     fn look_for_start(&mut self) -> bool {
         let text = self.held.trim_start();
-        if let Some(rest) = text.strip_prefix(self.tags.start) {
-            self.held = rest.to_owned();
+        if let Some(tags) = self.families.iter().find(|tags| text.starts_with(tags.start)) {
+            self.held = text[tags.start.len()..].to_owned();
+            self.tags = *tags;
             self.position = Position::Opened;
             return true;
         }
-        if self.tags.start.starts_with(text) {
+        if self.families.iter().any(|tags| tags.start.starts_with(text)) {
             return false;
         }
         self.position = Position::Answer;
@@ -157,23 +256,28 @@ impl ReasoningSplitter {
 mod tests {
     use super::*;
 
-    const THINK: ReasoningTags = FAMILIES[0];
-
-    /// The whole text in pieces of every size gives the same.
+    /// The whole text in pieces of every size gives the same, also where any family's tags may come.
     fn check(prompt: &str, prefill: Option<&str>, text: &str, reasoning: &str, answer: &str) {
+        check_style(ReasoningStyle::Tags(&FAMILIES[..1]), prompt, prefill, text, reasoning, answer);
+        check_style(ReasoningStyle::ANY_TAGS, prompt, prefill, text, reasoning, answer);
+    }
+
+    fn check_style(style: ReasoningStyle, prompt: &str, prefill: Option<&str>, text: &str, reasoning: &str, answer: &str) {
         let chars: Vec<char> = text.chars().collect();
         for len in 1..=chars.len().max(1) {
-            let mut splitter = ReasoningSplitter::after(THINK, prompt, prefill);
+            let mut splitter = ReasoningSplitter::after(style, prompt, prefill);
             let mut whole = Split::default();
             let pieces = chars.chunks(len).map(|piece| piece.iter().collect::<String>());
-            let mut splits: Vec<Split> = pieces.map(|piece| splitter.push(&piece)).collect();
-            splits.push(splitter.finish());
-            let mut answering = false;
-            for split in splits {
-                assert!(!answering || split.reasoning.is_empty(), "reasoning after the answer began: {text:?}");
-                answering |= !split.text.is_empty();
-                whole.reasoning.push_str(&split.reasoning);
-                whole.text.push_str(&split.text);
+            let mut parts: Vec<Part> = pieces.flat_map(|piece| splitter.push(&piece)).collect();
+            parts.extend(splitter.finish());
+            for part in parts {
+                match part {
+                    Part::Reasoning(text) => {
+                        assert!(whole.text.is_empty(), "reasoning after the answer began: {text:?}");
+                        whole.reasoning.push_str(&text);
+                    }
+                    Part::Text(text) => whole.text.push_str(&text),
+                }
             }
             assert_eq!((whole.reasoning.as_str(), whole.text.as_str()), (reasoning, answer), "{text:?} in pieces of {len}");
         }
@@ -199,8 +303,20 @@ mod tests {
     }
 
     #[test]
+    fn other_families() {
+        check_style(ReasoningStyle::ANY_TAGS, "", None, "[THINK]a</think>[/THINK]b", "a</think>", "b");
+        check_style(ReasoningStyle::ANY_TAGS, "", None, "<seed:think>a</seed:think>b", "a", "b");
+        check_style(ReasoningStyle::ANY_TAGS, "", None, "<seed:thin", "", "<seed:thin");
+    }
+
+    #[test]
     fn tags_of_templates() {
-        let of = |source| ReasoningTags::of_template(source).map(|tags| tags.start);
+        let of = |source| match ReasoningStyle::of_template(source) {
+            Some(ReasoningStyle::Tags(families)) => Some(families[0].start),
+            Some(ReasoningStyle::Channels) => Some("channels"),
+            None => None,
+        };
+        assert_eq!(of("<|start|>assistant<|channel|>analysis<|message|>"), Some("channels"));
         assert_eq!(of("{{ '<think>' + m.reasoning_content + '</think>' }}"), Some("<think>"));
         assert_eq!(of("{{ '[THINK]' }}{{ '[/THINK]' }}"), Some("[THINK]"));
         assert_eq!(of("{{ m.content }}"), None);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::ToolDialect;
 use crate::settings::ConfigError;
 
 /// Kinds of backend.
@@ -96,6 +97,8 @@ pub struct ModelConfig {
     pub quantize_4bit: bool,
     /// Longest context; None: the engine's choice.
     pub context_length: Option<usize>,
+    /// How it writes calls of tools; None: as its chat template says.
+    pub tool_dialect: Option<ToolDialect>,
     /// Further names.
     pub aliases: Vec<String>,
 }
@@ -110,6 +113,7 @@ impl ModelConfig {
             backend_type: None,
             quantize_4bit: false,
             context_length: None,
+            tool_dialect: None,
             aliases: Vec::new(),
         }
     }
@@ -137,6 +141,13 @@ impl ModelConfig {
             })?),
             None => None,
         };
+        let tool_dialect = match entry.text("tool_call_parser")? {
+            Some("auto") | None => None,
+            Some(name) => Some(
+                ToolDialect::parse(name)
+                    .ok_or_else(|| entry.error("tool_call_parser", &format!("`{name}`: expected auto, {}", ToolDialect::NAMES)))?,
+            ),
+        };
         Ok(ModelConfig {
             name: entry.text("name")?.filter(|name| !name.is_empty()).ok_or_else(|| entry.error("name", "missing"))?.into(),
             model_type,
@@ -144,6 +155,7 @@ impl ModelConfig {
             backend_type,
             quantize_4bit: entry.switch("quantize_4bit")?,
             context_length: entry.count("context_length")?,
+            tool_dialect,
             aliases: entry.texts("aliases")?,
         })
     }
@@ -168,7 +180,8 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    const KEYS: [&'static str; 8] = ["name", "type", "hub_id", "path", "backend_type", "quantize_4bit", "context_length", "aliases"];
+    const KEYS: [&'static str; 9] =
+        ["name", "type", "hub_id", "path", "backend_type", "quantize_4bit", "context_length", "tool_call_parser", "aliases"];
 
     fn error(&self, key: &'static str, reason: &str) -> ConfigError {
         ConfigError::Model { idx: self.idx, key, reason: reason.into() }

@@ -1,5 +1,7 @@
 //! What a backend says of itself: what it can do, and live numbers.
 
+use crate::ToolDialect;
+
 pub use pagoda_engine::core::{STEP_SIZE_BOUNDS, StepSizes};
 
 /// What a backend can do; served at `/v1/models/{id}` and printed by `pagoda doctor`.
@@ -9,6 +11,8 @@ pub struct BackendCapabilities {
     pub streaming: bool,
     /// Tool calls are understood.
     pub tool_calling: bool,
+    /// How calls are written in the model's text; None: not a model that calls.
+    pub tool_dialect: Option<ToolDialect>,
     /// Answers are made to fit schemas and grammars, and calls of tools are forced: `Constraint` and forced `ToolChoice`s are honoured.
     /// Without it a request that has one is `Unsupported`.
     pub structured_output: bool,

@@ -3,6 +3,7 @@
 //! Renders and tokenises on the blocking pool, hands token ids to the engine thread, and turns its events into text on the request's own
 //! task. Knows no wire format.
 
+mod frames;
 mod grammar;
 mod output;
 mod params;
@@ -23,10 +24,10 @@ use serde_json::json;
 
 use crate::{
     BackendCapabilities, BackendError, BackendStats, ChatMessage, ChatPrompt, GenerateRequest, GenerateStream, GenerationConfig,
-    InferenceBackend, Json, Prompt, ReasoningSplitter, ReasoningTags,
+    InferenceBackend, Json, Prompt, ReasoningSplitter, ReasoningStyle, ToolChoice, ToolDialect,
 };
 use grammar::Grammars;
-use output::Output;
+use output::{AnswerText, Output};
 pub use text::LocalText;
 
 /// Formats of weights that the engine runs (docs/quantization.md).
@@ -61,11 +62,16 @@ pub struct VllmLocal {
 }
 
 /// What needs no engine.
+#[derive(Clone)]
 struct Inner {
     tokenizer: Tokenizer,
-    chat_template: Option<ChatTemplate>,
+    chat_template: Option<Arc<ChatTemplate>>,
     /// How the template marks reasoning; None: it does not.
-    reasoning: Option<ReasoningTags>,
+    reasoning: Option<ReasoningStyle>,
+    /// How the model writes calls.
+    dialect: ToolDialect,
+    /// Special tokens that reasoning needs, and those that calls need too.
+    marks: [Arc<[u32]>; 2],
     eos_token_ids: Vec<u32>,
     max_model_len: usize,
     default_config: GenerationConfig,
@@ -84,24 +90,28 @@ pub struct Parts {
     pub eos_token_ids: Vec<u32>,
     /// Sampling defaults.
     pub generation: GenerationDefaults,
+    /// How the model writes calls of tools; None: as its chat template says.
+    pub tool_dialect: Option<ToolDialect>,
 }
 
 impl VllmLocal {
     /// Wraps a loaded model.
     pub fn new(model: LoadedModel) -> VllmLocal {
-        VllmLocal::from_parts(Parts {
-            handle: model.handle,
-            tokenizer: model.tokenizer,
-            chat_template: model.chat_template,
-            eos_token_ids: model.config.eos_token_ids,
-            generation: model.generation,
-        })
+        VllmLocal::writing(model, None)
+    }
+
+    /// Wraps a loaded model that writes calls in `dialect`; None: as its chat template says.
+    pub fn writing(model: LoadedModel, dialect: Option<ToolDialect>) -> VllmLocal {
+        let LoadedModel { handle, tokenizer, chat_template, config, generation, .. } = model;
+        let eos_token_ids = config.eos_token_ids;
+        VllmLocal::from_parts(Parts { handle, tokenizer, chat_template, eos_token_ids, generation, tool_dialect: dialect })
     }
 
     /// Wraps an engine.
     pub fn from_parts(parts: Parts) -> VllmLocal {
-        let Parts { handle, tokenizer, chat_template, eos_token_ids, generation } = parts;
-        LocalText::new(tokenizer, chat_template, eos_token_ids, &generation, handle.max_model_len()).with_engine(handle)
+        let Parts { handle, tokenizer, chat_template, eos_token_ids, generation, tool_dialect } = parts;
+        let text = LocalText::new(tokenizer, chat_template, eos_token_ids, &generation, handle.max_model_len());
+        text.writing(tool_dialect).with_engine(handle)
     }
 
     /// The engine behind it.
@@ -122,11 +132,11 @@ impl InferenceBackend for VllmLocal {
         let grammars = self.grammars.clone();
         let inner = &self.text.inner;
         let prepared = inner.on_blocking_pool(move |inner| Ok((inner.request(&grammars, &prompt, &config)?, config))).await?;
-        let ((request, splitter), config) = prepared;
+        let ((request, answer), config) = prepared;
         let prompt = request.prompt.clone();
         // Ends at the room left in the window rather than at the client's own limit.
         let is_clamped = config.max_tokens.is_none_or(|max| max > request.sampling.max_tokens);
-        let output = Output::new(&inner.tokenizer, &inner.eos_token_ids, config, prompt, is_clamped)?.with_reasoning(splitter);
+        let output = Output::new(&inner.tokenizer, &inner.eos_token_ids, config, prompt, is_clamped)?.read_as(answer);
         let stream = self.handle.submit(request).map_err(engine_error)?;
         Ok(output.into_stream(stream).boxed())
     }
@@ -201,17 +211,20 @@ impl Inner {
         Ok(self.read(prompt)?.0)
     }
 
-    /// Tokens of a prompt, and how its answer is told from reasoning.
-    fn read(&self, prompt: &Prompt) -> Result<(Vec<u32>, Option<ReasoningSplitter>), BackendError> {
+    /// Tokens of a prompt, and how its answer is read.
+    fn read(&self, prompt: &Prompt) -> Result<(Vec<u32>, AnswerText), BackendError> {
         let encode = |text: &str, add_special_tokens| self.tokenizer.encode(text, add_special_tokens).map_err(engine_error);
         match prompt {
             Prompt::Chat(chat) => {
                 let text = self.render(chat)?;
                 let prefill = chat.messages.last().filter(|_| chat.continue_final_message).map(|message| message.content.as_str());
-                Ok((encode(&text, false)?, self.reasoning.map(|tags| ReasoningSplitter::after(tags, &text, prefill))))
+                let splitter = self.reasoning.map(|style| ReasoningSplitter::after(style, &text, prefill));
+                let calls = !chat.tools.is_empty() && chat.tool_choice != ToolChoice::None;
+                let marks = Some(self.marks[usize::from(calls)].clone());
+                Ok((encode(&text, false)?, AnswerText { splitter, marks }))
             }
-            Prompt::Text { text, add_special_tokens } => Ok((encode(text, *add_special_tokens)?, None)),
-            Prompt::Tokens(tokens) => Ok((tokens.clone(), None)),
+            Prompt::Text { text, add_special_tokens } => Ok((encode(text, *add_special_tokens)?, AnswerText::default())),
+            Prompt::Tokens(tokens) => Ok((tokens.clone(), AnswerText::default())),
         }
     }
 
@@ -232,16 +245,11 @@ impl Inner {
         template.render(&input).map_err(engine_error)
     }
 
-    /// Tokens and sampling parameters, checked against the window, and how the answer is told from reasoning.
-    fn request(
-        &self,
-        grammars: &Grammars,
-        prompt: &Prompt,
-        config: &GenerationConfig,
-    ) -> Result<(Request, Option<ReasoningSplitter>), BackendError> {
-        let (tokens, splitter) = self.read(prompt)?;
-        let reasons = splitter.as_ref().is_some_and(ReasoningSplitter::is_reasoning);
-        let grammar = grammars.of_request(prompt, config, self.reasoning.filter(|_| reasons))?;
+    /// Tokens and sampling parameters, checked against the window, and how the answer is read.
+    fn request(&self, grammars: &Grammars, prompt: &Prompt, config: &GenerationConfig) -> Result<(Request, AnswerText), BackendError> {
+        let (tokens, answer) = self.read(prompt)?;
+        let reasoning_end = answer.splitter.as_ref().and_then(ReasoningSplitter::open_end);
+        let grammar = grammars.of_request(prompt, config, reasoning_end)?;
         let prompt = tokens;
         if prompt.is_empty() {
             return Err(invalid("prompt", "the prompt has no tokens; at least one is needed"));
@@ -251,7 +259,7 @@ impl Inner {
         }
         let room = u32::try_from(self.max_model_len - prompt.len()).unwrap_or(u32::MAX);
         let sampling = SamplingParams { grammar, ..params::sampling(config, room, &self.tokenizer)? };
-        Ok((Request { prompt, sampling, priority: config.priority, cache_salt: config.cache_salt }, splitter))
+        Ok((Request { prompt, sampling, priority: config.priority, cache_salt: config.cache_salt }, answer))
     }
 }
 
@@ -290,10 +298,11 @@ fn default_config(model: &GenerationDefaults) -> GenerationConfig {
     }
 }
 
-fn capabilities(max_context_length: usize, tool_calling: bool) -> BackendCapabilities {
+fn capabilities(max_context_length: usize, tool_calling: bool, dialect: ToolDialect) -> BackendCapabilities {
     BackendCapabilities {
         streaming: true,
         tool_calling,
+        tool_dialect: Some(dialect),
         structured_output: true,
         batching: true,
         multi_gpu: false,

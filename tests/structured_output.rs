@@ -5,6 +5,8 @@
 
 #[path = "structured/client.rs"]
 mod client;
+#[path = "structured/dialects.rs"]
+mod dialects;
 mod process;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

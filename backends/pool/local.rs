@@ -11,7 +11,7 @@ use pagoda_engine::text::ChatTemplate;
 
 use super::{ModelPool, OnDemand, PoolLimits, PoolModel};
 use crate::config::Config;
-use crate::factory::{self, FactoryError, options_for, template_from};
+use crate::factory::{self, FactoryError, options_for, template_from, tool_dialect};
 use crate::pooling_local::kind_of;
 use crate::registry::ModelConfig;
 use crate::{BackendError, InferenceBackend, LocalText, PoolingLocal};
@@ -81,7 +81,7 @@ fn generating_model(model: LocalModel, config: &Config, budget: Budget) -> Resul
     let (options, description) = fitted(&model, config, budget)?;
     let template = config.native.chat_template.as_deref().map(|file| template_from(file, &model.path)).transpose()?;
     let (need_bytes, kept_bytes) = (description.plan.total_bytes(), description.plan.weight_bytes + description.plan.dense_copy_bytes);
-    let text = text_side(description, template);
+    let text = text_side(description, template).writing(tool_dialect(model.entry.as_ref(), config));
     let face = Arc::new(text.clone());
     let load = Box::new(move || load(&model.path, &options, &text));
     Ok((PoolModel { name: model.name, need_bytes, kept_bytes, load }, face))

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::fault::Fault;
 use super::retry::random_bits;
 use super::tokens;
-use crate::{GenerateEvent, GenerateRequest, Json, Prompt, StopReason, TokenInfo, Usage};
+use crate::{GenerateEvent, GenerateRequest, Json, Part, Prompt, ReasoningSplitter, ReasoningStyle, StopReason, TokenInfo, Usage};
 
 /// Tokens that one chunk may count without naming them.
 const MAX_UNNAMED: usize = 1 << 16;
@@ -22,6 +22,8 @@ pub(super) struct Answer {
     /// The service was asked for fewer tokens than the client.
     is_clamped: bool,
     num_top_prompt: usize,
+    /// The answer is a chat's, which may begin with reasoning.
+    is_chat: bool,
     /// Prompt tokens to report where the service never says.
     estimate: usize,
     usage: Option<Usage>,
@@ -40,6 +42,8 @@ struct Choice {
     num_calls: usize,
     /// At most one call is passed on.
     single_call: bool,
+    /// Finds reasoning in the text; None: the service takes it out, or none can come.
+    splitter: Option<ReasoningSplitter>,
 }
 
 impl Choice {
@@ -59,6 +63,7 @@ impl Answer {
             choices: (0..config.n).map(|_| Choice { single_call, ..Choice::default() }).collect(),
             max_tokens: config.max_tokens,
             is_clamped,
+            is_chat: matches!(&request.prompt, Prompt::Chat(_)),
             num_top_prompt: config.prompt_logprobs.unwrap_or(0) as usize,
             estimate,
             usage: None,
@@ -67,6 +72,14 @@ impl Answer {
             is_over: false,
             events: VecDeque::new(),
         }
+    }
+
+    /// Reasoning that stands in the text of a chat's answer in this style is told from the rest.
+    pub(super) fn reasoning_as(mut self, style: ReasoningStyle) -> Answer {
+        if self.is_chat {
+            self.choices.iter_mut().for_each(|choice| choice.splitter = Some(ReasoningSplitter::after(style, "", None)));
+        }
+        self
     }
 
     /// The next event that is ready.
@@ -124,6 +137,9 @@ impl Answer {
         // The service may have clamped the answer to its window by itself.
         let is_short = self.choices.len() == 1 && self.max_tokens.is_some_and(|max| usage.completion_tokens < max as usize);
         let is_full = self.is_clamped || (is_short && self.usage.is_some());
+        for choice in 0..self.choices.len() {
+            self.flush(choice as u32);
+        }
         for (choice, state) in (0..).zip(&mut self.choices) {
             let reason = match state.reason.take() {
                 Some(StopReason::MaxTokens) if is_full => StopReason::ContextFull,
@@ -182,6 +198,7 @@ impl Answer {
         let calls = said["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
         let mut tokens = self.tokens(chunk, !text.is_empty() || !reasoning.is_empty() || !calls.is_empty());
         if !reasoning.is_empty() {
+            self.flush(choice);
             // A whole answer has both: the tokens are then all its answer's.
             let tokens = if text.is_empty() { std::mem::take(&mut tokens) } else { Vec::new() };
             self.num_tokens += tokens.len();
@@ -189,7 +206,10 @@ impl Answer {
         }
         if !text.is_empty() || !tokens.is_empty() {
             self.num_tokens += tokens.len();
-            self.events.push_back(GenerateEvent::Delta { choice, text: text.to_owned(), tokens });
+            self.push_text(choice, text, tokens);
+        }
+        if !calls.is_empty() {
+            self.flush(choice);
         }
         for call in calls {
             self.take_call(choice, call)?;
@@ -198,6 +218,34 @@ impl Answer {
             self.choices[idx].reason = Some(stop_reason(word, &chunk["stop_reason"]));
         }
         Ok(())
+    }
+
+    /// Text of a choice with its tokens, as reasoning, as a part of the answer, or as both.
+    fn push_text(&mut self, choice: u32, text: &str, mut tokens: Vec<TokenInfo>) {
+        let Some(splitter) = &mut self.choices[choice as usize].splitter else {
+            return self.events.push_back(GenerateEvent::Delta { choice, text: text.to_owned(), tokens });
+        };
+        let mut parts = splitter.push(text);
+        if parts.is_empty() && !tokens.is_empty() {
+            parts.push(if splitter.is_reasoning() { Part::Reasoning(String::new()) } else { Part::Text(String::new()) });
+        }
+        for part in parts {
+            self.push_part(choice, part, std::mem::take(&mut tokens));
+        }
+    }
+
+    fn push_part(&mut self, choice: u32, part: Part, tokens: Vec<TokenInfo>) {
+        self.events.push_back(match part {
+            Part::Reasoning(text) => GenerateEvent::Reasoning { choice, text, tokens },
+            Part::Text(text) => GenerateEvent::Delta { choice, text, tokens },
+        });
+    }
+
+    /// The text of a choice is over, or a call follows: what is held comes out.
+    fn flush(&mut self, choice: u32) {
+        for part in self.choices[choice as usize].splitter.take().map(|mut splitter| splitter.finish()).unwrap_or_default() {
+            self.push_part(choice, part, Vec::new());
+        }
     }
 
     /// Tokens of a chunk; where they are not named, as many as the service counted since the last, else one a chunk that says something.

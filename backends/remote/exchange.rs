@@ -75,7 +75,8 @@ impl Exchange {
             match remote.service.post(body.path, &body.json, &mut self.retries).await {
                 Ok(response) => {
                     let estimate = estimate::num_tokens(&self.request.prompt);
-                    return Ok((response, Answer::new(remote.service.name(), &self.request, body.is_clamped, estimate)));
+                    let answer = Answer::new(remote.service.name(), &self.request, body.is_clamped, estimate);
+                    return Ok((response, answer.reasoning_as(remote.reasoning())));
                 }
                 Err(fault) if self.adapts(&fault) => {}
                 Err(fault) => return Err(fault),

@@ -1,8 +1,8 @@
 //! Backends over HTTP: what `vllm_remote` and `remote_openai` share.
 //!
 //! A request goes out as OpenAI's chat completions or completions, always streamed, and comes back as the backend's events, whatever
-//! API the client speaks. Tool calls that the service finds pass as they are; where it gives only text, the server parses that as it does
-//! for the native engine. Embeddings and scores are asked for as they are (`vectors`). What such a backend cannot do it says: no token masks,
+//! API the client speaks. Tool calls and reasoning that the service finds pass as they are; where it gives only text, that is read as the
+//! native engine's is. Embeddings and scores are asked for as they are (`vectors`). What such a backend cannot do it says: no token masks,
 //! no vocabulary in this process.
 
 mod answer;
@@ -31,7 +31,7 @@ use crate::pooling::wrong_kind;
 use crate::registry::{BackendKind, ModelType};
 use crate::{
     BackendCapabilities, BackendError, BackendStats, EmbedRequest, Embeddings, GenerateRequest, GenerateStream, GenerationConfig,
-    InferenceBackend, Json, Prompt, ScoreRequest, Scores,
+    InferenceBackend, Json, Prompt, ReasoningStyle, ScoreRequest, Scores, ToolDialect,
 };
 use body::{Quirks, Shape};
 pub use breaker::BreakerPolicy;
@@ -142,16 +142,23 @@ impl RemoteService {
 
     /// A backend over one of its models, whatever that is for: the service refuses what it is not.
     pub fn model(&self, id: impl Into<String>, max_model_len: Option<usize>) -> Remote {
-        self.model_for(id, max_model_len, None)
+        self.model_for(id, max_model_len, None, ToolDialect::default())
     }
 
-    /// A backend over one of its models; `model_type` None: as of `model`.
-    pub fn model_for(&self, id: impl Into<String>, max_model_len: Option<usize>, model_type: Option<ModelType>) -> Remote {
-        let of = |max_context_length: usize| capabilities(self.0.kind(), max_context_length);
+    /// A backend over one of its models; `model_type` None: as of `model`. `dialect`: how it writes calls where the service gives only text.
+    pub fn model_for(
+        &self,
+        id: impl Into<String>,
+        max_model_len: Option<usize>,
+        model_type: Option<ModelType>,
+        dialect: ToolDialect,
+    ) -> Remote {
+        let of = |max_context_length: usize| capabilities(self.0.kind(), max_context_length, dialect);
         let model = RemoteModel {
             service: self.0.clone(),
             id: id.into(),
             model_type,
+            dialect,
             quirks: Quirks::default(),
             capabilities: OnceLock::new(),
             without_window: of(0),
@@ -178,6 +185,7 @@ struct RemoteModel {
     id: String,
     /// What it is for; None: nobody said.
     model_type: Option<ModelType>,
+    dialect: ToolDialect,
     quirks: Quirks,
     /// Set once the window is known.
     capabilities: OnceLock<BackendCapabilities>,
@@ -188,11 +196,12 @@ struct RemoteModel {
     no_tokenize: AtomicBool,
 }
 
-fn capabilities(kind: BackendKind, max_context_length: usize) -> BackendCapabilities {
+fn capabilities(kind: BackendKind, max_context_length: usize, dialect: ToolDialect) -> BackendCapabilities {
     let is_vllm = kind == BackendKind::VllmRemote;
     BackendCapabilities {
         streaming: true,
         tool_calling: true,
+        tool_dialect: Some(dialect),
         structured_output: true,
         batching: true,
         multi_gpu: false,
@@ -204,6 +213,14 @@ fn capabilities(kind: BackendKind, max_context_length: usize) -> BackendCapabili
 }
 
 impl RemoteModel {
+    /// How its reasoning may stand in the text, where the service does not take it out.
+    fn reasoning(&self) -> ReasoningStyle {
+        match self.dialect {
+            ToolDialect::Harmony => ReasoningStyle::Channels,
+            _ => ReasoningStyle::ANY_TAGS,
+        }
+    }
+
     fn window(&self) -> Option<usize> {
         self.capabilities.get().map(|known| known.max_context_length)
     }
@@ -218,7 +235,7 @@ impl RemoteModel {
             match RemoteService(model.service.clone()).models().await {
                 Ok(list) => {
                     if let Some(window) = list.iter().find(|listed| listed.id == model.id).and_then(|listed| listed.max_model_len) {
-                        model.capabilities.get_or_init(|| capabilities(model.service.kind(), window));
+                        model.capabilities.get_or_init(|| capabilities(model.service.kind(), window, model.dialect));
                     }
                 }
                 Err(_) => model.is_asked.store(false, Relaxed),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{ListedModel, Remote, RemoteError, RemoteService, RemoteSettings};
+use crate::ToolDialect;
 use crate::config::RemoteOptions;
 use crate::registry::{ModelConfig, ModelSource, ModelType};
 
@@ -45,10 +46,16 @@ pub enum ServingError {
 }
 
 /// The models to serve: the one that is named, else all that the service lists. A named one is served even while the service is away.
+/// `dialect`: how they write calls in text; None: not known.
 ///
 /// # Errors
 /// A wrong configuration; a list that is needed and does not come.
-pub async fn models(settings: &RemoteSettings, options: &RemoteOptions, wanted: Wanted<'_>) -> Result<Vec<ServedRemote>, ServingError> {
+pub async fn models(
+    settings: &RemoteSettings,
+    options: &RemoteOptions,
+    wanted: Wanted<'_>,
+    dialect: Option<ToolDialect>,
+) -> Result<Vec<ServedRemote>, ServingError> {
     let service = RemoteService::new(settings)?;
     let named = named(options, wanted)?;
     let listed = service.models().await;
@@ -56,7 +63,8 @@ pub async fn models(settings: &RemoteSettings, options: &RemoteOptions, wanted: 
     let said = wanted.entry.and_then(|entry| entry.model_type).or(wanted.model_type);
     let served = |name: String, id: &str, listed: Option<ListedModel>| {
         let (window, told) = listed.map_or((None, None), |model| (model.max_model_len, model.model_type));
-        ServedRemote { name, backend: Arc::new(service.model_for(id, context_length.or(window), said.or(told))) }
+        let backend = Arc::new(service.model_for(id, context_length.or(window), said.or(told), dialect.unwrap_or_default()));
+        ServedRemote { name, backend }
     };
     match (named, listed) {
         (Some((name, id)), listed) => {

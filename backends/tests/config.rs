@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use pagoda_backends::ToolDialect;
 use pagoda_backends::config::Config;
 use pagoda_backends::options::OPTIONS;
 use pagoda_backends::registry::{BackendKind, ModelSource, ModelType};
@@ -121,6 +122,7 @@ fn models_are_read_and_checked() {
         aliases = ["s", "gpt-4o-mini"]
         context_length = 2048
         quantize_4bit = true
+        tool_call_parser = "mistral"
         backend_type = "vllm_local"
         [[models]]
         name = "vectors"
@@ -131,6 +133,7 @@ fn models_are_read_and_checked() {
     assert_eq!(models[0].source, ModelSource::Hub("org/small".into()));
     assert_eq!((models[0].context_length, models[0].quantize_4bit, models[0].aliases.len()), (Some(2048), true, 2));
     assert_eq!((models[0].backend_type, models[0].model_type), (Some(BackendKind::VllmLocal), None));
+    assert_eq!((models[0].tool_dialect, models[1].tool_dialect), (Some(ToolDialect::Mistral), None));
     assert_eq!((models[1].source.clone(), models[1].model_type), (ModelSource::Path("/models/e5".into()), Some(ModelType::Embedding)));
 
     let check = |entry: &str, expected: &str| {
@@ -141,6 +144,7 @@ fn models_are_read_and_checked() {
     check("name = \"x\"", "models[0].hub_id: give exactly one of hub_id and path");
     check("name = \"x\"\npath = \"p\"\ntype = \"chat\"", "models[0].type: `chat`: expected causal_lm, embedding, reranker");
     check("name = \"x\"\npath = \"p\"\nbackend_type = \"tgi\"", "models[0].backend_type: `tgi`: expected huggingface");
+    check("name = \"x\"\npath = \"p\"\ntool_call_parser = \"x\"", "models[0].tool_call_parser: `x`: expected auto, hermes, qwen3_coder");
     check("name = \"x\"\npath = \"p\"\ncontext_length = 0", "models[0].context_length: `0`");
     check("name = \"x\"\npath = \"p\"\nfoo = 1", "models[0].(key): `foo` is unknown");
     check("name = \"x\"\npath = \"p\"\naliases = [\"x\"]", "models[0].name: `x` is used twice");

@@ -5,6 +5,8 @@
 mod constraints;
 #[path = "remote/faults.rs"]
 mod faults;
+#[path = "remote/reasoning.rs"]
+mod reasoning;
 #[path = "remote/requests.rs"]
 mod requests;
 #[path = "remote/upstream.rs"]

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use pagoda_backends::{
-    BackendError, ChatMessage, ChatPrompt, GenerateRequest, GenerationConfig, InferenceBackend, Prompt, StopReason, VllmLocal,
+    BackendError, ChatMessage, ChatPrompt, GenerateRequest, GenerationConfig, InferenceBackend, Prompt, StopReason, ToolChoice,
+    ToolDialect, VllmLocal,
 };
-use script::{EOS, MAX_MODEL_LEN, Scripted, Seen, bytes_as_tokens, config, scripted, scripted_with, tokenizer};
+use script::{
+    EOS, MAX_MODEL_LEN, Scripted, Seen, bytes_as_tokens, config, scripted, scripted_in, scripted_with, tokenizer, tokenizer_with,
+};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -267,4 +270,51 @@ fn reasoning_is_told_from_the_answer() {
     check("hm</think>\n4", true, 40, "hm", "4");
     check("4 <think>", false, 40, "", "4 <think>");
     check("<think>hm</thi", false, 14, "hm</thi", "");
+}
+
+/// The answer of a model with the special token `mark` that says it, then `said`; `tools`: the request offers one.
+fn marked_answer(template: &str, mark: &str, said: &str, choice: Option<ToolChoice>) -> Seen {
+    let tokenizer = tokenizer_with(mark);
+    let mut tokens = vec![tokenizer.token_id(mark).unwrap()];
+    assert!(tokenizer.is_special(tokens[0]));
+    tokens.extend(bytes_as_tokens(&tokenizer, said));
+    tokens.push(EOS);
+    let engine = scripted_in(tokenizer, vec![tokens], Some(template));
+    let tools = choice.iter().map(|_| serde_json::json!({"type": "function", "function": {"name": "ping"}})).collect();
+    let message = ChatMessage { role: "user".into(), content: "q".into(), ..ChatMessage::default() };
+    let chat = ChatPrompt { messages: vec![message], tools, tool_choice: choice.unwrap_or_default(), ..ChatPrompt::default() };
+    let request = GenerateRequest { prompt: Prompt::Chat(chat), config: config() };
+    let events = block_on(async { engine.backend.generate_stream(request).await.unwrap().collect::<Vec<_>>().await });
+    Seen::of(events, 1)
+}
+
+#[test]
+fn special_tokens_of_calls_are_text_where_tools_may_be_called() {
+    let template = "{{ messages[0].content }}{% if tools %}[TOOL_CALLS]{% endif %}";
+    let check = |choice: Option<ToolChoice>, expected: &str| {
+        let seen = marked_answer(template, "[TOOL_CALLS]", "ping[ARGS]{}", choice);
+        assert_eq!(seen.texts[0], expected);
+        let bytes: Vec<u8> = seen.tokens[0].iter().flat_map(|token| token.bytes.clone()).collect();
+        assert_eq!(bytes, expected.as_bytes(), "tokens say what they add");
+    };
+    check(Some(ToolChoice::Auto), "[TOOL_CALLS]ping[ARGS]{}");
+    check(Some(ToolChoice::None), "ping[ARGS]{}");
+    check(None, "ping[ARGS]{}");
+}
+
+#[test]
+fn special_tokens_of_reasoning_tell_it_apart() {
+    let template = "{{ messages[0].content }}{% if false %}[THINK][/THINK]{% endif %}";
+    let seen = marked_answer(template, "[THINK]", "hm[/THINK]4", None);
+    assert_eq!((seen.reasoning.as_str(), seen.texts[0].as_str()), ("hm", "4"));
+    let template = "{{ messages[0].content }}{% if false %}<|channel|>analysis<|message|>{% endif %}";
+    let seen = marked_answer(template, "<|channel|>", "analysis<|message|>hm<|end|>4", None);
+    assert_eq!((seen.reasoning.as_str(), seen.texts[0].as_str()), ("hm", "4"));
+}
+
+#[test]
+fn the_template_tells_the_dialect() {
+    let of = |template: &str| scripted_with(vec![vec![EOS]], Some(template)).backend.capabilities().tool_dialect;
+    assert_eq!(of("{{ messages }}"), Some(ToolDialect::Hermes));
+    assert_eq!(of("{{ messages }}<function=x><parameter=y>"), Some(ToolDialect::Qwen3Coder));
 }

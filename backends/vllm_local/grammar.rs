@@ -1,11 +1,14 @@
 //! From what a request asks of the form of its answer to a compiled grammar.
 
+use std::sync::Arc;
+
 use pagoda_engine::grammar::{Compiler, Format, Grammar, GrammarError, GrammarSource, Limits, Spacing, Tagged, format_of_structural_tag};
-use pagoda_engine::text::{ChatTemplate, Tokenizer};
+use pagoda_engine::text::Tokenizer;
 use serde_json::{Value, json};
 
 use super::RETRY_AFTER_S;
-use crate::{BackendError, ChatPrompt, Constraint, ConstraintForm, GenerationConfig, Json, Prompt, ReasoningTags, ToolChoice};
+use super::frames::CallFrame;
+use crate::{BackendError, ChatPrompt, Constraint, ConstraintForm, GenerationConfig, Json, Prompt, ToolChoice};
 
 /// Calls of one answer at most, where it has to call and may do so several times: as many as there are tools, and no more than this. A
 /// model that repeats itself would never end.
@@ -17,54 +20,23 @@ pub(super) struct Grammars {
     frame: CallFrame,
 }
 
-/// How a family of models writes a call, around name and arguments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct CallFrame {
-    /// Before the name, which is written as a JSON string.
-    begin: &'static str,
-    /// Between name and arguments.
-    middle: &'static str,
-    /// Behind the arguments.
-    end: &'static str,
-    /// How free text goes over into a call.
-    trigger: &'static str,
-    /// Between two calls; None: one call an answer.
-    separator: Option<&'static str>,
-}
-
-/// Qwen, Hermes, and every model whose template says nothing else: the parser of answers understands it from all of them.
-const HERMES: CallFrame = CallFrame {
-    begin: "<tool_call>\n{\"name\": ",
-    middle: ", \"arguments\": ",
-    end: "}\n</tool_call>",
-    trigger: "<tool_call>",
-    separator: Some("\n"),
-};
-/// Llama 3.1 and later: one bare object.
-const LLAMA: CallFrame =
-    CallFrame { begin: "{\"name\": ", middle: ", \"parameters\": ", end: "}", trigger: "{\"name\": ", separator: None };
-
-impl CallFrame {
-    fn of(template: Option<&ChatTemplate>) -> CallFrame {
-        let source = template.map_or("", |template| template.source());
-        if !source.contains("<tool_call>") && source.contains("\"parameters\": dictionary of argument name") { LLAMA } else { HERMES }
-    }
-}
-
 impl Grammars {
-    /// Nothing is made of the tokeniser until the first request asks for a grammar.
-    pub(super) fn new(tokenizer: Tokenizer, vocab_size: usize, eos: &[u32], template: Option<&ChatTemplate>) -> Grammars {
-        let text = move |id: u32| (!tokenizer.is_special(id)).then(|| tokenizer.token_bytes(id)).filter(|bytes| !bytes.is_empty());
-        Grammars { compiler: Compiler::new(Limits::default(), vocab_size, eos, text), frame: CallFrame::of(template) }
+    /// Nothing is made of the tokeniser until the first request asks for a grammar. `marks`: special tokens that are text of calls.
+    pub(super) fn new(tokenizer: Tokenizer, vocab_size: usize, eos: &[u32], marks: Arc<[u32]>, frame: CallFrame) -> Grammars {
+        let text = move |id: u32| {
+            let is_text = !tokenizer.is_special(id) || marks.contains(&id);
+            is_text.then(|| tokenizer.token_bytes(id)).filter(|bytes| !bytes.is_empty())
+        };
+        Grammars { compiler: Compiler::new(Limits::default(), vocab_size, eos, text), frame }
     }
 
-    /// The grammar of a request's answers, if it asks for any; `reasoning`: the answer begins inside these tags, and behind them is what it
-    /// asks for. May take as long as `Limits::compile_time`.
+    /// The grammar of a request's answers, if it asks for any; `reasoning_end`: the answer begins inside reasoning, and behind this is what
+    /// it asks for. May take as long as `Limits::compile_time`.
     pub(super) fn of_request(
         &self,
         prompt: &Prompt,
         config: &GenerationConfig,
-        reasoning: Option<ReasoningTags>,
+        reasoning_end: Option<&str>,
     ) -> Result<Option<Grammar>, BackendError> {
         let chat = match prompt {
             Prompt::Chat(chat) => Some(chat),
@@ -86,8 +58,8 @@ impl Grammars {
             }
             (_, None) => return Ok(None),
         };
-        let format = match reasoning {
-            Some(tags) => after_reasoning(tags, format),
+        let format = match reasoning_end {
+            Some(end) => after_reasoning(end, format),
             None => format,
         };
         let compact = constraint.is_some_and(|constraint| constraint.compact_json);
@@ -115,27 +87,35 @@ impl Grammars {
             Some(separator) => (separator.to_string(), max_calls),
             None => (String::new(), 1),
         };
-        Ok(Format::Repeat { item, separator, min: 1, max: Some(max) })
+        let calls = Format::Repeat { item, separator, min: 1, max: Some(max) };
+        Ok(match (self.frame.open, self.frame.close) {
+            ("", "") => calls,
+            (open, close) => Format::Sequence(vec![Format::Text(open.into()), calls, Format::Text(close.into())]),
+        })
     }
 
     /// Free text whose calls are calls of offered tools, with arguments that fit where a tool is strict.
     fn strict_calls(&self, chat: &ChatPrompt) -> Format {
         let schema = |tool: &Json| if is_strict(tool) { schema_of(tool) } else { json!({"type": "object"}) };
-        let tags = chat.tools.iter().map(|tool| self.call(tool, schema(tool))).collect();
+        let whole = |call: Tagged| Tagged {
+            begin: format!("{}{}", self.frame.open, call.begin),
+            end: format!("{}{}", call.end, self.frame.close),
+            ..call
+        };
+        let tags = chat.tools.iter().map(|tool| whole(self.call(tool, schema(tool)))).collect();
         let stop_after_first = chat.single_tool_call || self.frame.separator.is_none();
         Format::Triggered { triggers: vec![self.frame.trigger.into()], tags, at_least_one: false, stop_after_first }
     }
 
     fn call(&self, tool: &Json, schema: Json) -> Tagged {
-        let begin = format!("{}{}{}", self.frame.begin, Value::from(name_of(tool)), self.frame.middle);
-        Tagged { begin, content: Format::JsonSchema(schema), end: self.frame.end.into() }
+        Tagged { begin: self.frame.head(name_of(tool)), content: Format::JsonSchema(schema), end: self.frame.end.into() }
     }
 }
 
 /// Free reasoning up to its end tag, then the answer.
-fn after_reasoning(tags: ReasoningTags, answer: Format) -> Format {
+fn after_reasoning(end: &str, answer: Format) -> Format {
     let line_ends = ["\n\n", "\n", ""].map(|text| Format::Text(text.into()));
-    Format::Sequence(vec![Format::AnyText, Format::Text(tags.end.into()), Format::AnyOf(line_ends.into()), answer])
+    Format::Sequence(vec![Format::AnyText, Format::Text(end.into()), Format::AnyOf(line_ends.into()), answer])
 }
 
 fn format_of(constraint: &Constraint) -> Result<Format, BackendError> {

@@ -3,6 +3,7 @@
 //! Polled by whoever reads the answer, so a slow client slows nobody else; dropping it drops the engine's stream, which aborts.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 use pagoda_engine::core::RequestStream;
@@ -11,7 +12,7 @@ use pagoda_engine::sampling::TokenLogprobs;
 use pagoda_engine::text::{Detokenizer, StopMatcher, Tokenizer};
 
 use super::engine_error;
-use crate::{BackendError, GenerateEvent, GenerationConfig, ReasoningSplitter, StopReason, TokenInfo, Usage};
+use crate::{BackendError, GenerateEvent, GenerationConfig, Part, ReasoningSplitter, StopReason, TokenInfo, Usage};
 
 /// State of a request's outputs.
 pub(super) struct Output {
@@ -23,6 +24,17 @@ pub(super) struct Output {
     choices: Vec<Choice>,
     usage: Usage,
     events: VecDeque<GenerateEvent>,
+    /// Special tokens that are never left out of the text.
+    marks: Arc<[u32]>,
+}
+
+/// How the text of a request's outputs is read.
+#[derive(Clone, Default)]
+pub(super) struct AnswerText {
+    /// Tells reasoning from the answer; None: no reasoning can come.
+    pub(super) splitter: Option<ReasoningSplitter>,
+    /// Special tokens that the text needs: marks of reasoning and of calls.
+    pub(super) marks: Option<Arc<[u32]>>,
 }
 
 /// One of the `n` outputs.
@@ -66,12 +78,17 @@ impl Output {
             is_clamped,
             choices,
             events: VecDeque::new(),
+            marks: Arc::from([]),
         })
     }
 
-    /// Every output begins as `splitter` says.
-    pub(super) fn with_reasoning(mut self, splitter: Option<ReasoningSplitter>) -> Output {
-        self.choices.iter_mut().for_each(|choice| choice.splitter.clone_from(&splitter));
+    /// Every output is read as `answer` says.
+    pub(super) fn read_as(mut self, answer: AnswerText) -> Output {
+        self.marks = answer.marks.unwrap_or(self.marks);
+        for choice in &mut self.choices {
+            choice.splitter.clone_from(&answer.splitter);
+            choice.detokenizer.keep(self.marks.clone());
+        }
         self
     }
 
@@ -128,7 +145,7 @@ impl Output {
         // The token that ends an output is no text of it, unless the client wants to see what ended it.
         let is_hidden_end = is_end && !self.config.include_stop_str;
         let mut info = self.token_info(token, logprobs);
-        if is_hidden_end || self.config.skip_special_tokens && self.tokenizer.is_special(token) {
+        if is_hidden_end || self.config.skip_special_tokens && self.tokenizer.is_special(token) && !self.marks.contains(&token) {
             info.bytes.clear();
         }
         let choice = &mut self.choices[idx as usize];
@@ -188,25 +205,32 @@ impl Output {
         let Some(splitter) = &mut self.choices[choice as usize].splitter else {
             return self.events.push_back(GenerateEvent::Delta { choice, text, tokens });
         };
-        let split = splitter.push(&text);
-        if !split.reasoning.is_empty() || split.text.is_empty() && splitter.is_reasoning() {
-            let tokens = std::mem::take(&mut tokens);
-            self.events.push_back(GenerateEvent::Reasoning { choice, text: split.reasoning, tokens });
+        let parts = splitter.push(&text);
+        if parts.is_empty() {
+            let event = match splitter.is_reasoning() {
+                true => GenerateEvent::Reasoning { choice, text: String::new(), tokens },
+                false if tokens.is_empty() => return,
+                false => GenerateEvent::Delta { choice, text: String::new(), tokens },
+            };
+            return self.events.push_back(event);
         }
-        if !split.text.is_empty() || !tokens.is_empty() {
-            self.events.push_back(GenerateEvent::Delta { choice, text: split.text, tokens });
+        for part in parts {
+            self.push_part(choice, part, std::mem::take(&mut tokens));
         }
+    }
+
+    fn push_part(&mut self, choice: u32, part: Part, tokens: Vec<TokenInfo>) {
+        self.events.push_back(match part {
+            Part::Reasoning(text) => GenerateEvent::Reasoning { choice, text, tokens },
+            Part::Text(text) => GenerateEvent::Delta { choice, text, tokens },
+        });
     }
 
     fn end(&mut self, idx: u32, reason: StopReason) {
         let choice = &mut self.choices[idx as usize];
         choice.ended = true;
-        let held = choice.splitter.take().map(|mut splitter| splitter.finish()).unwrap_or_default();
-        if !held.reasoning.is_empty() {
-            self.events.push_back(GenerateEvent::Reasoning { choice: idx, text: held.reasoning, tokens: Vec::new() });
-        }
-        if !held.text.is_empty() {
-            self.events.push_back(GenerateEvent::Delta { choice: idx, text: held.text, tokens: Vec::new() });
+        for part in choice.splitter.take().map(|mut splitter| splitter.finish()).unwrap_or_default() {
+            self.push_part(idx, part, Vec::new());
         }
         self.events.push_back(GenerateEvent::Finished { choice: idx, reason });
     }

@@ -3,6 +3,8 @@
 //! Runs on the request's own task. Never emits U+FFFD for bytes that a later token completes; the pieces and the flush together are
 //! `Tokenizer::decode` of all tokens. Tokens are bytes here, so the cost of a token does not grow with the text.
 
+use std::sync::Arc;
+
 use super::pieces::Decoding;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
@@ -11,6 +13,8 @@ use crate::error::Result;
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
+    /// Special tokens that are text all the same.
+    kept: Arc<[u32]>,
     /// Spaces still to be stripped; 0 once anything else was seen.
     strip_left: usize,
     /// Bytes that may still become a character, at most 3.
@@ -33,7 +37,16 @@ impl Detokenizer {
     /// A fresh output.
     pub fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Detokenizer {
         let strip_left = tokenizer.decoding().strip_start();
-        Detokenizer { tokenizer, skip_special_tokens, strip_left, pending: Vec::new(), window: Window::default() }
+        Detokenizer { tokenizer, skip_special_tokens, kept: Arc::from([]), strip_left, pending: Vec::new(), window: Window::default() }
+    }
+
+    /// Special tokens that are never left out, such as the marks around a call of a tool.
+    pub fn keep(&mut self, kept: Arc<[u32]>) {
+        self.kept = kept;
+    }
+
+    fn skips(&self, token: u32) -> bool {
+        self.skip_special_tokens && !self.kept.contains(&token)
     }
 
     /// The text that `token` adds: "" while its bytes may still become a character.
@@ -44,7 +57,7 @@ impl Detokenizer {
         if self.tokenizer.decoding() == Decoding::Other {
             return self.push_window(token);
         }
-        let mut bytes = self.tokenizer.known_bytes(token, self.skip_special_tokens)?;
+        let mut bytes = self.tokenizer.known_bytes(token, self.skips(token))?;
         while self.strip_left > 0 && !bytes.is_empty() {
             match bytes.strip_prefix(b" ") {
                 Some(rest) => {
@@ -71,8 +84,8 @@ impl Detokenizer {
     }
 
     fn push_window(&mut self, token: u32) -> Result<String> {
-        self.tokenizer.known_bytes(token, self.skip_special_tokens)?;
-        if self.skip_special_tokens && self.tokenizer.is_special(token) {
+        self.tokenizer.known_bytes(token, false)?;
+        if self.skips(token) && self.tokenizer.is_special(token) {
             return Ok(String::new());
         }
         self.window.ids.push(token);
@@ -172,6 +185,23 @@ mod tests {
         let tokens = ids(&tokenizer, &["[CLS]", "hello", "##s", "world", ".", "un", "##known", "[SEP]"]);
         assert_eq!(stream(&tokenizer, &tokens, true), ["", "hello", "s", " world", ".", " un", "known", "", ""]);
         assert_eq!(stream(&tokenizer, &tokens, true).concat(), tokenizer.decode(&tokens, true).unwrap());
+    }
+
+    #[test]
+    fn kept_special_tokens_are_text() {
+        for tokenizer in [byte_level(), sentence_piece()] {
+            let tokens: Vec<u32> = ["</s>", "<s>"].iter().filter_map(|token| tokenizer.token_id(token)).collect();
+            let mut detokenizer = Detokenizer::new(tokenizer.clone(), true);
+            detokenizer.keep(Arc::from([tokens[0]]));
+            let pieces: Vec<String> = tokens.iter().map(|&id| detokenizer.push(id).unwrap()).collect();
+            assert_eq!(pieces[0], "</s>");
+            assert!(pieces[1..].iter().all(String::is_empty), "{pieces:?}");
+        }
+        let tokenizer = word_piece();
+        let mut detokenizer = Detokenizer::new(tokenizer.clone(), true);
+        let tokens = ids(&tokenizer, &["[SEP]", "[CLS]"]);
+        detokenizer.keep(Arc::from([tokens[0]]));
+        assert_eq!(detokenizer.push(tokens[0]).unwrap() + &detokenizer.push(tokens[1]).unwrap() + &detokenizer.flush(), "[SEP]");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::blocks::Conversation;
 use super::tools::{read_tool_use, read_tools};
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::model_source::Model;
 use crate::sampling;
 use crate::tools::ToolUse;
 
@@ -20,6 +21,14 @@ pub(crate) struct MessagesRequest {
     pub(crate) config: GenerationConfig,
     pub(crate) stream: bool,
     pub(crate) tools: ToolUse,
+}
+
+impl MessagesRequest {
+    /// The request to a model: calls are read in its dialect.
+    pub(crate) fn of_model(mut self, model: &Model) -> MessagesRequest {
+        self.tools.dialect = model.backend.capabilities().tool_dialect.unwrap_or_default();
+        self
+    }
 }
 
 /// Parses a body over the model's defaults.

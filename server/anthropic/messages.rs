@@ -23,7 +23,7 @@ pub(crate) async fn messages(State(app): State<SharedApp>, request: Request) -> 
     let fields = Fields::of(&body, "")?;
     let model_id = fields.required_string("model")?;
     let model = app.models.find(model_id)?;
-    let parsed = parse_messages(&fields, model.backend.default_config())?;
+    let parsed = parse_messages(&fields, model.backend.default_config())?.of_model(&model);
     let slot = app.slot()?;
     if parsed.stream {
         let request = GenerateRequest { prompt: Prompt::Chat(parsed.prompt), config: parsed.config };

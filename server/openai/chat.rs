@@ -24,7 +24,7 @@ pub(crate) async fn chat(State(app): State<SharedApp>, request: Request) -> Resu
     let fields = Fields::of(&body, "")?;
     let model_id = fields.required_string("model")?;
     let model = app.models.find(model_id)?;
-    let parsed = parse_chat(&fields, model.backend.default_config())?;
+    let parsed = parse_chat(&fields, model.backend.default_config())?.of_model(&model);
     let slot = app.slot()?;
     let (format, num_choices) = (parsed.format, parsed.config.n);
     let wants_prompt_logprobs = parsed.config.prompt_logprobs.is_some();

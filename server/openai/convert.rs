@@ -7,6 +7,7 @@ use super::logprobs::TokenNames;
 use super::messages::{read_chat_prompt, read_tool_use, read_tools};
 use crate::error::ApiError;
 use crate::fields::{Fields, token_ids};
+use crate::model_source::Model;
 use crate::sampling;
 use crate::tools::ToolUse;
 
@@ -45,6 +46,14 @@ pub(crate) struct ChatRequest {
     pub(crate) config: GenerationConfig,
     pub(crate) format: Format,
     pub(crate) tools: ToolUse,
+}
+
+impl ChatRequest {
+    /// The request to a model: calls are read in its dialect.
+    pub(crate) fn of_model(mut self, model: &Model) -> ChatRequest {
+        self.tools.dialect = model.backend.capabilities().tool_dialect.unwrap_or_default();
+        self
+    }
 }
 
 /// A parsed `/v1/completions` body.

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use pagoda_backends::ToolDialect;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -76,6 +77,7 @@ pub(crate) async fn retrieve_model(State(app): State<SharedApp>, Path(id): Path<
     entry["capabilities"] = json!({
         "streaming": can.streaming,
         "tool_calling": can.tool_calling,
+        "tool_call_parser": can.tool_dialect.map(ToolDialect::as_str),
         "structured_output": can.structured_output,
         "batching": can.batching,
         "multi_gpu": can.multi_gpu,

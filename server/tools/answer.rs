@@ -1,6 +1,6 @@
 //! What a request says about tools, and the parser of its answers.
 
-use pagoda_backends::{ChatPrompt, ToolChoice};
+use pagoda_backends::{ChatPrompt, ToolChoice, ToolDialect};
 
 use super::parser::joined;
 use super::{OfferedTools, Piece, TextEnd, ToolParser};
@@ -12,6 +12,8 @@ pub struct ToolUse {
     pub offered: OfferedTools,
     /// At most one call an answer.
     pub single: bool,
+    /// How the model writes calls.
+    pub dialect: ToolDialect,
 }
 
 impl ToolUse {
@@ -20,7 +22,7 @@ impl ToolUse {
         let single = prompt.single_tool_call || matches!(prompt.tool_choice, ToolChoice::Function(_));
         match prompt.tool_choice {
             ToolChoice::None => ToolUse::default(),
-            _ => ToolUse { offered: OfferedTools::of_functions(&prompt.tools), single },
+            _ => ToolUse { offered: OfferedTools::of_functions(&prompt.tools), single, dialect: ToolDialect::default() },
         }
     }
 }
@@ -36,7 +38,7 @@ pub struct AnswerParser {
 impl AnswerParser {
     /// A parser for one answer of a request.
     pub fn new(tools: &ToolUse) -> AnswerParser {
-        let parser = (!tools.offered.is_empty()).then(|| ToolParser::new(tools.offered.clone()));
+        let parser = (!tools.offered.is_empty()).then(|| ToolParser::new(tools.offered.clone(), tools.dialect));
         AnswerParser { parser, single: tools.single, num_calls: 0 }
     }
 

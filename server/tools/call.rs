@@ -74,7 +74,7 @@ fn arguments_of(value: Option<&Value>, strict: bool) -> Option<Map<String, Value
 }
 
 /// A lenient value that takes the whole text.
-fn whole(text: &str) -> Option<Value> {
+pub(super) fn whole(text: &str) -> Option<Value> {
     let text = text.trim();
     let parsed = lenient_json::parse_prefix(text)?;
     text[parsed.len..].trim().is_empty().then_some(parsed.value)

@@ -1,5 +1,7 @@
 //! Where a JSON value ends, found byte by byte, without building it.
 
+use super::scan::note;
+
 /// Follows one value from its first byte. Strings are honoured, so brackets inside them do not count.
 #[derive(Clone, Debug)]
 pub(super) struct Extent {
@@ -33,6 +35,7 @@ impl Extent {
 
     /// Takes the next byte.
     pub(super) fn push(&mut self, byte: u8) -> Progress {
+        note(1);
         if let Some(quote) = self.quote {
             if self.escaped {
                 self.escaped = false;

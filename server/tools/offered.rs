@@ -50,6 +50,11 @@ impl OfferedTools {
 }
 
 impl OfferedTool {
+    /// The schema of one of its parameters.
+    pub(super) fn parameter(&self, name: &str) -> Option<&Value> {
+        self.schema.get("properties")?.get(name)
+    }
+
     /// Whether the required keys are there and no key is unknown. A schema without `properties` takes any key.
     pub fn accepts(&self, arguments: &Map<String, Value>) -> bool {
         let required = self.schema.get("required").and_then(Value::as_array);

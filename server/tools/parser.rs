@@ -1,15 +1,24 @@
 //! The incremental parser: text of the model in, in any pieces; text, and calls when they are whole, out.
 //!
-//! `held` starts where nothing is decided yet. In plain text it is at most the beginning of a tag, a fence or a line; behind a start
-//! tag, a fence or a bracket that starts a line it grows until the construct turns out to be a call or not. What is no call comes out as
+//! `held` starts where nothing is decided yet. In plain text it is at most the beginning of a mark, a fence or a line; behind a start
+//! mark, a fence or a bracket that starts a line it grows until the construct turns out to be a call or not. What is no call comes out as
 //! text, byte for byte. Every decision looks at `held` from its beginning and at the end of the text, never at how the pieces were cut,
-//! so any cut gives the same result.
+//! so any cut gives the same result. Looks go on where they stopped, so the work is linear in the text.
 
-use pagoda_backends::StopReason;
+use pagoda_backends::{StopReason, ToolDialect};
 
+use super::bare::BareScan;
 use super::call::{Region, ToolCall, Trust};
+use super::dialects::{Dialect, Opens};
 use super::extent::Extent;
+use super::fence::FenceScan;
+use super::held::Held;
+use super::named::NamedScan;
 use super::offered::OfferedTools;
+use super::python::PythonScan;
+use super::reader::Reader;
+use super::scan::note;
+use super::xml::XmlScan;
 
 /// What the parser found.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,8 +60,6 @@ pub(super) fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
     whole
 }
 
-pub(super) const START_TAGS: [(&str, Trust); 2] = [("<tool_call>", Trust::Tag), ("<tools>", Trust::ToolsTag)];
-pub(super) const END_TAGS: [&str; 2] = ["</tool_call>", "</tools>"];
 pub(super) const FENCE: &str = "```";
 
 /// What `held` begins with.
@@ -62,18 +69,22 @@ pub(super) enum Mode {
     /// A start tag. `closes`: it stands where the end tag of the call before it belongs, so alone it is that.
     Tag { len: usize, trust: Trust, closes: bool, scan: Scan },
     /// A bracket that starts a line.
-    Bare { scan: Scan },
+    Bare { scan: BareScan },
     /// A fence that starts a line.
-    Fence,
+    Fence { scan: FenceScan },
+    /// A construct that its reader knows.
+    Reader(Reader),
     /// Text inside a value that is no call: brackets mean nothing.
     Value { extent: Extent },
     /// Text inside a fence that holds no call. `tags`: a start tag still counts.
     Code { tags: bool },
 }
 
-/// How far a search for the end of a value or a region has come.
+/// How far a search for the end of a region has come.
 pub(super) struct Scan {
     pub(super) at: usize,
+    /// A value stands behind the start tag.
+    pub(super) begun: bool,
     pub(super) extent: Extent,
 }
 
@@ -88,7 +99,8 @@ pub(super) enum Look {
 /// Parses one answer.
 pub struct ToolParser {
     pub(super) tools: OfferedTools,
-    pub(super) held: String,
+    pub(super) dialect: &'static Dialect,
+    pub(super) held: Held,
     pub(super) mode: Mode,
     /// White space at the end of the text so far: dropped when a call follows.
     space: String,
@@ -100,10 +112,10 @@ pub struct ToolParser {
 }
 
 impl ToolParser {
-    /// A parser for a request that offers `tools`; without any, everything is text.
-    pub fn new(tools: OfferedTools) -> ToolParser {
-        let (held, space) = (String::new(), String::new());
-        ToolParser { tools, held, mode: Mode::Text, space, after_call: false, line_start: true, pieces: Vec::new() }
+    /// A parser for a request that offers `tools` to a model that writes calls in `dialect`; without tools, everything is text.
+    pub fn new(tools: OfferedTools, dialect: ToolDialect) -> ToolParser {
+        let (held, dialect) = (Held::default(), Dialect::of(dialect));
+        ToolParser { tools, dialect, held, mode: Mode::Text, space: String::new(), after_call: false, line_start: true, pieces: Vec::new() }
     }
 
     /// Takes the next piece of text; gives what is decided now.
@@ -115,9 +127,7 @@ impl ToolParser {
     /// The text is over; gives the rest.
     pub fn finish(&mut self, end: TextEnd) -> Vec<Piece> {
         let mut pieces = self.run(Some(end));
-        if !self.after_call && !self.space.is_empty() {
-            push_text(&mut pieces, &std::mem::take(&mut self.space));
-        }
+        push_text(&mut pieces, &self.take_space());
         pieces
     }
 
@@ -131,7 +141,8 @@ impl ToolParser {
                 Mode::Text => self.look_text(end),
                 Mode::Tag { len, trust, closes, scan } => self.look_tag(end, len, trust, closes, scan),
                 Mode::Bare { scan } => self.look_bare(end, scan),
-                Mode::Fence => self.look_fence(end),
+                Mode::Fence { scan } => self.look_fence(end, scan),
+                Mode::Reader(reader) => self.look_reader(end, reader),
                 Mode::Value { extent } => self.look_value(end, extent),
                 Mode::Code { tags } => self.look_code(end, tags),
             };
@@ -144,28 +155,40 @@ impl ToolParser {
 
     /// Moves `len` bytes of `held` to the text. White space waits for what follows it.
     pub(super) fn take_text(&mut self, len: usize) {
-        let text: String = self.held.drain(..len).collect();
-        for c in text.chars() {
-            self.line_start = c == '\n' || (self.line_start && c.is_whitespace());
-        }
+        note(len);
+        let text = self.held.take(len);
+        self.line_start = match text.rfind('\n') {
+            Some(at) => text[at..].trim().is_empty(),
+            None => self.line_start && text.trim().is_empty(),
+        };
         let kept = text.trim_end().len();
         if kept == 0 {
             self.space.push_str(&text);
             return;
         }
-        let before = std::mem::take(&mut self.space);
-        if !self.after_call {
-            push_text(&mut self.pieces, &before);
-        }
-        let shown = if self.after_call { text[..kept].trim_start() } else { &text[..kept] };
+        let before = self.take_space();
+        let shown = if self.after_call && before.is_empty() { text[..kept].trim_start() } else { &text[..kept] };
+        push_text(&mut self.pieces, &before);
         push_text(&mut self.pieces, shown);
         self.after_call = false;
         self.space.push_str(&text[kept..]);
     }
 
+    /// What waited for the text behind it: all of it, or behind a call only what is more than white space.
+    fn take_space(&mut self) -> String {
+        let space = std::mem::take(&mut self.space);
+        if self.after_call { space.trim_start().to_owned() } else { space }
+    }
+
+    /// A semicolon behind a call: parts it from another call, or is text.
+    pub(super) fn take_semicolon(&mut self, len: usize) {
+        let text = self.held.take(len);
+        self.space.push_str(&text);
+    }
+
     /// Drops `len` bytes of `held`, which were calls and their frame.
     pub(super) fn take_calls(&mut self, len: usize, calls: Vec<ToolCall>) {
-        self.held.drain(..len);
+        self.held.skip(len);
         self.space.clear();
         self.pieces.extend(calls.into_iter().map(Piece::Call));
         self.after_call = true;
@@ -194,30 +217,20 @@ impl ToolParser {
         Look::Wait
     }
 
-    pub(super) fn tag_at(&self, rest: &str) -> Found {
-        if let Some(&(tag, trust)) = START_TAGS.iter().find(|(tag, _)| rest.starts_with(tag)) {
-            return Found::Start(tag.len(), trust);
+    /// What begins at the start mark that `held` begins with.
+    pub(super) fn opened(&self, len: usize, opens: Opens, closes: bool) -> Mode {
+        match opens {
+            Opens::Values(trust) => Mode::Tag { len, trust, closes, scan: Scan::new(len) },
+            Opens::Function => Mode::Reader(Reader::Function(XmlScan::new(0, Trust::Bare))),
+            Opens::Named(form) => Mode::Reader(Reader::Named(NamedScan::new(form, len))),
+            Opens::Python => Mode::Reader(Reader::Python(PythonScan::marked(len))),
         }
-        if let Some(tag) = END_TAGS.iter().find(|tag| rest.starts_with(**tag)) {
-            return Found::End(tag.len());
-        }
-        let partial = START_TAGS.iter().map(|(tag, _)| *tag).chain(END_TAGS).any(|tag| tag.starts_with(rest));
-        if partial { Found::Part } else { Found::Nothing }
     }
 }
 
-/// A tag, or what may become one.
-#[derive(Clone, Copy)]
-pub(super) enum Found {
-    Start(usize, Trust),
-    End(usize),
-    Part,
-    Nothing,
-}
-
 impl Scan {
-    pub(super) fn new(at: usize, single_quotes: bool) -> Scan {
-        Scan { at, extent: Extent::new(single_quotes) }
+    pub(super) fn new(at: usize) -> Scan {
+        Scan { at, begun: false, extent: Extent::new(true) }
     }
 }
 

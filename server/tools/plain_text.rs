@@ -1,8 +1,13 @@
 //! The parser's looks at text: outside of everything, inside a value that is no call, inside a fence that holds none.
 
+use super::bare::BareScan;
+use super::dialects::Found;
 use super::extent::{Extent, Progress};
-use super::fence::single_quoted;
-use super::parser::{FENCE, Found, Look, Mode, Scan, TextEnd, ToolParser};
+use super::fence::FenceScan;
+use super::parser::{FENCE, Look, Mode, TextEnd, ToolParser};
+use super::python::PythonScan;
+use super::reader::Reader;
+use super::scan::note;
 
 impl ToolParser {
     /// Text up to the first thing that may be more.
@@ -10,29 +15,37 @@ impl ToolParser {
         let mut line_start = self.line_start;
         for (at, c) in self.held.char_indices() {
             let rest = &self.held[at..];
-            match c {
-                '<' => match self.tag_at(rest) {
-                    Found::Start(len, trust) => return self.enter(at, Mode::Tag { len, trust, closes: false, scan: Scan::new(len, true) }),
+            if self.dialect.may_begin(c) {
+                match self.dialect.mark_at(rest) {
+                    Found::Start(len, opens) => return self.enter(at, self.opened(len, opens, false)),
                     Found::End(len) if self.after_call && self.held[..at].trim().is_empty() => {
-                        self.held.drain(..at + len);
+                        self.held.skip(at + len);
                         return Look::Went;
                     }
                     Found::Part if end.is_none() => return self.hold(at),
                     _ => {}
-                },
-                '`' if line_start => {
+                }
+            }
+            match c {
+                '`' if line_start && self.dialect.bare => {
                     if rest.starts_with(FENCE) {
-                        return self.enter(at, Mode::Fence);
+                        return self.enter(at, Mode::Fence { scan: FenceScan::new() });
                     }
                     if end.is_none() && FENCE.starts_with(rest) {
                         return self.hold(at);
                     }
                 }
-                '{' | '[' if line_start => return self.enter(at, Mode::Bare { scan: Scan::new(0, single_quoted(rest)) }),
+                '[' if line_start && self.dialect.bare_python => return self.enter(at, Mode::Reader(Reader::Python(PythonScan::bare()))),
+                '{' | '[' if line_start && self.dialect.bare => return self.enter(at, Mode::Bare { scan: BareScan::new() }),
+                ';' if self.dialect.semicolons && self.after_call && self.held[..at].trim().is_empty() => {
+                    self.take_semicolon(at + 1);
+                    return Look::Went;
+                }
                 _ => {}
             }
             line_start = c == '\n' || (line_start && c.is_whitespace());
         }
+        note(self.held.len());
         self.take_text(self.held.len());
         Look::Went
     }
@@ -42,7 +55,7 @@ impl ToolParser {
         let mut stop = None;
         for (at, byte) in self.held.bytes().enumerate() {
             if byte == b'<' {
-                match self.tag_at(&self.held[at..]) {
+                match self.dialect.mark_at(&self.held[at..]) {
                     Found::Start(..) if !extent.in_string() => {
                         stop = Some((at, false));
                         break;
@@ -94,7 +107,7 @@ impl ToolParser {
                 }
             }
             if c == '<' && tags {
-                match self.tag_at(rest) {
+                match self.dialect.mark_at(rest) {
                     Found::Start(..) => return self.enter(at, Mode::Text),
                     Found::Part if end.is_none() => {
                         self.take_text(at);

@@ -1,5 +1,9 @@
 //! The parser against recorded outputs, whole and cut at every byte, and against itself on random mixtures of fragments.
 
+mod dialects;
+mod work;
+
+use pagoda_backends::ToolDialect;
 use serde_json::{Value, json};
 
 use super::{OfferedTool, OfferedTools, Piece, TextEnd, ToolParser};
@@ -15,9 +19,12 @@ fn offered(case: &Value, schemas: &Value) -> OfferedTools {
     OfferedTools::new(names.into_iter().map(|name| OfferedTool { name: name.into(), schema: all[name].clone() }).collect())
 }
 
-/// Blocks of an answer that comes in pieces cut at `cuts`.
+/// Blocks of an answer in Hermes' dialect that comes in pieces cut at `cuts`.
 fn blocks(raw: &str, tools: OfferedTools, end: TextEnd, cuts: &[usize]) -> Vec<Value> {
-    let mut parser = ToolParser::new(tools);
+    blocks_of(ToolParser::new(tools, ToolDialect::Hermes), raw, end, cuts)
+}
+
+fn blocks_of(mut parser: ToolParser, raw: &str, end: TextEnd, cuts: &[usize]) -> Vec<Value> {
     let mut pieces = Vec::new();
     let mut last = 0;
     for &cut in cuts.iter().chain([&raw.len()]) {

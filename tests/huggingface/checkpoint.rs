@@ -72,6 +72,7 @@ pub fn settings(worker: &Path) -> HuggingFaceSettings {
         max_model_len: None,
         max_waiting: 64,
         chat_template: None,
+        tool_dialect: None,
     }
 }
 

@@ -75,6 +75,7 @@ impl Named {
             capabilities: BackendCapabilities {
                 streaming: true,
                 tool_calling: false,
+                tool_dialect: None,
                 structured_output: false,
                 batching: true,
                 multi_gpu: false,

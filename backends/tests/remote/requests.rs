@@ -370,21 +370,3 @@ async fn models_and_windows_come_from_the_service() {
     assert_eq!(remote.capabilities().max_context_length, 200);
     assert!(!remote.capabilities().paged_attention && remote.capabilities().tool_calling);
 }
-
-#[tokio::test]
-async fn reasoning_is_told_apart() {
-    let upstream = Upstream::start().await;
-    let remote = remote(&upstream);
-    for key in ["reasoning_content", "reasoning"] {
-        let thought = |text: &str| json!({"choices": [{"index": 0, "delta": {key: text}}]});
-        upstream.play(&[thought("let me "), thought("see"), text("42"), finish("stop")]);
-        let output = ask(&remote).await.unwrap();
-        assert_eq!((output.choices[0].reasoning.as_str(), output.choices[0].text.as_str()), ("let me see", "42"));
-        assert_eq!(output.usage.completion_tokens, 3);
-    }
-    let message = json!({"role": "assistant", "content": "42", "reasoning_content": "hm"});
-    let whole = json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage(1, 0, 9)["usage"]});
-    upstream.push(Reply::Answer(200, "", whole.to_string()));
-    let output = ask(&remote).await.unwrap();
-    assert_eq!((output.choices[0].reasoning.as_str(), output.choices[0].text.as_str(), output.usage.completion_tokens), ("hm", "42", 9));
-}

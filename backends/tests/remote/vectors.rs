@@ -4,6 +4,7 @@ use pagoda_backends::registry::BackendKind;
 use pagoda_backends::remote::{Remote, RemoteService};
 use pagoda_backends::{
     BackendError, EmbedInput, EmbedRequest, Embeddings, InferenceBackend, ModelType, Overflow, ScoreRequest, ScoreScale, Scores,
+    ToolDialect,
 };
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::ask;
 use crate::upstream::{KEY, Reply, Upstream, settings};
 
 fn model(upstream: &Upstream, kind: BackendKind, model_type: Option<ModelType>) -> Remote {
-    RemoteService::new(&settings(kind, &upstream.url)).unwrap().model_for("m", None, model_type)
+    RemoteService::new(&settings(kind, &upstream.url)).unwrap().model_for("m", None, model_type, ToolDialect::default())
 }
 
 fn answer(upstream: &Upstream, status: u16, body: &Value) {

@@ -18,6 +18,9 @@ pub const MAX_MODEL_LEN: usize = 64;
 /// End of turn.
 pub const EOS: u32 = VOCAB as u32 - 2;
 
+/// A special token of the tokeniser that no answer needs.
+pub const MARK: &str = "<|im_start|>";
+
 /// A backend over a script, and what the test needs to write one.
 pub struct Scripted {
     pub backend: VllmLocal,
@@ -27,9 +30,17 @@ pub struct Scripted {
 
 /// The tokeniser of the tiny checkpoints.
 pub fn tokenizer() -> Tokenizer {
+    tokenizer_with(MARK)
+}
+
+/// The same with another text of its special token `MARK`.
+pub fn tokenizer_with(mark: &str) -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
-    let model = write_tiny(folder.path(), "llama", 1);
-    from_file(&model.join("tokenizer.json"))
+    let file = write_tiny(folder.path(), "llama", 1).join("tokenizer.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(MARK));
+    std::fs::write(&file, text.replace(MARK, mark)).unwrap();
+    from_file(&file)
 }
 
 fn from_file(path: &Path) -> Tokenizer {
@@ -55,6 +66,11 @@ pub fn scripted(script: Vec<Vec<u32>>, with_template: bool) -> Scripted {
 
 /// The same with a chat template.
 pub fn scripted_with(script: Vec<Vec<u32>>, template: Option<&str>) -> Scripted {
+    scripted_in(tokenizer(), script, template)
+}
+
+/// The same with a tokeniser.
+pub fn scripted_in(tokenizer: Tokenizer, script: Vec<Vec<u32>>, template: Option<&str>) -> Scripted {
     let gate = Arc::new(Mutex::new(()));
     let config = EngineConfig {
         scheduler: SchedulerConfig {
@@ -80,10 +96,11 @@ pub fn scripted_with(script: Vec<Vec<u32>>, template: Option<&str>) -> Scripted 
     let chat_template = template.map(|source| ChatTemplate::new(source, &TextConfig::default()).unwrap());
     let backend = VllmLocal::from_parts(Parts {
         handle: start(config, execute).unwrap(),
-        tokenizer: tokenizer(),
+        tokenizer,
         chat_template,
         eos_token_ids: vec![EOS],
         generation: GenerationDefaults { temperature: Some(0.5), top_k: Some(0), ..GenerationDefaults::default() },
+        tool_dialect: None,
     });
     Scripted { backend, gate }
 }

@@ -93,7 +93,7 @@ async fn answer(app: &SharedApp, entry: &Entry) -> Result<serde_json::Value, Api
     let fields = Fields::of(&entry.params, "")?;
     let model_id = fields.required_string("model")?;
     let model = app.models.find(model_id)?;
-    let mut parsed = parse_messages(&fields, model.backend.default_config())?;
+    let mut parsed = parse_messages(&fields, model.backend.default_config())?.of_model(&model);
     parsed.config.priority = PRIORITY;
     messages::answer(app, &model, model_id, parsed).await
 }

@@ -27,7 +27,7 @@ pub(crate) async fn responses(State(app): State<SharedApp>, request: Request) ->
     let model_id = fields.required_string("model")?;
     let model = app.models.find(model_id)?;
     let chat = request::chat_body(&fields)?;
-    let parsed = parse_chat(&Fields::of(&chat, "")?, model.backend.default_config()).map_err(request::in_own_words)?;
+    let parsed = parse_chat(&Fields::of(&chat, "")?, model.backend.default_config()).map_err(request::in_own_words)?.of_model(&model);
     let slot = app.slot()?;
     let answer = Answer::new(request::echo(&fields, &parsed.config), &parsed.tools);
     let request = GenerateRequest { prompt: Prompt::Chat(parsed.prompt), config: parsed.config };

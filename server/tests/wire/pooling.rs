@@ -33,6 +33,7 @@ impl Pooling {
         let capabilities = BackendCapabilities {
             streaming: false,
             tool_calling: false,
+            tool_dialect: None,
             structured_output: false,
             batching: true,
             multi_gpu: false,

@@ -61,6 +61,7 @@ impl Default for Scripted {
             capabilities: BackendCapabilities {
                 streaming: true,
                 tool_calling: false,
+                tool_dialect: None,
                 structured_output: true,
                 batching: true,
                 multi_gpu: false,
