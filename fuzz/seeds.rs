@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use pagoda_backends::ToolDialect;
+use serde_json::{Value, json};
 
 /// Longest seed: a longer valid file is cut, header first.
 const MAX_SEED_BYTES: usize = 16 << 10;
@@ -145,7 +146,49 @@ fn bodies() -> Vec<(&'static str, u8, serde_json::Value)> {
     ]
 }
 
+/// The parser's recorded outputs, by the place of their dialect.
+fn tool_calls() -> std::io::Result<()> {
+    let recorded: Value = serde_json::from_str(include_str!("../server/tools/tests/dialects.json"))?;
+    let hermes: Value = serde_json::from_str(include_str!("../server/tools/tests/cases.json"))?;
+    for (place, dialect) in (0u8..).zip(ToolDialect::ALL) {
+        let own = recorded["dialects"][dialect.as_str()].as_array();
+        let more = hermes["cases"].as_array().filter(|_| dialect == ToolDialect::Hermes);
+        for (idx, case) in own.into_iter().chain(more).flatten().enumerate() {
+            let raw = case["raw"].as_str().unwrap_or_default().replace("get_weather", "Write").replace("city", "path");
+            write("tool_calls", &format!("{}-{idx}", dialect.as_str()), &[&[place, idx as u8 * 2][..], raw.as_bytes()].concat())?;
+        }
+    }
+    Ok(())
+}
+
+/// Schemas of the tests of forced calls, and one of every other form.
+fn schema_grammars() -> std::io::Result<()> {
+    let schemas: Value = serde_json::from_str(include_str!("../tests/data/structured/schemas.json"))?;
+    for entry in schemas.as_array().into_iter().flatten() {
+        let text = entry["schema"].to_string();
+        write("schema_grammar", entry["name"].as_str().unwrap_or_default(), &[&[0, 7][..], text.as_bytes()].concat())?;
+    }
+    let tag = r#"{"type": "structural_tag", "format": {"type": "tag", "begin": "<n>", "content": {"type": "regex", "pattern": "[0-9]"}, "end": "</n>"}}"#;
+    let triggers = r#"{"structures": [{"begin": "<f>", "schema": {"type": "object"}, "end": "</f>"}], "triggers": ["<f"]}"#;
+    let others: [(&str, u8, &str); 8] = [
+        ("ebnf", 1, "root ::= \"(\" root \")\" | \"x\" [0-9]\n"),
+        ("lark", 1, "start: A (B | \"c\")~2\nA: /[a-z]+/\nB: \"b\"i\n"),
+        ("regex", 2, "(a|b{2,5})*[^\\n\"]{1,20}\\d+"),
+        ("nested_regex", 2, "((a{1,30}){1,30}){1,30}|(.*d){9}"),
+        ("tag", 3, tag),
+        ("triggers", 3, triggers),
+        ("choice", 4, "yes\nyes, please\nno"),
+        ("reference", 0, r##"{"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"type": "null"}, {"items": {"$ref": "#/$defs/a"}}]}}}"##),
+    ];
+    for (name, kind, text) in others {
+        write("schema_grammar", name, &[&[kind, 7][..], text.as_bytes()].concat())?;
+    }
+    Ok(())
+}
+
 fn main() -> std::io::Result<()> {
+    tool_calls()?;
+    schema_grammars()?;
     write("safetensors_header", "two_tensors", &safetensors(&[("a.weight", "BF16", &[2, 3], 12), ("b", "F32", &[1], 4)]))?;
     write("safetensors_header", "empty", &safetensors(&[]))?;
     write("safetensors_header", "not_json", b"\x04\0\0\0\0\0\0\0nope")?;
