@@ -5,7 +5,8 @@
 /* == Product with 4-bit weights: out[t, i] = act(sum_c x[t, c] * w[i, c] + bias[i]) + residual[t, i] for 1 to 64 tokens. f32 sums.
  *
  * The book is rounded to bf16, in a unit in which it loses least; zeros and codes are subtracted in bf16, exactly where both are whole numbers
- * up to 256; scales multiply f32 sums of whole groups. */
+ * up to 256; scales multiply f32 sums of whole groups, but in ROWS with several scales in a tile: there they multiply codes, which rounds each
+ * weight to bf16 once. */
 
 /* Which kernel. The order of additions of one output depends on kernel, n, k, split_k and, of RUNS, max_ctas, never on num_tokens. */
 typedef enum pagoda_w4_kernel {

@@ -32,8 +32,8 @@ use self::moe::MoeScratch;
 use self::product_w8::RoundedInputs;
 use self::sample::SampleScratch;
 use self::staging::{Staging, StepRing};
+pub use self::w4::MAX_TILED_TOKENS;
 use self::w4::W4Weight;
-pub use self::w4::{MAX_TILED_TOKENS, reads_tiles_of};
 use super::{DType, KvShape, Tensor};
 use crate::error::{EngineError, Result};
 

@@ -7,7 +7,7 @@ use pagoda_kernels::DeviceMemory;
 use pagoda_kernels::heuristics::{MAX_W4_TOKENS, W4Shape, w4_plan};
 use pagoda_kernels::ops::DeviceBytes;
 use pagoda_kernels::ops::gemm::{Epilogue, Start};
-use pagoda_kernels::ops::w4::{TILE_COLS, TILE_ROWS, W4Dequantize, W4Layout, W4Matrix, gather_columns, w4_dequantize};
+use pagoda_kernels::ops::w4::{TILE_ROWS, W4Dequantize, W4Layout, W4Matrix, gather_columns, w4_dequantize};
 use pagoda_kernels::ops::w4_gemm::{W4Gemm, w4_gemm};
 
 use super::product::{Matrix, Product, Rows};
@@ -17,8 +17,6 @@ use crate::error::{EngineError, Result};
 /// Tokens of a product that reads tiles where there is no dense copy: two passes over 64 of them take less than making the weights dense and
 /// reading them again (37888 x 3584 on an H200: 58 us a pass, 87 to make it dense, at least 63 to read that).
 pub const MAX_TILED_TOKENS: usize = 2 * MAX_W4_TOKENS;
-/// Tiles of the smallest matrix whose products read them.
-const MIN_READ_TILES: usize = 4096;
 /// Bytes of the largest matrix that is dense in the scratch as a whole; of larger ones some rows at a time.
 const SCRATCH_BYTES: usize = 320 << 20;
 /// Rows of such a piece are a multiple of this, so that tiles of products are full.
@@ -40,13 +38,6 @@ pub(super) struct W4Weight {
 struct Piece {
     first: usize,
     len: usize,
-}
-
-/// Whether products read the tiles of such a matrix: those whose products were found to agree with a reference on a GPU so far, that is one scale
-/// for 64 columns or more, no zero points, and not small. The others are made dense for every product.
-pub fn reads_tiles_of(layout: &W4Layout) -> bool {
-    let num_tiles = layout.n.div_ceil(TILE_ROWS) * layout.k.div_ceil(TILE_COLS);
-    layout.group >= TILE_COLS && !layout.zeros && num_tiles >= MIN_READ_TILES
 }
 
 fn piece_rows(layout: &W4Layout) -> usize {
@@ -97,7 +88,7 @@ impl CudaDevice {
     /// Whether a product reads tiles, at most 64 tokens at a time.
     fn reads_tiles(&self, p: &Product<'_>, weight: &W4Weight) -> bool {
         let few = p.num_tokens <= if weight.dense.is_some() { MAX_W4_TOKENS } else { MAX_TILED_TOKENS };
-        reads_tiles_of(&weight.matrix.layout) && (few || self.deterministic)
+        few || self.deterministic
     }
 
     /// Whether the launches of a product with gate and up join them.
@@ -189,15 +180,6 @@ impl CudaDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn small_matrices_zero_points_and_narrow_groups_are_made_dense() {
-        let layout = |n, group, zeros| W4Layout { n, k: 3584, group, zeros, interleaved: false };
-        assert!(reads_tiles_of(&layout(4608, 64, false)) && reads_tiles_of(&layout(4608, 3584, false)));
-        for other in [layout(4608, 32, false), layout(4608, 128, true), layout(1152, 64, false)] {
-            assert!(!reads_tiles_of(&other), "{other:?}");
-        }
-    }
 
     #[test]
     fn pieces_are_whole_tiles_and_cover_all_rows() {

@@ -6,17 +6,22 @@ use pagoda_kernels::ops::w4::{W4Layout, W4Matrix};
 
 use super::product::RoundedWeight;
 use super::rounding::rounded;
-use crate::device::cuda::{MAX_TILED_TOKENS, reads_tiles_of};
+use crate::device::cuda::MAX_TILED_TOKENS;
 use crate::device::{HostMatrix, MatrixUse};
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
 use crate::weights::quant::books::Book;
 use crate::weights::quant::{Code, CodedMatrix, ScaleValues, Scales, Zeros, blocks};
 
+/// Most tokens of a product that scales sums where a tile has several scales.
+const MAX_UNROUNDED_TOKENS: usize = 8;
+
 /// Values that are not those of a product of many tokens.
 pub struct PackedValues {
-    /// What products of few tokens read where they read tiles: the book in bf16.
-    few: Option<Vec<f32>>,
+    /// What products of few tokens read: the book in bf16.
+    few: Vec<f32>,
+    /// What those of more than `MAX_UNROUNDED_TOKENS` of them read where a tile has several scales: each weight is rounded.
+    scaled: Option<Vec<f32>>,
     /// What an embedding reads: unrounded.
     table: Vec<f32>,
 }
@@ -51,15 +56,19 @@ pub fn packed(matrix: &CodedMatrix) -> RoundedWeight {
     };
     let table = values(book);
     let many = table.iter().copied().map(rounded).collect();
-    let few = reads_tiles_of(&layout_of(matrix)).then(|| values(half_book(book)));
-    RoundedWeight { values: many, n: matrix.n, k: matrix.k, packed: Some(PackedValues { few, table }) }
+    let few = values(half_book(book));
+    let scaled = (layout_of(matrix).scales_per_tile() > 1).then(|| few.iter().copied().map(rounded).collect());
+    RoundedWeight { values: many, n: matrix.n, k: matrix.k, packed: Some(PackedValues { few, scaled, table }) }
 }
 
 impl RoundedWeight {
     /// What a product of that many tokens reads.
     pub fn for_tokens(&self, tokens: usize) -> &[f32] {
-        let few = self.packed.as_ref().and_then(|packed| packed.few.as_deref());
-        few.filter(|_| tokens <= MAX_TILED_TOKENS).unwrap_or(&self.values)
+        match &self.packed {
+            Some(PackedValues { scaled: Some(scaled), .. }) if (MAX_UNROUNDED_TOKENS + 1..=MAX_TILED_TOKENS).contains(&tokens) => scaled,
+            Some(PackedValues { few, .. }) if tokens <= MAX_TILED_TOKENS => few,
+            _ => &self.values,
+        }
     }
 
     /// What an embedding reads.
