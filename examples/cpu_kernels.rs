@@ -124,7 +124,9 @@ fn layer(device: &CpuDevice, format: WeightFormat, ns: &[usize], k: usize) -> Li
 
 /// A layer whose dense weights were quantised as at load.
 fn codes(device: &CpuDevice, format: LoadFormat, n: usize, k: usize, tokens: usize, bandwidth: f64) {
-    let HostMatrix::Coded(matrix) = format.convert(HostMatrix::Rows(weight(WeightFormat::BF16, n, k))) else { panic!("{format:?}") };
+    let HostMatrix::Coded(matrix) = format.convert(HostMatrix::Rows(weight(WeightFormat::BF16, n, k))).expect("finite values") else {
+        panic!("{format:?}")
+    };
     let bytes = matrix.bytes() as f64;
     let layer = Linear {
         parts: vec![device.load_matrix(HostMatrix::Coded(matrix), MatrixLoad { usage: MatrixUse::Projection, quantize: None }).unwrap()],

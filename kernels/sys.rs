@@ -983,7 +983,7 @@ unsafe extern "C" {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct pagoda_e4m3_quantize_params {
+pub struct pagoda_w8_quantize_params {
     pub codes: *mut ::core::ffi::c_void,
     pub scales: *mut f32,
     pub x: *const ::core::ffi::c_void,
@@ -993,26 +993,27 @@ pub struct pagoda_e4m3_quantize_params {
     pub ld_scales: i32,
     pub divides: i32,
     pub min_scale: f32,
+    pub code: pagoda_w8_code,
     pub dtype: pagoda_dtype,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_e4m3_quantize_params"][::core::mem::size_of::<pagoda_e4m3_quantize_params>() - 56usize];
-    ["Alignment of pagoda_e4m3_quantize_params"][::core::mem::align_of::<pagoda_e4m3_quantize_params>() - 8usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::codes"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, codes) - 0usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::scales"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, scales) - 8usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::x"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, x) - 16usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::num_rows"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, num_rows) - 24usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::cols"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, cols) - 28usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::group_cols"]
-        [::core::mem::offset_of!(pagoda_e4m3_quantize_params, group_cols) - 32usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::ld_scales"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, ld_scales) - 36usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::divides"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, divides) - 40usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::min_scale"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, min_scale) - 44usize];
-    ["Offset of field: pagoda_e4m3_quantize_params::dtype"][::core::mem::offset_of!(pagoda_e4m3_quantize_params, dtype) - 48usize];
+    ["Size of pagoda_w8_quantize_params"][::core::mem::size_of::<pagoda_w8_quantize_params>() - 56usize];
+    ["Alignment of pagoda_w8_quantize_params"][::core::mem::align_of::<pagoda_w8_quantize_params>() - 8usize];
+    ["Offset of field: pagoda_w8_quantize_params::codes"][::core::mem::offset_of!(pagoda_w8_quantize_params, codes) - 0usize];
+    ["Offset of field: pagoda_w8_quantize_params::scales"][::core::mem::offset_of!(pagoda_w8_quantize_params, scales) - 8usize];
+    ["Offset of field: pagoda_w8_quantize_params::x"][::core::mem::offset_of!(pagoda_w8_quantize_params, x) - 16usize];
+    ["Offset of field: pagoda_w8_quantize_params::num_rows"][::core::mem::offset_of!(pagoda_w8_quantize_params, num_rows) - 24usize];
+    ["Offset of field: pagoda_w8_quantize_params::cols"][::core::mem::offset_of!(pagoda_w8_quantize_params, cols) - 28usize];
+    ["Offset of field: pagoda_w8_quantize_params::group_cols"][::core::mem::offset_of!(pagoda_w8_quantize_params, group_cols) - 32usize];
+    ["Offset of field: pagoda_w8_quantize_params::ld_scales"][::core::mem::offset_of!(pagoda_w8_quantize_params, ld_scales) - 36usize];
+    ["Offset of field: pagoda_w8_quantize_params::divides"][::core::mem::offset_of!(pagoda_w8_quantize_params, divides) - 40usize];
+    ["Offset of field: pagoda_w8_quantize_params::min_scale"][::core::mem::offset_of!(pagoda_w8_quantize_params, min_scale) - 44usize];
+    ["Offset of field: pagoda_w8_quantize_params::code"][::core::mem::offset_of!(pagoda_w8_quantize_params, code) - 48usize];
+    ["Offset of field: pagoda_w8_quantize_params::dtype"][::core::mem::offset_of!(pagoda_w8_quantize_params, dtype) - 52usize];
 };
 unsafe extern "C" {
-    pub fn pagoda_e4m3_quantize(params: *const pagoda_e4m3_quantize_params, stream: pagoda_stream) -> pagoda_status;
+    pub fn pagoda_w8_quantize(params: *const pagoda_w8_quantize_params, stream: pagoda_stream) -> pagoda_status;
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1145,7 +1146,7 @@ unsafe extern "C" {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct pagoda_w4_quantize_params {
+pub struct pagoda_nf4_quantize_params {
     pub codes: *mut u8,
     pub absmax: *mut f32,
     pub largest: *mut f32,
@@ -1155,17 +1156,63 @@ pub struct pagoda_w4_quantize_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_w4_quantize_params"][::core::mem::size_of::<pagoda_w4_quantize_params>() - 48usize];
-    ["Alignment of pagoda_w4_quantize_params"][::core::mem::align_of::<pagoda_w4_quantize_params>() - 8usize];
-    ["Offset of field: pagoda_w4_quantize_params::codes"][::core::mem::offset_of!(pagoda_w4_quantize_params, codes) - 0usize];
-    ["Offset of field: pagoda_w4_quantize_params::absmax"][::core::mem::offset_of!(pagoda_w4_quantize_params, absmax) - 8usize];
-    ["Offset of field: pagoda_w4_quantize_params::largest"][::core::mem::offset_of!(pagoda_w4_quantize_params, largest) - 16usize];
-    ["Offset of field: pagoda_w4_quantize_params::values"][::core::mem::offset_of!(pagoda_w4_quantize_params, values) - 24usize];
-    ["Offset of field: pagoda_w4_quantize_params::count"][::core::mem::offset_of!(pagoda_w4_quantize_params, count) - 32usize];
-    ["Offset of field: pagoda_w4_quantize_params::dtype"][::core::mem::offset_of!(pagoda_w4_quantize_params, dtype) - 40usize];
+    ["Size of pagoda_nf4_quantize_params"][::core::mem::size_of::<pagoda_nf4_quantize_params>() - 48usize];
+    ["Alignment of pagoda_nf4_quantize_params"][::core::mem::align_of::<pagoda_nf4_quantize_params>() - 8usize];
+    ["Offset of field: pagoda_nf4_quantize_params::codes"][::core::mem::offset_of!(pagoda_nf4_quantize_params, codes) - 0usize];
+    ["Offset of field: pagoda_nf4_quantize_params::absmax"][::core::mem::offset_of!(pagoda_nf4_quantize_params, absmax) - 8usize];
+    ["Offset of field: pagoda_nf4_quantize_params::largest"][::core::mem::offset_of!(pagoda_nf4_quantize_params, largest) - 16usize];
+    ["Offset of field: pagoda_nf4_quantize_params::values"][::core::mem::offset_of!(pagoda_nf4_quantize_params, values) - 24usize];
+    ["Offset of field: pagoda_nf4_quantize_params::count"][::core::mem::offset_of!(pagoda_nf4_quantize_params, count) - 32usize];
+    ["Offset of field: pagoda_nf4_quantize_params::dtype"][::core::mem::offset_of!(pagoda_nf4_quantize_params, dtype) - 40usize];
 };
 unsafe extern "C" {
-    pub fn pagoda_w4_quantize(params: *const pagoda_w4_quantize_params, stream: pagoda_stream) -> pagoda_status;
+    pub fn pagoda_nf4_quantize(params: *const pagoda_nf4_quantize_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_absmax_params {
+    pub absmax: *mut f32,
+    pub values: *const ::core::ffi::c_void,
+    pub count: i64,
+    pub dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_absmax_params"][::core::mem::size_of::<pagoda_absmax_params>() - 32usize];
+    ["Alignment of pagoda_absmax_params"][::core::mem::align_of::<pagoda_absmax_params>() - 8usize];
+    ["Offset of field: pagoda_absmax_params::absmax"][::core::mem::offset_of!(pagoda_absmax_params, absmax) - 0usize];
+    ["Offset of field: pagoda_absmax_params::values"][::core::mem::offset_of!(pagoda_absmax_params, values) - 8usize];
+    ["Offset of field: pagoda_absmax_params::count"][::core::mem::offset_of!(pagoda_absmax_params, count) - 16usize];
+    ["Offset of field: pagoda_absmax_params::dtype"][::core::mem::offset_of!(pagoda_absmax_params, dtype) - 24usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_absmax(params: *const pagoda_absmax_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_nvfp4_quantize_params {
+    pub codes: *mut u8,
+    pub scales: *mut f32,
+    pub largest: *mut f32,
+    pub absmax: *const f32,
+    pub values: *const ::core::ffi::c_void,
+    pub count: i64,
+    pub dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_nvfp4_quantize_params"][::core::mem::size_of::<pagoda_nvfp4_quantize_params>() - 56usize];
+    ["Alignment of pagoda_nvfp4_quantize_params"][::core::mem::align_of::<pagoda_nvfp4_quantize_params>() - 8usize];
+    ["Offset of field: pagoda_nvfp4_quantize_params::codes"][::core::mem::offset_of!(pagoda_nvfp4_quantize_params, codes) - 0usize];
+    ["Offset of field: pagoda_nvfp4_quantize_params::scales"][::core::mem::offset_of!(pagoda_nvfp4_quantize_params, scales) - 8usize];
+    ["Offset of field: pagoda_nvfp4_quantize_params::largest"][::core::mem::offset_of!(pagoda_nvfp4_quantize_params, largest) - 16usize];
+    ["Offset of field: pagoda_nvfp4_quantize_params::absmax"][::core::mem::offset_of!(pagoda_nvfp4_quantize_params, absmax) - 24usize];
+    ["Offset of field: pagoda_nvfp4_quantize_params::values"][::core::mem::offset_of!(pagoda_nvfp4_quantize_params, values) - 32usize];
+    ["Offset of field: pagoda_nvfp4_quantize_params::count"][::core::mem::offset_of!(pagoda_nvfp4_quantize_params, count) - 40usize];
+    ["Offset of field: pagoda_nvfp4_quantize_params::dtype"][::core::mem::offset_of!(pagoda_nvfp4_quantize_params, dtype) - 48usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_nvfp4_quantize(params: *const pagoda_nvfp4_quantize_params, stream: pagoda_stream) -> pagoda_status;
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

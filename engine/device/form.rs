@@ -1,6 +1,7 @@
 //! What is known of a weight matrix before it is read, and what it is for: a device plans its memory by it, and decides how to keep it.
 
 use super::tensor::HostMatrix;
+use crate::error::Result;
 use crate::weights::format::WeightFormat;
 use crate::weights::quant::{Code, CodedMatrix, LoadFormat, Zeros};
 
@@ -119,10 +120,13 @@ impl MatrixForm {
 
 impl HostMatrix {
     /// The matrix as `load` wants it, converted on the host.
-    pub fn converted(self, load: MatrixLoad) -> HostMatrix {
+    ///
+    /// # Errors
+    /// As `LoadFormat::convert`.
+    pub fn converted(self, load: MatrixLoad) -> Result<HostMatrix> {
         match load.quantize {
             Some(format) => format.convert(self),
-            None => self,
+            None => Ok(self),
         }
     }
 

@@ -229,7 +229,7 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn load_weight(&self, weight: HostWeight) -> Result<Self::Weight, EngineError>;
     /// Takes a matrix of either form. A device without kernels for codes makes bf16 of them.
     fn load_matrix(&self, matrix: HostMatrix, load: MatrixLoad) -> Result<Self::Weight, EngineError> {
-        self.load_weight(matrix.converted(load).into_rows())
+        self.load_weight(matrix.converted(load)?.into_rows())
     }
     /// Takes the parts of a linear layer. A device may stack neighbours: then it answers with fewer matrices.
     fn load_parts(&self, parts: Vec<HostMatrix>, load: MatrixLoad) -> Result<Vec<Self::Weight>, EngineError> {

@@ -5,6 +5,7 @@
 mod cuda_codes;
 #[allow(dead_code)]
 mod cuda_pair;
+mod cuda_quantize;
 
 use std::sync::Arc;
 
@@ -15,10 +16,9 @@ use pagoda_engine::device::{Device, Linear, MatrixLoad, MatrixUse, Tensor};
 use pagoda_engine::models::config::Activation;
 use pagoda_engine::weights::mapped::MappedBytes;
 use pagoda_engine::weights::quant::LoadFormat;
-use pagoda_engine::weights::quant::quantize::four_bit::nf4;
 use pagoda_engine::weights::quant::{CodedMatrix, ScaleValues};
 use pagoda_kernels::ops::DType;
-use pagoda_kernels::ops::w4::{W4Blocks, W4Dequantize, W4Matrix, gather_columns, w4_dequantize, w4_gather_rows, w4_quantize};
+use pagoda_kernels::ops::w4::{W4Dequantize, W4Matrix, gather_columns, w4_dequantize, w4_gather_rows};
 use pagoda_kernels::{DeviceMemory, Gpu};
 
 fn gpu() -> Option<Arc<Gpu>> {
@@ -158,65 +158,6 @@ fn rows_are_gathered_exactly() {
     }
 }
 
-/// Values that are hard to quantise: ties, zeros of both signs, subnormals, blocks of nothing, infinities, NaN.
-fn hard_values(random: &mut Random, dtype: DType) -> Vec<f32> {
-    let round = |v: f32| match dtype {
-        DType::F32 => v,
-        DType::F16 => f16::from_f32(v).to_f32(),
-        DType::BF16 | DType::E4M3 => bf16::from_f32(v).to_f32(),
-    };
-    let mut values: Vec<f32> = (0..64 * 300).map(|i| random.unit() * 2f32.powi(-(i / 64 % 40))).collect();
-    let edges = [-0.848_096_4, -0.610_632_96, -0.023_0, 0.039_790_15, 0.120_255_25, 0.5016634, 0.642_786_9, 0.861_478_4];
-    for (block, values) in values.chunks_exact_mut(64).enumerate() {
-        match block % 10 {
-            0 => values.fill(if block % 20 == 0 { 0.0 } else { -0.0 }),
-            1 => values.iter_mut().for_each(|v| *v *= 1e-38),
-            2 => values.iter_mut().for_each(|v| *v *= 1e-44),
-            3 => values.iter_mut().enumerate().for_each(|(i, v)| *v = if i == 63 { 1.0 } else { edges[i % 8] }),
-            4 => (values[3], values[40]) = (f32::NAN, -0.0),
-            5 => values[17] = f32::INFINITY,
-            6 => values.iter_mut().for_each(|v| *v = v.signum() * 0.25),
-            _ => {}
-        }
-    }
-    values.into_iter().map(round).collect()
-}
-
-#[test]
-fn codes_and_absmax_are_those_of_bitsandbytes() {
-    let Some(gpu) = gpu() else { return };
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let mut random = Random(35);
-        let mut values = hard_values(&mut random, dtype);
-        // Every bf16 and the neighbours of every midpoint, as quotients: the last block entry is 1.
-        values.extend((0..=u16::MAX).map(|bits| bf16::from_bits(bits).to_f32()).filter(|v| v.abs() <= 1.0));
-        let whole = values.len() / 64 * 64;
-        values.truncate(whole);
-        values.chunks_exact_mut(64).skip(300).for_each(|block| block[63] = 1.0);
-        if dtype == DType::F16 {
-            values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
-        }
-        let bytes: Vec<u8> = match dtype {
-            DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            DType::BF16 | DType::E4M3 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        };
-        let (from, count) = (upload(&gpu, &bytes), values.len());
-        let (codes, absmax, largest) = (upload(&gpu, &vec![0xa5; count / 2]), upload(&gpu, &vec![0xa5; count / 16]), upload(&gpu, &[0; 4]));
-        let out = W4Blocks { codes: codes.bytes(), absmax: absmax.bytes(), largest: largest.bytes() };
-        w4_quantize(&out, from.bytes(), dtype, count, gpu.stream().unwrap()).unwrap();
-        let want = nf4(&values, 64);
-        let got_absmax: Vec<f32> = bytemuck::pod_collect_to_vec(&download(&gpu, absmax.bytes()));
-        assert!(got_absmax.iter().zip(&want.absmax).all(|(a, b)| a.to_bits() == b.to_bits()), "{dtype:?}: absmax");
-        let got_codes = download(&gpu, codes.bytes());
-        if let Some(i) = (0..count / 2).find(|i| got_codes[*i] != want.codes[*i]) {
-            panic!("{dtype:?}: codes {:#04x} for {:?}, expected {:#04x}", got_codes[i], &values[2 * i..2 * i + 2], want.codes[i]);
-        }
-        let largest: Vec<f32> = bytemuck::pod_collect_to_vec(&download(&gpu, largest.bytes()));
-        assert_eq!(largest[0], want.absmax.iter().fold(0.0f32, |max, v| max.max(*v)), "{dtype:?}");
-    }
-}
-
 #[test]
 fn columns_are_gathered_in_order() {
     let Some(gpu) = gpu() else { return };
@@ -249,8 +190,8 @@ impl Case for Layer {
     fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
         let (n, k, tokens) = (self.rows.iter().sum(), self.k, self.tokens);
         let parts = self.kinds.iter().zip(&self.rows).enumerate().map(|(i, (kind, rows))| kind.part(50 + i as u64, *rows, k)).collect();
-        let at_load = self.kinds.iter().any(|kind| matches!(kind, Kind::AtLoad));
-        let load = MatrixLoad { usage: self.usage, quantize: at_load.then_some(LoadFormat::Nf4) };
+        let quantize = self.kinds.iter().find_map(|kind| if let Kind::AtLoad(format) = kind { Some(*format) } else { None });
+        let load = MatrixLoad { usage: self.usage, quantize };
         let parts = device.load_parts(parts, load).unwrap();
         let bias = self.bias.then(|| device.load_vector(&noise(60, n)).unwrap());
         let layer = Linear { parts, bias, n, k };
@@ -284,7 +225,9 @@ fn smallest_layers_agree() {
     let Some(pair) = Pair::new() else { return };
     let (gate_up, plain) = ((MatrixUse::GateUp, Some(Activation::Silu)), (MatrixUse::Projection, None));
     let coded = formats().into_iter().map(|format| (Kind::Coded(format), gate_up));
-    for (kind, (usage, activation)) in coded.chain([Kind::Ordered(formats()[4]), Kind::AtLoad, Kind::Q4_0].map(|kind| (kind, plain))) {
+    let at_load = [LoadFormat::Nf4, LoadFormat::Fp4].map(Kind::AtLoad);
+    let others = at_load.into_iter().chain([Kind::Ordered(formats()[4]), Kind::Q4_0]).map(|kind| (kind, plain));
+    for (kind, (usage, activation)) in coded.chain(others) {
         for tokens in [1, 65] {
             let (kinds, rows, k) = (vec![kind; 2], vec![16; 2], 128);
             pair.check(&format!("{kind:?}"), &Layer { kinds, rows, k, tokens, usage, activation, bias: false });
@@ -355,24 +298,27 @@ fn layers_that_are_quantised_at_load_or_of_several_kinds_agree() {
     let layer = || Layer { kinds: vec![], rows: vec![], k: 320, tokens: 1, usage: MatrixUse::Projection, activation: None, bias: true };
     let formats = formats();
     for tokens in TOKENS {
-        pair.check(&format!("at load: {tokens}"), &Layer { kinds: vec![Kind::AtLoad; 3], rows: vec![112, 24, 24], tokens, ..layer() });
-        let gate_up = Layer {
-            kinds: vec![Kind::AtLoad; 2],
-            rows: vec![200; 2],
-            usage: MatrixUse::GateUp,
-            activation: Some(Activation::Silu),
-            tokens,
-            ..layer()
-        };
-        pair.check(&format!("gate and up at load: {tokens}"), &gate_up);
-        pair.check(
-            &format!("table: {tokens}"),
-            &Layer { kinds: vec![Kind::AtLoad], rows: vec![777], tokens, usage: MatrixUse::Table, bias: false, ..layer() },
-        );
+        for kind in [LoadFormat::Nf4, LoadFormat::Fp4].map(Kind::AtLoad) {
+            let what = format!("{kind:?}, {tokens} tokens");
+            pair.check(&format!("at load: {what}"), &Layer { kinds: vec![kind; 3], rows: vec![112, 24, 24], tokens, ..layer() });
+            let gate_up = Layer {
+                kinds: vec![kind; 2],
+                rows: vec![200; 2],
+                usage: MatrixUse::GateUp,
+                activation: Some(Activation::Silu),
+                tokens,
+                ..layer()
+            };
+            pair.check(&format!("gate and up at load: {what}"), &gate_up);
+            let table = Layer { kinds: vec![kind], rows: vec![777], tokens, usage: MatrixUse::Table, bias: false, ..layer() };
+            pair.check(&format!("table: {what}"), &table);
+            let experts = Layer { kinds: vec![kind; 2], rows: vec![64; 2], tokens, usage: MatrixUse::Expert, bias: false, ..layer() };
+            pair.check(&format!("experts: {what}"), &experts);
+        }
         pair.check(&format!("blocks: {tokens}"), &Layer { kinds: vec![Kind::Q4_0; 2], rows: vec![64, 32], tokens, ..layer() });
         let mixed = vec![Kind::Coded(formats[0]), Kind::Coded(formats[3]), Kind::Dense, Kind::Q4_0, Kind::Ordered(formats[5])];
         pair.check(&format!("mixed: {tokens}"), &Layer { kinds: mixed, rows: vec![40, 24, 8, 16, 48], tokens, ..layer() });
-        let experts = Layer { kinds: vec![Kind::AtLoad; 2], rows: vec![64; 2], tokens, usage: MatrixUse::Expert, bias: false, ..layer() };
-        pair.check(&format!("experts: {tokens}"), &experts);
+        let stored = vec![Kind::Coded(formats[7]), Kind::AtLoad(LoadFormat::Fp4), Kind::AtLoad(LoadFormat::Fp4)];
+        pair.check(&format!("stored and at load: {tokens}"), &Layer { kinds: stored, rows: vec![40, 24, 16], tokens, ..layer() });
     }
 }

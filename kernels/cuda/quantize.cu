@@ -1,4 +1,4 @@
-// pagoda_e4m3_quantize, pagoda_w8_permute, pagoda_w8_dequantize: to codes of 8 bits, and back to bf16.
+// pagoda_w8_quantize, pagoda_w8_permute, pagoda_w8_dequantize: to codes of 8 bits, and back to bf16.
 //
 // Quantising: one CTA a row. A thread holds the chunks of 16 columns t, t + blockDim, ... of its row in registers (at most kMaxChunks), so x is
 // read once; the largest magnitude crosses the CTA through shared memory. With groups of 128 columns eight lanes share a scale.
@@ -15,7 +15,6 @@ namespace {
 
 constexpr int kChunk = 16;
 constexpr int kMaxChunks = 4, kMaxThreads = 1024; // largest[0..4) are listed below
-constexpr float kLargest = 448.0f;
 
 // Every thread gets the largest; blockDim.x is a multiple of 32. Called once a kernel.
 __device__ __forceinline__ float block_max(float v) {
@@ -31,7 +30,9 @@ __device__ __forceinline__ float block_max(float v) {
   return v;
 }
 
-__device__ __forceinline__ float scale_of(float largest, float min_scale) { return fmaxf(largest / kLargest, min_scale); }
+template <pagoda_w8_code kCode> __device__ __forceinline__ float scale_of(float largest, float min_scale) {
+  return fmaxf(largest / (kCode == PAGODA_W8_INT8 ? 127.0f : 448.0f), min_scale);
+}
 
 // Sixteen columns of a row, as they are in memory.
 template <typename T> struct Chunk {
@@ -61,17 +62,23 @@ template <typename T> struct Chunk {
   }
 };
 
+// Two integers with 128 added, the first in the low byte; NaN is 0.
+__device__ __forceinline__ uint32_t int8_pair(float low, float high) {
+  return __float2uint_rz(rintf(low) + 128.0f) | __float2uint_rz(rintf(high) + 128.0f) << 8;
+}
+
 // Sixteen values as codes in fragment order: a word has columns 2t, 2t + 8, 2t + 1, 2t + 9.
-template <typename T, bool kDivides> __device__ __forceinline__ uint4 encode_chunk(const Chunk<T> &x, float scale) {
+template <typename T, pagoda_w8_code kCode, bool kDivides> __device__ __forceinline__ uint4 encode_chunk(const Chunk<T> &x, float scale) {
   const float inverse = 1.0f / scale;
   auto scaled = [&](int i) { return kDivides ? x.value(i) / scale : x.value(i) * inverse; };
+  auto pair = [&](int i) { return kCode == PAGODA_W8_INT8 ? int8_pair(scaled(i), scaled(i + 8)) : e4m3_pair(scaled(i), scaled(i + 8)); };
   uint32_t words[4];
 #pragma unroll
-  for (int t = 0; t < 4; ++t) words[t] = e4m3_pair(scaled(2 * t), scaled(2 * t + 8)) | e4m3_pair(scaled(2 * t + 1), scaled(2 * t + 9)) << 16;
+  for (int t = 0; t < 4; ++t) words[t] = pair(2 * t) | pair(2 * t + 1) << 16;
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-template <typename T, bool kGroups, bool kDivides> __global__ void __launch_bounds__(kMaxThreads) e4m3_quantize_kernel(const __grid_constant__ pagoda_e4m3_quantize_params p) {
+template <typename T, pagoda_w8_code kCode, bool kGroups, bool kDivides> __global__ void __launch_bounds__(kMaxThreads) w8_quantize_kernel(const __grid_constant__ pagoda_w8_quantize_params p) {
   const int num_chunks = p.cols / kChunk;
   const int64_t row = blockIdx.x;
   const T *x_gmem = static_cast<const T *>(p.x) + row * p.cols;
@@ -87,7 +94,7 @@ template <typename T, bool kGroups, bool kDivides> __global__ void __launch_boun
 #pragma unroll
   for (int i = 0; i < kMaxChunks; ++i) largest[i] = held[i].largest();
   if (!kGroups) {
-    row_scale = scale_of(block_max(fmaxf(fmaxf(largest[0], largest[1]), fmaxf(largest[2], largest[3]))), p.min_scale);
+    row_scale = scale_of<kCode>(block_max(fmaxf(fmaxf(largest[0], largest[1]), fmaxf(largest[2], largest[3]))), p.min_scale);
     if (threadIdx.x == 0) p.scales[row] = row_scale;
   }
 #pragma unroll
@@ -98,10 +105,10 @@ template <typename T, bool kGroups, bool kDivides> __global__ void __launch_boun
       float group = largest[i];
 #pragma unroll
       for (int offset = 1; offset < 8; offset *= 2) group = fmaxf(group, __shfl_xor_sync(0xffffffffu, group, offset));
-      scale = scale_of(group, p.min_scale);
+      scale = scale_of<kCode>(group, p.min_scale);
       if (chunk < num_chunks && chunk % 8 == 0) p.scales[static_cast<int64_t>(chunk / 8) * p.ld_scales + row] = scale;
     }
-    if (chunk < num_chunks) ptx::store_16b(codes_gmem + chunk * kChunk, encode_chunk<T, kDivides>(held[i], scale));
+    if (chunk < num_chunks) ptx::store_16b(codes_gmem + chunk * kChunk, encode_chunk<T, kCode, kDivides>(held[i], scale));
   }
 }
 
@@ -143,23 +150,26 @@ template <typename T, pagoda_w8_code kCode> __global__ void w8_dequantize_kernel
   for (int h = 0; h < 2; ++h) store_octet(out_gmem, 2 * chunk + h, v[h]);
 }
 
-template <typename T> pagoda_status launch_quantize(const pagoda_e4m3_quantize_params &p, cudaStream_t stream) {
+template <typename T> pagoda_status launch_quantize(const pagoda_w8_quantize_params &p, cudaStream_t stream) {
   const int chunks = p.cols / kChunk, per_thread = (chunks + kMaxThreads - 1) / kMaxThreads;
   // Long rows: a few chunks a thread, so that several rows run side by side.
   const int wanted = chunks > 512 && per_thread < 2 ? 2 : per_thread;
   const unsigned threads = ((chunks + wanted - 1) / wanted + kWarpSize - 1) / kWarpSize * kWarpSize;
   const LaunchShape shape{static_cast<unsigned>(p.num_rows), threads};
-  if (p.divides) return launch(p.group_cols ? e4m3_quantize_kernel<T, true, true> : e4m3_quantize_kernel<T, false, true>, shape, p, stream);
-  return launch(p.group_cols ? e4m3_quantize_kernel<T, true, false> : e4m3_quantize_kernel<T, false, false>, shape, p, stream);
+  if (p.code == PAGODA_W8_INT8) return launch(w8_quantize_kernel<T, PAGODA_W8_INT8, false, true>, shape, p, stream);
+  constexpr pagoda_w8_code kE4m3 = PAGODA_W8_E4M3;
+  if (p.divides) return launch(p.group_cols ? w8_quantize_kernel<T, kE4m3, true, true> : w8_quantize_kernel<T, kE4m3, false, true>, shape, p, stream);
+  return launch(p.group_cols ? w8_quantize_kernel<T, kE4m3, true, false> : w8_quantize_kernel<T, kE4m3, false, false>, shape, p, stream);
 }
 
 } // namespace
 } // namespace pagoda
 
-extern "C" pagoda_status pagoda_e4m3_quantize(const pagoda_e4m3_quantize_params *p, pagoda_stream stream) {
+extern "C" pagoda_status pagoda_w8_quantize(const pagoda_w8_quantize_params *p, pagoda_stream stream) {
   using namespace pagoda;
   if (!p || !p->codes || !p->scales || !p->x || p->num_rows < 0 || p->cols <= 0 || !(p->min_scale > 0.0f) || (p->divides != 0 && p->divides != 1)) return PAGODA_INVALID_ARGUMENT;
   if ((p->group_cols != 0 && p->group_cols != 128) || (p->group_cols && p->ld_scales < p->num_rows)) return PAGODA_INVALID_ARGUMENT;
+  if (p->code < PAGODA_W8_E4M3 || p->code > PAGODA_W8_INT8 || (p->code == PAGODA_W8_INT8 && (p->group_cols || !p->divides))) return PAGODA_INVALID_ARGUMENT;
   if (p->cols % kChunk != 0 || p->cols > kChunk * kMaxChunks * kMaxThreads) return PAGODA_UNSUPPORTED;
   if (p->num_rows == 0) return PAGODA_OK;
   switch (p->dtype) {

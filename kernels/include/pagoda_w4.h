@@ -38,15 +38,36 @@ pagoda_status pagoda_w4_pack(const pagoda_w4_pack_params *params, pagoda_stream 
 
 /* Quantises blocks of 64 neighbouring values as bitsandbytes does: absmax and the code of the book nearest to value * (1 / absmax), the lower
  * one where two are equally near. The book is NF4. */
-typedef struct pagoda_w4_quantize_params {
+typedef struct pagoda_nf4_quantize_params {
   uint8_t *codes;      /* [count / 2]: two a byte, the first in the high nibble */
   float *absmax;       /* [count / 64] */
   float *largest;      /* [1]: raised to the largest absmax; not negative before */
   const void *values;  /* [count] dtype, aligned to 16 bytes */
   int64_t count;       /* a multiple of 64 */
   pagoda_dtype dtype;
-} pagoda_w4_quantize_params;
-pagoda_status pagoda_w4_quantize(const pagoda_w4_quantize_params *params, pagoda_stream stream);
+} pagoda_nf4_quantize_params;
+pagoda_status pagoda_nf4_quantize(const pagoda_nf4_quantize_params *params, pagoda_stream stream);
+
+/* Raises *absmax to the largest magnitude of the values: by their bits, so that NaN is above infinity. */
+typedef struct pagoda_absmax_params {
+  float *absmax;      /* [1]: not negative before */
+  const void *values; /* [count] dtype, aligned to 16 bytes */
+  int64_t count;      /* a multiple of 8 */
+  pagoda_dtype dtype;
+} pagoda_absmax_params;
+pagoda_status pagoda_absmax(const pagoda_absmax_params *params, pagoda_stream stream);
+
+/* Quantises groups of 16 neighbouring values to NVFP4: e2m1 codes, and scales that are e4m3 over 448 * 6 / absmax. */
+typedef struct pagoda_nvfp4_quantize_params {
+  uint8_t *codes;      /* [count / 2]: two a byte, the first in the low nibble */
+  float *scales;       /* [count / 16]: what codes are multiplied with */
+  float *largest;      /* [1]: raised to the largest scale, to infinity where absmax is not finite; not negative before */
+  const float *absmax; /* [1]: of all values that share it */
+  const void *values;  /* [count] dtype, aligned to 16 bytes */
+  int64_t count;       /* a multiple of 16 */
+  pagoda_dtype dtype;
+} pagoda_nvfp4_quantize_params;
+pagoda_status pagoda_nvfp4_quantize(const pagoda_nvfp4_quantize_params *params, pagoda_stream stream);
 
 /* Some whole tile rows as bf16: out[r, order[c]] = w[16 first_tile + r, c], each weight computed in f32 and rounded once. Interleaved: the
  * gates come first, then their ups. */

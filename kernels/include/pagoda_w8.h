@@ -18,8 +18,9 @@ typedef struct pagoda_w8_permute_params {
 } pagoda_w8_permute_params;
 pagoda_status pagoda_w8_permute(const pagoda_w8_permute_params *params, pagoda_stream stream);
 
-/* codes = e4m3(x / scale) in fragment order, rounded to nearest even, saturating; scale = max(largest magnitude / 448, min_scale). */
-typedef struct pagoda_e4m3_quantize_params {
+/* codes = code(x / scale) in fragment order, rounded to nearest even, saturating; scale = max(largest magnitude / L, min_scale) with L = 448
+ * for e4m3 and 127 for integers. */
+typedef struct pagoda_w8_quantize_params {
   void *codes;        /* [num_rows, cols] */
   float *scales;      /* group_cols 0: [num_rows]; 128: [ceil(cols / 128)] of stride ld_scales, each [num_rows] */
   const void *x;      /* [num_rows, cols] dtype */
@@ -29,9 +30,10 @@ typedef struct pagoda_e4m3_quantize_params {
   int32_t ld_scales;  /* at least num_rows, with group_cols 128 */
   int32_t divides;    /* 1: x / scale, as formats say; 0: x * (1 / scale), which rounds otherwise at ties alone */
   float min_scale;    /* more than 0 */
+  pagoda_w8_code code; /* integers: group_cols 0, divides 1 */
   pagoda_dtype dtype;
-} pagoda_e4m3_quantize_params;
-pagoda_status pagoda_e4m3_quantize(const pagoda_e4m3_quantize_params *params, pagoda_stream stream);
+} pagoda_w8_quantize_params;
+pagoda_status pagoda_w8_quantize(const pagoda_w8_quantize_params *params, pagoda_stream stream);
 
 /* out = bf16(value(code) * scale), row-major and in plain order. */
 typedef struct pagoda_w8_dequantize_params {

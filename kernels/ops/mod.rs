@@ -11,6 +11,7 @@ pub mod sampling;
 pub mod step;
 pub mod w4;
 pub mod w4_gemm;
+pub mod w4_quantize;
 pub mod w8;
 pub mod wide;
 

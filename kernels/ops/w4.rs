@@ -1,4 +1,4 @@
-//! 4-bit weights in tiles (include/pagoda_w4.h): made when weights are loaded, turned into bf16 for products of many tokens, read row by row
+//! 4-bit weights in tiles (include/pagoda_w4.h): packed when weights are loaded, turned into bf16 for products of many tokens, read row by row
 //! as an embedding. Asynchronous on `stream`.
 
 use super::{ALIGNMENT, DType, DeviceBytes, Stream, check_range, int, invalid, launch};
@@ -9,8 +9,6 @@ use crate::sys;
 pub const TILE_ROWS: usize = 16;
 /// Columns of a tile.
 pub const TILE_COLS: usize = 64;
-/// Values that share an absmax of `w4_quantize`.
-pub const QUANTIZE_BLOCK: usize = 64;
 
 /// What the tiles of a matrix `[n, k]` hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,41 +136,6 @@ pub fn w4_pack(matrix: &W4Matrix, from: &W4Codes, stream: Stream) -> Result<()> 
         first_high: i32::from(from.first_high),
     };
     launch!(pagoda_w4_pack, raw, stream)
-}
-
-/// Where `w4_quantize` writes.
-#[derive(Clone, Copy, Debug)]
-pub struct W4Blocks {
-    /// Two codes a byte, the first in the high half.
-    pub codes: DeviceBytes,
-    /// One f32 a block of 64 values.
-    pub absmax: DeviceBytes,
-    /// One f32: raised to the largest absmax.
-    pub largest: DeviceBytes,
-}
-
-/// NF4 codes and absmax of `count` neighbouring values, as bitsandbytes makes them. `count` is a multiple of 64.
-///
-/// # Errors
-/// `InvalidArgument` for a range too short or blocks that are not whole, `NotBuilt`, `Cuda`.
-pub fn w4_quantize(out: &W4Blocks, values: DeviceBytes, dtype: DType, count: usize, stream: Stream) -> Result<()> {
-    const OP: &str = "w4_quantize";
-    if !count.is_multiple_of(QUANTIZE_BLOCK) {
-        return Err(invalid(OP, format!("{count} values, expected whole blocks of {QUANTIZE_BLOCK}")));
-    }
-    check_range(OP, "values", values, count * dtype.size(), ALIGNMENT)?;
-    check_range(OP, "codes", out.codes, count / 2, ALIGNMENT)?;
-    check_range(OP, "absmax", out.absmax, count / QUANTIZE_BLOCK * 4, 4)?;
-    check_range(OP, "largest", out.largest, 4, 4)?;
-    let raw = sys::pagoda_w4_quantize_params {
-        codes: out.codes.as_ptr(),
-        absmax: out.absmax.as_ptr(),
-        largest: out.largest.as_ptr(),
-        values: values.as_ptr::<std::ffi::c_void>(),
-        count: i64::try_from(count).map_err(|_| invalid(OP, format!("{count} values")))?,
-        dtype: dtype.code(),
-    };
-    launch!(pagoda_w4_quantize, raw, stream)
 }
 
 /// Rows of a matrix as bf16.

@@ -68,10 +68,10 @@ pub fn permute(codes: DeviceBytes, stream: Stream) -> Result<()> {
     launch!(pagoda_w8_permute, raw, stream)
 }
 
-/// Operands of `e4m3_quantize`.
+/// Operands of `quantize`.
 #[derive(Clone, Copy, Debug)]
 pub struct Quantize {
-    /// `[num_rows, cols]` e4m3 in fragment order, out.
+    /// `[num_rows, cols]` in fragment order, out.
     pub codes: DeviceBytes,
     /// f32, out: of rows `[num_rows]`, of blocks `[cols.div_ceil(128), num_rows]`.
     pub scales: DeviceBytes,
@@ -92,18 +92,20 @@ pub struct Quantize {
 /// How values become codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
-    /// Weights: x / scale, scales of at least 1e-12. The bytes of the CPU's quantiser.
+    /// Weights as e4m3: x / scale, scales of at least 1e-12. The bytes of the CPU's quantiser.
     Weights,
-    /// Activations: x * (1 / scale), scales of at least 1 / (448 * 512).
+    /// Weights as integers with 128 added: x / scale, scales of at least the smallest normal number. Of rows alone; the CPU's bytes too.
+    Integers,
+    /// Activations as e4m3: x * (1 / scale), scales of at least 1 / (448 * 512).
     Activations,
 }
 
-/// codes = e4m3(x / scale), scale = largest magnitude / 448.
+/// codes = code(x / scale), scale = largest magnitude / 448, of integers / 127.
 ///
 /// # Errors
-/// `InvalidArgument` for a range too short or not aligned, `Unsupported` for other columns, `NotBuilt`, `Cuda`.
-pub fn e4m3_quantize(p: &Quantize, stream: Stream) -> Result<()> {
-    const OP: &str = "e4m3_quantize";
+/// `InvalidArgument` for a range too short or not aligned, or integers with blocks; `Unsupported` for other columns, `NotBuilt`, `Cuda`.
+pub fn quantize(p: &Quantize, stream: Stream) -> Result<()> {
+    const OP: &str = "w8_quantize";
     let groups = match p.grid {
         ScaleGrid::Rows => 1,
         ScaleGrid::Blocks => p.cols.div_ceil(SCALE_BLOCK),
@@ -111,7 +113,12 @@ pub fn e4m3_quantize(p: &Quantize, stream: Stream) -> Result<()> {
     check_range(OP, "codes", p.codes, p.num_rows * p.cols, ALIGNMENT)?;
     check_range(OP, "scales", p.scales, p.num_rows * groups * 4, 4)?;
     check_range(OP, "x", p.x, p.num_rows * p.cols * p.dtype.size(), ALIGNMENT)?;
-    let raw = sys::pagoda_e4m3_quantize_params {
+    let (divides, min_scale, byte) = match p.rounding {
+        Rounding::Weights => (true, 1e-12, ByteCode::E4m3),
+        Rounding::Integers => (true, f32::MIN_POSITIVE, ByteCode::Int8),
+        Rounding::Activations => (false, 1.0 / (448.0 * 512.0), ByteCode::E4m3),
+    };
+    let raw = sys::pagoda_w8_quantize_params {
         codes: p.codes.as_ptr(),
         scales: p.scales.as_ptr(),
         x: p.x.as_ptr::<std::ffi::c_void>(),
@@ -119,14 +126,12 @@ pub fn e4m3_quantize(p: &Quantize, stream: Stream) -> Result<()> {
         cols: int(OP, "cols", p.cols)?,
         group_cols: if p.grid == ScaleGrid::Blocks { 128 } else { 0 },
         ld_scales: int(OP, "num_rows", p.num_rows)?,
-        divides: i32::from(p.rounding == Rounding::Weights),
-        min_scale: match p.rounding {
-            Rounding::Weights => 1e-12,
-            Rounding::Activations => 1.0 / (448.0 * 512.0),
-        },
+        divides: i32::from(divides),
+        min_scale,
+        code: code(byte),
         dtype: p.dtype.code(),
     };
-    launch!(pagoda_e4m3_quantize, raw, stream)
+    launch!(pagoda_w8_quantize, raw, stream)
 }
 
 /// Operands of `dequantize_rows`.
@@ -194,7 +199,7 @@ pub fn skinny_w8(params: &SkinnyGemmParams, matrix: &ByteMatrix, stream: Stream)
     launch!(pagoda_skinny_w8, raw, stream)
 }
 
-/// The product of `wide_gemm` of e4m3 activations (`params.x`, with scales like those of `e4m3_quantize`) and a matrix of e4m3.
+/// The product of `wide_gemm` of e4m3 activations (`params.x`, with scales like those of `quantize`) and a matrix of e4m3.
 ///
 /// # Errors
 /// As `wide_gemm`.

@@ -115,7 +115,7 @@ impl Device for CpuDevice {
     }
 
     fn load_matrix(&self, matrix: HostMatrix, load: MatrixLoad) -> Result<CpuWeight, EngineError> {
-        match matrix.converted(load) {
+        match matrix.converted(load)? {
             HostMatrix::Rows(weight) => self.load_weight(weight),
             HostMatrix::Coded(matrix) if is_supported(&matrix) => Ok(CpuWeight { host: HostMatrix::Coded(matrix) }),
             // Odd shapes: exact, but eight times as large.

@@ -2,7 +2,7 @@
 
 use pagoda_kernels::heuristics::has_w8_kernels;
 use pagoda_kernels::ops::w8::{
-    ByteCode, ByteMatrix, CHUNK, DequantizeRows, Quantize, Rounding, SCALE_BLOCK, ScaleGrid, dequantize_rows, e4m3_quantize, permute,
+    ByteCode, ByteMatrix, CHUNK, DequantizeRows, Quantize, Rounding, SCALE_BLOCK, ScaleGrid, dequantize_rows, permute, quantize,
 };
 use pagoda_kernels::ops::{self, DeviceBytes};
 
@@ -11,7 +11,7 @@ use super::{CudaDevice, CudaWeight, Stored, engine_error};
 use crate::device::{CodeForm, CodedForm, HostMatrix, HostWeight, MatrixForm, MatrixLoad, MatrixUse, StoredForm, Tensor, ZeroForm};
 use crate::error::Result;
 use crate::weights::format::WeightFormat;
-use crate::weights::quant::{CodedMatrix, LoadFormat, Scales};
+use crate::weights::quant::{CodedMatrix, Scales};
 
 /// Longest row that the quantiser takes.
 const MAX_COLS: usize = 65_536;
@@ -62,14 +62,15 @@ impl CudaDevice {
         let format = load.quantize.filter(|format| format.takes(&matrix));
         let form = format.map_or_else(|| matrix.form(), |format| MatrixForm::loaded_in(format, matrix.n(), matrix.k()));
         let Some(bytes) = self.byte_form(&form, load.usage) else {
-            return self.upload_weight(&matrix.converted(load).into_rows());
+            return self.upload_weight(&matrix.converted(load)?.into_rows());
         };
         if bytes.code == ByteCode::E4m3 && load.usage.is_projection() {
             self.rounded_inputs.lock().expect(form.k);
         }
         let stored = match matrix {
-            HostMatrix::Rows(weight) if format == Some(LoadFormat::Fp8) => self.quantize_rows(&weight, bytes)?,
-            other => match other.converted(load) {
+            // The only forms in bytes that a format makes: e4m3 and integers with a scale a row.
+            HostMatrix::Rows(weight) if format.is_some() => self.quantize_rows(&weight, bytes)?,
+            other => match other.converted(load)? {
                 HostMatrix::Coded(matrix) => self.upload_codes(&matrix, bytes)?,
                 HostMatrix::Rows(weight) => return self.upload_weight(&weight),
             },
@@ -109,15 +110,19 @@ impl CudaDevice {
             WeightFormat::F16 => ops::DType::F16,
             _ => ops::DType::BF16,
         };
+        let rounding = match form.code {
+            ByteCode::E4m3 => Rounding::Weights,
+            ByteCode::Int8 => Rounding::Integers,
+        };
         let mut staging = self.staging.lock();
         for first in (0..n).step_by(rows_at_once) {
             let num_rows = rows_at_once.min(n - first);
             let x = room.first(num_rows * row_bytes);
             staging.upload_with(x, x.len(), row_bytes, |start, piece| read_parallel(piece, &weight.bytes, first * row_bytes + start))?;
             let (codes, scales) = (on_gpu.codes.from(first * k), on_gpu.scales.from(first * 4));
-            let (grid, rounding) = (ScaleGrid::Rows, Rounding::Weights);
+            let grid = ScaleGrid::Rows;
             let params = Quantize { codes, scales, x, dtype, num_rows, cols: k, grid, rounding };
-            self.launch(|stream| e4m3_quantize(&params, stream))?;
+            self.launch(|stream| quantize(&params, stream))?;
         }
         Ok(on_gpu)
     }
@@ -163,6 +168,7 @@ fn block_scales(scales: &Scales, n: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::quant::LoadFormat;
 
     #[test]
     fn forms_that_stay_in_bytes() {

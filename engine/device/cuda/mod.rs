@@ -17,6 +17,7 @@ mod sample;
 mod staging;
 mod w4;
 mod w4_load;
+mod w4_quantize;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -5,7 +5,7 @@ use pagoda_kernels::DeviceMemory;
 use pagoda_kernels::heuristics::{W8Plan, skinny_w8_plan, w8_plan, wide_block_tiles};
 use pagoda_kernels::ops::DeviceBytes;
 use pagoda_kernels::ops::gemm::{Epilogue, SkinnyGemmParams, Start};
-use pagoda_kernels::ops::w8::{ByteCode, ByteMatrix, Quantize, Rounding, SCALE_BLOCK, ScaleGrid, e4m3_quantize, skinny_w8, wide_w8};
+use pagoda_kernels::ops::w8::{ByteCode, ByteMatrix, Quantize, Rounding, SCALE_BLOCK, ScaleGrid, quantize, skinny_w8, wide_w8};
 use pagoda_kernels::ops::wide::WideGemm;
 
 use super::product::Product;
@@ -88,7 +88,7 @@ impl CudaDevice {
         let Rounded { codes, scales } = rounded;
         let (num_rows, cols, rounding) = (p.num_tokens, p.k, Rounding::Activations);
         let params = Quantize { codes, scales, x: p.x.bytes, dtype: p.x.dtype, num_rows, cols, grid, rounding };
-        self.launch(|stream| e4m3_quantize(&params, stream))?;
+        self.launch(|stream| quantize(&params, stream))?;
         Ok(rounded)
     }
 

@@ -5,18 +5,20 @@
 
 use pagoda_kernels::DeviceMemory;
 use pagoda_kernels::ops::DeviceBytes;
-use pagoda_kernels::ops::w4::{QUANTIZE_BLOCK, TILE_COLS, W4Blocks, W4Codes, W4Layout, W4Matrix, w4_pack, w4_quantize};
+use pagoda_kernels::ops::w4::{TILE_COLS, W4Codes, W4Layout, W4Matrix, w4_pack};
 use rayon::prelude::*;
 
 use super::memory::read_parallel;
 use super::staging::HALF_BYTES;
 use super::w4::{W4Weight, scratch_bytes};
+use super::w4_quantize::{QuantisedRows, of_format};
 use super::{CudaDevice, CudaWeight, Stored, engine_error};
-use crate::device::{CodeForm, DType, HostMatrix, HostWeight, MatrixForm, MatrixLoad, MatrixUse, StoredForm, ZeroForm};
+use crate::device::{CodeForm, HostMatrix, MatrixForm, MatrixLoad, MatrixUse, StoredForm, ZeroForm};
 use crate::error::Result;
 use crate::weights::format::WeightFormat;
-use crate::weights::quant::books::{Book, NF4};
+use crate::weights::quant::books::Book;
 use crate::weights::quant::coded::Nibble;
+use crate::weights::quant::quantize::at_load::not_finite;
 use crate::weights::quant::{Code, CodedMatrix, LoadFormat, Zeros, blocks};
 use crate::weights::size::WeightSize;
 
@@ -41,10 +43,10 @@ struct Kin<'a> {
 fn kin(part: &HostMatrix, quantize: Option<LoadFormat>) -> Option<Kin<'_>> {
     let kin = match part {
         HostMatrix::Coded(matrix) => coded_kin(matrix)?,
-        rows if quantize == Some(LoadFormat::Nf4) && LoadFormat::Nf4.takes(rows) => {
-            Kin { k: rows.k(), book: NF4, first: Nibble::High, group: QUANTIZE_BLOCK, plus: None, order: None }
+        HostMatrix::Rows(rows) => {
+            let (book, first, group) = quantize.filter(|format| format.takes(part)).and_then(of_format)?;
+            Kin { k: rows.k, book, first, group, plus: None, order: None }
         }
-        HostMatrix::Rows(_) => return None,
     };
     layout(part.n(), kin.k, kin.group, kin.plus.is_some()).is_supported().then_some(kin)
 }
@@ -76,28 +78,39 @@ struct LoadRoom {
     codes: DeviceBytes,
     scales: DeviceBytes,
     zeros: DeviceBytes,
-    /// One f32: the largest absmax of what is quantised here.
+    /// One f32: the largest scale of what is quantised here.
     largest: DeviceBytes,
-    /// A piece of dense rows.
+    /// One f32: the largest value of a part.
+    absmax: DeviceBytes,
+    /// Dense rows: a piece, or a whole part that has one scale above all.
     dense: DeviceBytes,
 }
 
 impl LoadRoom {
-    fn lens(layout: &W4Layout) -> [usize; 5] {
+    fn lens(layout: &W4Layout, dense: usize) -> [usize; 6] {
         let scales = layout.n * layout.groups();
-        let lens = [layout.n * layout.k / 2, scales * SCALE_BYTES, if layout.zeros { scales } else { 0 }, SCALE_BYTES, HALF_BYTES];
+        let lens = [layout.n * layout.k / 2, scales * SCALE_BYTES, if layout.zeros { scales } else { 0 }, SCALE_BYTES, SCALE_BYTES, dense];
         lens.map(|len| len.next_multiple_of(ALIGN))
     }
 
-    fn new(memory: DeviceBytes, layout: &W4Layout) -> LoadRoom {
+    fn new(memory: DeviceBytes, layout: &W4Layout, dense: usize) -> LoadRoom {
         let mut start = 0;
-        let arrays = LoadRoom::lens(layout).map(|len| {
+        let arrays = LoadRoom::lens(layout, dense).map(|len| {
             start += len;
             memory.from(start - len).first(len)
         });
-        let [codes, scales, zeros, largest, dense] = arrays;
-        LoadRoom { codes, scales, zeros, largest, dense }
+        let [codes, scales, zeros, largest, absmax, dense] = arrays;
+        LoadRoom { codes, scales, zeros, largest, absmax, dense }
     }
+}
+
+/// Bytes of dense rows that are in the load room at once.
+fn dense_bytes(parts: &[HostMatrix], quantize: Option<LoadFormat>) -> usize {
+    let whole = |part: &HostMatrix| match part {
+        HostMatrix::Rows(weight) if quantize == Some(LoadFormat::Fp4) => weight.bytes.len(),
+        _ => 0,
+    };
+    parts.iter().map(whole).fold(HALF_BYTES, usize::max)
 }
 
 impl CudaDevice {
@@ -106,23 +119,24 @@ impl CudaDevice {
         if !is_packed(load.usage) {
             return parts.into_iter().map(|part| self.upload_matrix(part, load)).collect();
         }
-        let parts: Vec<HostMatrix> = parts.into_iter().map(|part| apart(part, load)).collect();
+        let parts: Vec<HostMatrix> = parts.into_iter().map(apart).collect();
         let format = load.quantize;
         let mut weights = Vec::with_capacity(1);
         for run in parts.chunk_by(|a, b| kin(a, format).is_some_and(|a| Some(a) == kin(b, format))) {
             match kin(&run[0], format) {
-                Some(kin) => weights.push(self.upload_tiles(run, &kin, run.len() == parts.len(), load.usage)?),
+                Some(kin) => weights.push(self.upload_tiles(run, &kin, run.len() == parts.len(), load)?),
                 None => weights.push(self.upload_matrix(run[0].clone(), load)?),
             }
         }
         Ok(weights)
     }
 
-    fn upload_tiles(&self, parts: &[HostMatrix], kin: &Kin<'_>, whole: bool, usage: MatrixUse) -> Result<CudaWeight> {
+    fn upload_tiles(&self, parts: &[HostMatrix], kin: &Kin<'_>, whole: bool, load: MatrixLoad) -> Result<CudaWeight> {
         let rows: Vec<usize> = parts.iter().map(HostMatrix::n).collect();
-        let layout = stacked_layout(&rows, whole, layout(0, kin.k, kin.group, kin.plus.is_some()), usage);
+        let layout = stacked_layout(&rows, whole, layout(0, kin.k, kin.group, kin.plus.is_some()), load.usage);
         let mut memory = self.load_room.lock();
-        let needed = LoadRoom::lens(&layout).iter().sum();
+        let dense = dense_bytes(parts, load.quantize);
+        let needed = LoadRoom::lens(&layout, dense).iter().sum();
         let bytes = match memory.as_ref().map(DeviceMemory::bytes).filter(|bytes| bytes.len() >= needed) {
             Some(bytes) => bytes,
             None => {
@@ -130,8 +144,8 @@ impl CudaDevice {
                 memory.insert(self.zeroed(needed)?).bytes()
             }
         };
-        let room = LoadRoom::new(bytes, &layout);
-        let largest = self.fill_room(&room, parts, &layout)?;
+        let room = LoadRoom::new(bytes, &layout, dense);
+        let largest = self.fill_room(&room, parts, &layout, load.quantize)?;
         let (tiles, scale_factor) = (self.weights.alloc(layout.bytes()).map_err(engine_error)?, W4Matrix::scale_factor(largest));
         let matrix = W4Matrix { tiles, layout, book: kin.book, scale_factor };
         let zeros = kin.plus.map(|plus| (room.zeros, plus));
@@ -142,7 +156,7 @@ impl CudaDevice {
             self.staging.lock().upload(bytes, bytemuck::cast_slice(order)).map(|()| bytes)
         });
         let mut weight = W4Weight { matrix, order: order.transpose()?, dense: None };
-        if self.keeps_dense_copies() && usage != MatrixUse::Table {
+        if self.keeps_dense_copies() && load.usage != MatrixUse::Table {
             let dense = self.weights.alloc(layout.n * layout.k * 2).map_err(engine_error)?;
             self.dequantize_all(&weight, dense)?;
             weight.dense = Some(dense);
@@ -152,7 +166,7 @@ impl CudaDevice {
     }
 
     /// Brings codes, scales and zero points of all rows to the room; the largest scale.
-    fn fill_room(&self, room: &LoadRoom, parts: &[HostMatrix], layout: &W4Layout) -> Result<f32> {
+    fn fill_room(&self, room: &LoadRoom, parts: &[HostMatrix], layout: &W4Layout, quantize: Option<LoadFormat>) -> Result<f32> {
         let (row_bytes, groups) = (layout.k / 2, layout.groups());
         let quantised_here = parts.iter().any(|part| matches!(part, HostMatrix::Rows(_)));
         if quantised_here {
@@ -168,7 +182,8 @@ impl CudaDevice {
                     largest = largest.max(of_part);
                 }
                 HostMatrix::Rows(weight) => {
-                    self.quantize_blocks(weight, &W4Blocks { codes, absmax: scales, largest: room.largest }, room.dense)?
+                    let out = QuantisedRows { codes, scales, largest: room.largest, absmax: room.absmax, dense: room.dense };
+                    self.quantize_dense(weight, &out, quantize)?
                 }
             }
             first += part.n();
@@ -176,7 +191,11 @@ impl CudaDevice {
         if quantised_here {
             let mut bytes = [0; 4];
             self.gpu.copy_to_host(&mut bytes, room.largest).map_err(engine_error)?;
-            largest = largest.max(f32::from_le_bytes(bytes));
+            let of_rows = f32::from_le_bytes(bytes);
+            if quantize == Some(LoadFormat::Fp4) && !of_rows.is_finite() {
+                return Err(not_finite(&parts.iter().map(name).collect::<Vec<_>>().join(", ")));
+            }
+            largest = largest.max(of_rows);
         }
         Ok(largest)
     }
@@ -199,21 +218,6 @@ impl CudaDevice {
         Ok(values.par_iter().fold(|| 0.0, finite).reduce(|| 0.0, f32::max))
     }
 
-    /// Dense rows piece by piece; each is quantised while the host reads the next.
-    fn quantize_blocks(&self, weight: &HostWeight, out: &W4Blocks, room: DeviceBytes) -> Result<()> {
-        let dtype = match weight.format {
-            WeightFormat::F16 => DType::F16,
-            WeightFormat::F32 => DType::F32,
-            _ => DType::BF16,
-        };
-        let fill = |start: usize, piece: &mut [u8]| read_parallel(piece, &weight.bytes, start);
-        self.staging.lock().pass_through(room, weight.bytes.len(), QUANTIZE_BLOCK * dtype.size(), fill, |start, len| {
-            let first = start / dtype.size();
-            let out = W4Blocks { codes: out.codes.from(first / 2), absmax: out.absmax.from(first / QUANTIZE_BLOCK * 4), ..*out };
-            self.launch(|stream| w4_quantize(&out, room, dtype, len / dtype.size(), stream))
-        })
-    }
-
     /// Gives the load room back and takes the scratch.
     pub(super) fn end_of_weights(&self) -> Result<()> {
         *self.load_room.lock() = None;
@@ -221,14 +225,20 @@ impl CudaDevice {
     }
 }
 
-/// Blocks that are codes and scales, apart, and what is not quantised on the GPU to four bits, quantised; the rest as it is.
-fn apart(part: HostMatrix, load: MatrixLoad) -> HostMatrix {
+/// Blocks that are codes and scales, apart; the rest as it is.
+fn apart(part: HostMatrix) -> HostMatrix {
     match part {
         HostMatrix::Rows(weight) if weight.format == WeightFormat::Q4_0 && weight.k.is_multiple_of(TILE_COLS) => {
             HostMatrix::from(blocks::q4_0(&weight))
         }
-        other if load.quantize == Some(LoadFormat::Fp4) => other.converted(load),
         other => other,
+    }
+}
+
+fn name(part: &HostMatrix) -> &str {
+    match part {
+        HostMatrix::Rows(weight) => &weight.name,
+        HostMatrix::Coded(matrix) => &matrix.name,
     }
 }
 

@@ -164,7 +164,7 @@ impl Device for RoundedDevice {
     }
 
     fn load_matrix(&self, matrix: HostMatrix, load: MatrixLoad) -> Result<RoundedWeight> {
-        match packed::apart(matrix.converted(load)) {
+        match packed::apart(matrix.converted(load)?) {
             HostMatrix::Coded(matrix) if self.rounding.has(Point::Weights) && packed::is_packed(&matrix, load.usage) => {
                 Ok(packed::packed(&matrix))
             }

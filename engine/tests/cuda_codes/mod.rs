@@ -8,7 +8,7 @@ use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
 use pagoda_engine::weights::quant::books::{Book, E2M1, FP4, INT4, NF4, UINT4};
 use pagoda_engine::weights::quant::coded::Nibble;
-use pagoda_engine::weights::quant::{Code, CodedMatrix, ScaleValues, Scales, Zeros};
+use pagoda_engine::weights::quant::{Code, CodedMatrix, LoadFormat, ScaleValues, Scales, Zeros};
 use pagoda_kernels::ops::DeviceBytes;
 use pagoda_kernels::ops::w4::{W4Codes, W4Layout, W4Matrix, w4_pack};
 use pagoda_kernels::{DeviceMemory, Gpu};
@@ -153,8 +153,8 @@ pub enum Kind {
     Coded(Format),
     /// In act order, all parts in the same one.
     Ordered(Format),
-    /// bf16 that becomes NF4, like all dense parts of the layer.
-    AtLoad,
+    /// bf16 that is quantised to this, like all dense parts of the layer.
+    AtLoad(LoadFormat),
     /// Blocks of GGUF.
     Q4_0,
     /// bf16.
@@ -174,7 +174,7 @@ impl Kind {
                 let order = Some(permutation(&mut Random(k as u64), k));
                 HostMatrix::from(CodedMatrix { order, ..coded(&mut random, format, n, k) })
             }
-            Kind::AtLoad | Kind::Dense => HostMatrix::Rows(rows(WeightFormat::BF16, &halves())),
+            Kind::AtLoad(_) | Kind::Dense => HostMatrix::Rows(rows(WeightFormat::BF16, &halves())),
             Kind::Q4_0 => {
                 let block = |_| {
                     [&f16::from_f32(random.unit() * 0.02).to_le_bytes()[..], &random.next().to_le_bytes(), &random.next().to_le_bytes()]

@@ -161,7 +161,8 @@ impl<D: Device> Inputs<'_, D> {
 /// Both devices.
 pub struct Pair {
     cpu: CpuDevice,
-    gpu: CudaDevice,
+    /// The CUDA device, for what it refuses.
+    pub gpu: CudaDevice,
 }
 
 impl Pair {

@@ -119,7 +119,9 @@ pub fn check_smallest(pair: &Pair) {
         }
         pair.check_bits("embedding of bytes", &Embedding { form });
     }
-    pair.check_bits("quantised at load", &QuantisedAtLoad { format: WeightFormat::BF16, n: 48, k: 144 });
+    for into in [LoadFormat::Fp8, LoadFormat::Int8] {
+        pair.check_bits("quantised at load", &QuantisedAtLoad { into, format: WeightFormat::BF16, n: 48, k: 144 });
+    }
 }
 
 #[test]
@@ -136,6 +138,7 @@ fn a_token_gives_the_same_bits_alone_and_among_many() {
 
 /// Rows of the identity times a matrix that the device quantised: its weights, column by column.
 struct QuantisedAtLoad {
+    into: LoadFormat,
     format: WeightFormat,
     n: usize,
     k: usize,
@@ -151,7 +154,7 @@ impl Case for QuantisedAtLoad {
         };
         let bytes: Vec<u8> = noise(5, n * k).iter().flat_map(to_bytes).collect();
         let dense = HostWeight { name: "test".into(), format: self.format, n, k, bytes: MappedBytes::from_slice(&bytes) };
-        let load = MatrixLoad { usage: MatrixUse::Projection, quantize: Some(LoadFormat::Fp8) };
+        let load = MatrixLoad { usage: MatrixUse::Projection, quantize: Some(self.into) };
         let linear = Linear { parts: vec![device.load_matrix(HostMatrix::Rows(dense), load).unwrap()], bias: None, n, k };
         let columns = |first: usize| {
             let rows = 64.min(k - first);
@@ -170,8 +173,10 @@ impl Case for QuantisedAtLoad {
 fn weights_quantised_by_the_gpu_are_those_of_the_cpu() {
     let Some(pair) = Pair::new() else { return };
     for format in [WeightFormat::BF16, WeightFormat::F16, WeightFormat::F32] {
-        for (n, k) in [(48, 144), (200, 512)] {
-            pair.check_bits(&format!("{format:?} {n} x {k} quantised at load"), &QuantisedAtLoad { format, n, k });
+        for (into, n, k) in
+            [(LoadFormat::Fp8, 48, 144), (LoadFormat::Fp8, 200, 512), (LoadFormat::Int8, 48, 144), (LoadFormat::Int8, 200, 3584)]
+        {
+            pair.check_bits(&format!("{format:?} {n} x {k} as {into:?} at load"), &QuantisedAtLoad { into, format, n, k });
         }
     }
 }

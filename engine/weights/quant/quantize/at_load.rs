@@ -4,6 +4,7 @@ use super::floats::{fp8_rows, nvfp4};
 use super::four_bit::{BLOCK, nf4};
 use super::integers::int8_rows;
 use crate::device::{HostMatrix, HostWeight};
+use crate::error::{EngineError, Result};
 use crate::weights::dequant::dequantize_row;
 use crate::weights::mapped::MappedBytes;
 use crate::weights::quant::books::{E2M1, NF4, e4m3, table};
@@ -49,12 +50,15 @@ impl LoadFormat {
     }
 
     /// The matrix in this format: dense ones of a shape it takes. What is quantised already stays.
-    pub fn convert(self, matrix: HostMatrix) -> HostMatrix {
+    ///
+    /// # Errors
+    /// `not_finite`.
+    pub fn convert(self, matrix: HostMatrix) -> Result<HostMatrix> {
         match matrix {
             HostMatrix::Rows(weight) if weight.format.is_dense() && self.bytes(weight.n, weight.k).is_some() => {
-                self.quantize(&weight).into()
+                Ok(self.quantize(&weight)?.into())
             }
-            other => other,
+            other => Ok(other),
         }
     }
 
@@ -63,14 +67,13 @@ impl LoadFormat {
         matches!(matrix, HostMatrix::Rows(weight) if weight.format.is_dense() && self.bytes(weight.n, weight.k).is_some())
     }
 
-    fn quantize(self, weight: &HostWeight) -> CodedMatrix {
+    fn quantize(self, weight: &HostWeight) -> Result<CodedMatrix> {
         let (n, k) = (weight.n, weight.k);
         // Whole rows of a bounded size at a time, so that a head of gigabytes needs no copy in f32.
         let rows = (CHUNK_VALUES / k).max(1);
         let chunks = || (0..n).step_by(rows).map(|first| dense_values(&weight.slice_rows(first, rows.min(n - first))));
-        let largest = |values: &[f32]| values.par_iter().fold(|| 0.0f32, |max, x| max.max(x.abs())).reduce(|| 0.0, f32::max);
         let (mut codes, mut bytes, mut floats) = (Vec::new(), Vec::new(), Vec::new());
-        let absmax = if self == LoadFormat::Fp4 { chunks().fold(0.0, |max, values| largest(&values).max(max)) } else { 0.0 };
+        let absmax = if self == LoadFormat::Fp4 { largest(chunks(), &weight.name)? } else { 0.0 };
         let mut global = 1.0;
         for values in chunks() {
             let (chunk, scales) = match self {
@@ -103,8 +106,24 @@ impl LoadFormat {
         };
         let zeros = if self == LoadFormat::Int8 { Zeros::Same(128.0) } else { Zeros::None };
         let (name, codes) = (weight.name.clone(), MappedBytes::from_slice(&codes));
-        CodedMatrix { name, n, k, code, codes, scales, zeros, order: None }
+        Ok(CodedMatrix { name, n, k, code, codes, scales, zeros, order: None })
     }
+}
+
+/// The largest magnitude of some values of the weight `name`.
+///
+/// # Errors
+/// `not_finite`.
+fn largest(chunks: impl Iterator<Item = Vec<f32>>, name: &str) -> Result<f32> {
+    // Magnitudes are ordered like their bits, NaN above infinity.
+    let bits = |values: Vec<f32>| values.par_iter().map(|value| value.abs().to_bits()).max().unwrap_or(0);
+    let largest = f32::from_bits(chunks.map(bits).max().unwrap_or(0));
+    if largest.is_finite() { Ok(largest) } else { Err(not_finite(name)) }
+}
+
+/// What a scale of the whole matrix cannot be made of: an infinity would leave zeros of all the rest.
+pub fn not_finite(name: &str) -> EngineError {
+    EngineError::Unsupported(format!("weight {name} in NVFP4 (quantization fp4): it holds infinity or NaN, expected finite values"))
 }
 
 /// `[n][k]` in f32.

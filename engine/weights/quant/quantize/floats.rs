@@ -63,9 +63,10 @@ pub struct Nvfp4 {
     pub global: f32,
 }
 
-/// e2m1 codes in groups of 16 with e4m3 scales; `absmax` is the largest magnitude of all that shares the global scale.
+/// e2m1 codes in groups of 16 with e4m3 scales; `absmax` is the largest magnitude of all that shares the global scale, all finite. Below
+/// 2^-117 or so the divisor is as large as it can be, and what is left of the values is zeros.
 pub fn nvfp4(values: &[f32], absmax: f32) -> Nvfp4 {
-    let global = E4M3_MAX * E2M1_MAX / if absmax > 0.0 { absmax } else { 1.0 };
+    let global = (E4M3_MAX * E2M1_MAX / if absmax > 0.0 { absmax } else { 1.0 }).min(f32::MAX);
     let mut out = Nvfp4 { codes: vec![0; values.len() / 2], scales: vec![0; values.len() / 16], global };
     out.codes.par_chunks_exact_mut(8).zip(&mut out.scales).zip(values.par_chunks_exact(16)).for_each(|((codes, scale), values)| {
         let max = values.iter().fold(0.0f32, |max, x| max.max(x.abs()));

@@ -1,4 +1,4 @@
-// pagoda_w4_quantize: NF4 codes and absmax of blocks of 64 values, bit for bit those of bitsandbytes (MIT). When dense weights are loaded.
+// pagoda_nf4_quantize: NF4 codes and absmax of blocks of 64 values, bit for bit those of bitsandbytes (MIT). When dense weights are loaded.
 //
 // A thread takes 8 values, 8 threads a block: absmax goes round by shuffles, then each value is compared with the 15 midpoints of the
 // book. f32 throughout, subnormals kept, the quotient correctly rounded. Bound by memory: 2.6 bytes a bf16 value.
@@ -22,7 +22,7 @@ __device__ __forceinline__ uint32_t nf4_code(float x) {
   return code;
 }
 
-template <typename T> __global__ void __launch_bounds__(kThreads) w4_quantize_kernel(const __grid_constant__ pagoda_w4_quantize_params p) {
+template <typename T> __global__ void __launch_bounds__(kThreads) nf4_quantize_kernel(const __grid_constant__ pagoda_nf4_quantize_params p) {
   __shared__ float largest_smem[kThreads / 32];
   wait_then_allow_next();
   const int64_t num_octets = p.count / kOctet;
@@ -60,7 +60,7 @@ template <typename T> __global__ void __launch_bounds__(kThreads) w4_quantize_ke
 } // namespace
 } // namespace pagoda
 
-extern "C" pagoda_status pagoda_w4_quantize(const pagoda_w4_quantize_params *p, pagoda_stream stream) {
+extern "C" pagoda_status pagoda_nf4_quantize(const pagoda_nf4_quantize_params *p, pagoda_stream stream) {
   using namespace pagoda;
   if (!p || !p->codes || !p->absmax || !p->largest || !p->values || p->count < 0 || p->count % kBlock) return PAGODA_INVALID_ARGUMENT;
   if ((reinterpret_cast<uintptr_t>(p->values) | reinterpret_cast<uintptr_t>(p->codes)) % 16) return PAGODA_INVALID_ARGUMENT;
@@ -70,9 +70,9 @@ extern "C" pagoda_status pagoda_w4_quantize(const pagoda_w4_quantize_params *p, 
   const int64_t wanted = (p->count / kOctet + kThreads - 1) / kThreads;
   const LaunchShape shape{static_cast<unsigned>(wanted < kMaxCtas ? wanted : kMaxCtas), kThreads};
   switch (p->dtype) {
-  case PAGODA_F32: return launch(w4_quantize_kernel<float>, shape, *p, stream);
-  case PAGODA_F16: return launch(w4_quantize_kernel<f16>, shape, *p, stream);
-  case PAGODA_BF16: return launch(w4_quantize_kernel<bf16>, shape, *p, stream);
+  case PAGODA_F32: return launch(nf4_quantize_kernel<float>, shape, *p, stream);
+  case PAGODA_F16: return launch(nf4_quantize_kernel<f16>, shape, *p, stream);
+  case PAGODA_BF16: return launch(nf4_quantize_kernel<bf16>, shape, *p, stream);
   }
   return PAGODA_INVALID_ARGUMENT;
 }
