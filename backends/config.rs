@@ -91,8 +91,10 @@ pub struct NativeOptions {
     pub tensor_parallel_size: usize,
     /// Format of weights.
     pub quantization: Option<String>,
-    /// Bits of embedding and head: 4, 8 or 16.
+    /// Bits of the head, and of an embedding tied to it: 4, 8 or 16.
     pub head_bits: usize,
+    /// Bits of an embedding of its own: 4, 8 or 16.
+    pub embedding_bits: usize,
     /// Dense copies of packed weights: auto, on, off.
     pub dense_copy: String,
     /// File with a chat template.
@@ -310,6 +312,7 @@ impl Values<'_> {
             tensor_parallel_size: count("tensor_parallel_size"),
             quantization: self.text("quantization"),
             head_bits: count("head_bits"),
+            embedding_bits: self.count("embedding_bits").unwrap_or_else(|| count("head_bits")),
             dense_copy: self.text("dense_copy").unwrap_or_default(),
             chat_template: self.text("chat_template").map(PathBuf::from),
         }

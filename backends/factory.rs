@@ -259,6 +259,15 @@ pub fn options_for(model: Option<&ModelConfig>, config: &Config) -> EngineOption
     options
 }
 
+/// Formats of embedding and head by their bits; None: as stored.
+fn table_format(bits: usize) -> Option<LoadFormat> {
+    match bits {
+        4 => Some(LoadFormat::Nf4),
+        8 => Some(LoadFormat::Int8),
+        _ => None,
+    }
+}
+
 fn engine_options(native: &NativeOptions) -> EngineOptions {
     EngineOptions {
         device: match native.device.as_str() {
@@ -275,11 +284,8 @@ fn engine_options(native: &NativeOptions) -> EngineOptions {
             _ => KvDtype::Auto,
         },
         quantization: native.quantization.as_deref().and_then(Quantization::parse),
-        head_format: match native.head_bits {
-            4 => Some(LoadFormat::Nf4),
-            8 => Some(LoadFormat::Int8),
-            _ => None,
-        },
+        head_format: table_format(native.head_bits),
+        embedding_format: table_format(native.embedding_bits),
         dense_copy: match native.dense_copy.as_str() {
             "on" => DenseCopy::On,
             "off" => DenseCopy::Off,

@@ -242,7 +242,22 @@ pub const OPTIONS: &[OptionSpec] = &{
             None,
             "Quantise at load (bitsandbytes, fp8, fp4) or say what is stored; unset: as stored",
         ),
-        row(Engine, "head_bits", None, Choice(&["16", "8", "4"]), Some("16"), "Bits of embedding and lm_head; 16: as stored"),
+        row(
+            Engine,
+            "head_bits",
+            None,
+            Choice(&["16", "8", "4"]),
+            Some("16"),
+            "Bits of lm_head, and of an embedding tied to it; 16: as stored",
+        ),
+        row(
+            Engine,
+            "embedding_bits",
+            None,
+            Choice(&["16", "8", "4"]),
+            None,
+            "Bits of an embedding that is not tied; unset: those of head_bits",
+        ),
         row(
             Engine,
             "dense_copy",

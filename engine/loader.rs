@@ -84,8 +84,10 @@ pub struct EngineOptions {
     pub kv_cache_dtype: KvDtype,
     /// What weights must be, or are made at load; None: as stored.
     pub quantization: Option<Quantization>,
-    /// What embedding and head are made at load; None: as stored.
+    /// What the head is made at load, and an embedding that is the same matrix; None: as stored.
     pub head_format: Option<LoadFormat>,
+    /// What an embedding of its own is made at load; None: as stored.
+    pub embedding_format: Option<LoadFormat>,
     /// Whether packed weights are kept as bf16 too, for steps of many tokens.
     pub dense_copy: DenseCopy,
     /// Longest prompt plus output; None: what the checkpoint allows, at most 32768 and what the memory holds.
@@ -124,6 +126,7 @@ impl Default for EngineOptions {
             kv_cache_dtype: KvDtype::Auto,
             quantization: None,
             head_format: None,
+            embedding_format: None,
             dense_copy: DenseCopy::Auto,
             max_model_len: None,
             block_size: 16,
@@ -264,8 +267,8 @@ pub(crate) fn plan_of(checkpoint: &Checkpoint, options: &EngineOptions) -> Resul
 
 pub(crate) fn open(path: &Path, options: &EngineOptions) -> Result<Checkpoint> {
     let mut checkpoint = Checkpoint::open(path)?;
-    if options.quantization.is_some() || options.head_format.is_some() {
-        checkpoint.quantize_at_load(options.quantization, options.head_format)?;
+    if options.quantization.is_some() || options.head_format.is_some() || options.embedding_format.is_some() {
+        checkpoint.quantize_at_load(options.quantization, options.head_format, options.embedding_format)?;
     }
     Ok(checkpoint)
 }

@@ -112,8 +112,8 @@ fn open(path: &Path, kind: PoolingKind, options: &EngineOptions) -> Result<Opene
     let name = if path.is_dir() { architecture(&Fields::new(&config, read_object(&config)?))?.unwrap_or_default() } else { String::new() };
     if !is_encoder(&name) {
         let mut checkpoint = Checkpoint::open(path)?;
-        if options.quantization.is_some() || options.head_format.is_some() {
-            checkpoint.quantize_at_load(options.quantization, options.head_format)?;
+        if options.quantization.is_some() || options.head_format.is_some() || options.embedding_format.is_some() {
+            checkpoint.quantize_at_load(options.quantization, options.head_format, options.embedding_format)?;
         }
         return Ok(Opened::Decoder(Box::new(checkpoint)));
     }

@@ -163,6 +163,8 @@ pub(super) struct Plan {
     pub k: usize,
     pub bias: bool,
     pub usage: MatrixUse,
+    /// What dense parts become.
+    pub quantize: Option<LoadFormat>,
     expert: Option<usize>,
 }
 
@@ -225,7 +227,7 @@ impl Checkpoint {
                 self.biases(&plan, layer).into_iter().map(|(name, len)| self.store.vector(&name, len)).collect();
             bias = Some(values?.concat());
         }
-        Ok(HostLinear { parts, load: MatrixLoad { usage: plan.usage, quantize: self.load_format(plan.usage) }, bias })
+        Ok(HostLinear { parts, load: MatrixLoad { usage: plan.usage, quantize: plan.quantize }, bias })
     }
 
     /// A vector in f32; `layer` is ignored for `FinalNorm`.
@@ -256,14 +258,19 @@ impl Checkpoint {
         self.size.values
     }
 
-    /// Has dense matrices quantised when they are read: projections into what is `wanted`, embedding and head into `head`.
+    /// Has dense matrices quantised when they are read. `head` is for the head and an embedding tied to it, `embedding` for another one.
     ///
     /// # Errors
     /// `Option` where the checkpoint is of another kind than wanted.
-    pub fn quantize_at_load(&mut self, wanted: Option<Quantization>, head: Option<LoadFormat>) -> Result<()> {
+    pub fn quantize_at_load(
+        &mut self,
+        wanted: Option<Quantization>,
+        head: Option<LoadFormat>,
+        embedding: Option<LoadFormat>,
+    ) -> Result<()> {
         let format = wanted.map_or(Ok(None), |wanted| wanted.load_format(self.quantization.as_ref()));
         let projections = format.map_err(|reason| EngineError::Option { option: "quantization", reason })?;
-        self.at_load = AtLoad { projections, head };
+        self.at_load = AtLoad { projections, head, embedding };
         self.size = self.check()?;
         Ok(())
     }
@@ -313,6 +320,7 @@ impl Checkpoint {
             k,
             bias,
             usage,
+            quantize: self.load_format(role, usage),
             expert,
         };
         let one = std::slice::from_ref::<&'static str>;
@@ -340,17 +348,17 @@ impl Checkpoint {
                 _ => quant::find(&self.store, self.quantization.as_ref(), &name, n, plan.k),
             }
         };
-        let format = self.load_format(plan.usage);
-        let load_in = |source: Source| match format {
+        let load_in = |source: Source| match plan.quantize {
             Some(format) => source.load_in(format),
             None => source,
         };
         plan.stems.iter().zip(plan.part_rows()).map(|stem| part(stem).map(load_in)).collect()
     }
 
-    fn load_format(&self, usage: MatrixUse) -> Option<LoadFormat> {
+    fn load_format(&self, role: LinearRole, usage: MatrixUse) -> Option<LoadFormat> {
         match usage {
             MatrixUse::Projection | MatrixUse::GateUp | MatrixUse::Expert => self.at_load.projections,
+            MatrixUse::Table if role == LinearRole::Embedding && !self.config.tie_word_embeddings => self.at_load.embedding,
             MatrixUse::Table => self.at_load.head,
             MatrixUse::Router => None,
         }

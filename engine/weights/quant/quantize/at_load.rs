@@ -20,8 +20,10 @@ const CHUNK_VALUES: usize = 16 << 20;
 pub struct AtLoad {
     /// All matrices but embedding, head and router.
     pub projections: Option<LoadFormat>,
-    /// Embedding and head.
+    /// The head; also the embedding where both are one matrix.
     pub head: Option<LoadFormat>,
+    /// The embedding where it is a matrix of its own.
+    pub embedding: Option<LoadFormat>,
 }
 
 /// A format that weights can be loaded in.

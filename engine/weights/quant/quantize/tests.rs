@@ -158,19 +158,29 @@ fn projections_and_heads_are_quantised_at_load_each_on_its_own() {
         let linear = checkpoint.linear(role, 0).unwrap();
         matches!(linear.parts[0].clone().converted(linear.load), Ok(HostMatrix::Coded(_)))
     };
+    let (int8, nf4) = (Some(LoadFormat::Int8), Some(LoadFormat::Nf4));
     let cases = [
-        (None, Some(LoadFormat::Int8), [false, false, true, true]),
-        (Some(Quantization::Bitsandbytes), None, [true, true, false, false]),
-        (Some(Quantization::Fp8), Some(LoadFormat::Nf4), [true, true, true, true]),
+        (None, int8, None, [false, false, false, true]),
+        (None, None, nf4, [false, false, true, false]),
+        (Some(Quantization::Bitsandbytes), None, None, [true, true, false, false]),
+        (Some(Quantization::Fp8), int8, nf4, [true, true, true, true]),
     ];
     let dense = Checkpoint::open(&path).unwrap().weight_bytes();
-    for (wanted, head, expected) in cases {
+    for (wanted, head, embedding, expected) in cases {
         let mut checkpoint = Checkpoint::open(&path).unwrap();
-        checkpoint.quantize_at_load(wanted, head).unwrap();
+        checkpoint.quantize_at_load(wanted, head, embedding).unwrap();
         let roles = [LinearRole::Qkv, LinearRole::Down, LinearRole::Embedding, LinearRole::LmHead];
-        assert_eq!(roles.map(|role| is_coded(&checkpoint, role)), expected, "{wanted:?} {head:?}");
-        assert!(checkpoint.weight_bytes() < dense, "{wanted:?} {head:?}: the plan counts codes");
+        let what = format!("{wanted:?}, head {head:?}, embedding {embedding:?}");
+        assert_eq!(roles.map(|role| is_coded(&checkpoint, role)), expected, "{what}");
+        assert!(checkpoint.weight_bytes() < dense, "{what}: the plan counts codes");
     }
-    let refused = Checkpoint::open(&path).unwrap().quantize_at_load(Some(Quantization::Awq), None);
+    // One matrix: the head's bits are both.
+    let folder = tempfile::tempdir().unwrap();
+    let mut tied = Checkpoint::open(&crate::testing::write_tiny(folder.path(), "qwen2", 1)).unwrap();
+    assert!(tied.config.tie_word_embeddings);
+    tied.quantize_at_load(None, int8, nf4).unwrap();
+    let formats = [LinearRole::Embedding, LinearRole::LmHead].map(|role| tied.linear(role, 0).unwrap().load.quantize);
+    assert_eq!(formats, [int8; 2]);
+    let refused = Checkpoint::open(&path).unwrap().quantize_at_load(Some(Quantization::Awq), None, None);
     assert!(refused.is_err_and(|error| error.to_string().contains("option quantization: awq")));
 }
