@@ -12,8 +12,20 @@ use super::inputs::{self, Outcome};
 use super::shapes::ModelShape;
 
 /// Names of the operations, in the order in which they are measured.
-pub const OPS: [&str; 10] =
-    ["linear", "linear_nf4", "linear_fp8", "rms_norm", "rope_kv", "activation", "decode", "prefill", "greedy", "sample"];
+pub const OPS: [&str; 12] = [
+    "linear",
+    "linear_nf4",
+    "linear_fp8",
+    "rms_norm",
+    "rope_kv",
+    "activation",
+    "decode",
+    "decode_fp8",
+    "prefill",
+    "prefill_fp8",
+    "greedy",
+    "sample",
+];
 
 /// Bytes that the copies of an input fill together, so that none is found in a cache: five times the L2 of an H100.
 const ROTATED_BYTES: usize = 256 << 20;
@@ -66,8 +78,10 @@ impl<D: Device> Bench<'_, D> {
             "rms_norm" => self.tokens.iter().try_for_each(|&tokens| self.rms_norm(tokens, each)),
             "rope_kv" => self.tokens.iter().try_for_each(|&tokens| self.rope_kv(tokens, each)),
             "activation" => self.tokens.iter().try_for_each(|&tokens| self.activation(tokens, each)),
-            "decode" => self.contexts.iter().try_for_each(|&(seqs, context)| self.attention("decode", seqs, context, 1, each)),
-            "prefill" => self.prefill(each),
+            "decode" => self.decode(op, self.device.default_kv_dtype(), each),
+            "decode_fp8" => self.decode(op, DType::E4M3, each),
+            "prefill" => self.prefill(op, self.device.default_kv_dtype(), each),
+            "prefill_fp8" => self.prefill(op, DType::E4M3, each),
             name => self.contexts.iter().try_for_each(|&(seqs, _)| self.sample(name, seqs, each)),
         }
     }
@@ -161,7 +175,7 @@ impl<D: Device> Bench<'_, D> {
         let context = query.max(1024);
         let step = inputs::paged_step(self.device, seqs, context, query)?;
         let rope = inputs::rope(self.device, context, m.head_dim)?;
-        let mut kv = self.kv(seqs, context)?;
+        let mut kv = self.kv(seqs, context, self.device.default_kv_dtype())?;
         let mut qkv = inputs::activations(self.device, step.num_tokens, m.qkv())?;
         let params = self.rope_params(&rope);
         each(&mut Case {
@@ -191,20 +205,24 @@ impl<D: Device> Bench<'_, D> {
         })
     }
 
-    fn prefill(&self, each: Each<'_>) -> anyhow::Result<()> {
-        let longest = self.tokens.iter().copied().max().unwrap_or(1).min(MAX_PROMPT);
-        self.attention("prefill", 1, longest, longest, each)?;
-        let short = longest.div_ceil(4);
-        self.attention("prefill", 4, short, short, each)?;
-        // The last chunk of a long prompt.
-        self.attention("prefill", 1, 2 * longest, short, each)
+    fn decode(&self, name: &str, cache: DType, each: Each<'_>) -> anyhow::Result<()> {
+        self.contexts.iter().try_for_each(|&(seqs, context)| self.attention((name, cache), seqs, context, 1, each))
     }
 
-    fn attention(&self, name: &str, seqs: usize, context: usize, query: usize, each: Each<'_>) -> anyhow::Result<()> {
+    fn prefill(&self, name: &str, cache: DType, each: Each<'_>) -> anyhow::Result<()> {
+        let longest = self.tokens.iter().copied().max().unwrap_or(1).min(MAX_PROMPT);
+        self.attention((name, cache), 1, longest, longest, each)?;
+        let short = longest.div_ceil(4);
+        self.attention((name, cache), 4, short, short, each)?;
+        // The last chunk of a long prompt.
+        self.attention((name, cache), 1, 2 * longest, short, each)
+    }
+
+    fn attention(&self, (name, cache): (&str, DType), seqs: usize, context: usize, query: usize, each: Each<'_>) -> anyhow::Result<()> {
         let m = self.model;
         let step = inputs::paged_step(self.device, seqs, context, query)?;
         let rope = inputs::rope(self.device, context, m.head_dim)?;
-        let mut kv = self.kv(seqs, context)?;
+        let mut kv = self.kv(seqs, context, cache)?;
         let mut qkv = inputs::activations(self.device, step.num_tokens, m.qkv())?;
         let rotation = self.rope_params(&rope);
         let num_slots = seqs * context.next_multiple_of(inputs::BLOCK_SIZE);
@@ -215,7 +233,7 @@ impl<D: Device> Bench<'_, D> {
             AttentionParams { num_heads: m.heads, num_kv_heads: m.kv_heads, head_dim: m.head_dim, scale, window: None, soft_cap: None };
         // Keys that a query sees: all before the chunk, and half of the chunk.
         let pairs = (seqs * query) as f64 * ((context - query) as f64 + (query + 1) as f64 / 2.0);
-        let cache = 2 * seqs * context * m.kv_heads * m.head_dim * self.device.default_kv_dtype().size();
+        let cache = 2 * seqs * context * m.kv_heads * m.head_dim * cache.size();
         each(&mut Case {
             op: format!("rope, attention {name}"),
             shape: format!("{seqs}x{query} of {context}"),
@@ -263,9 +281,9 @@ impl<D: Device> Bench<'_, D> {
         })
     }
 
-    fn kv(&self, seqs: usize, context: usize) -> Result<D::KvLayer> {
+    fn kv(&self, seqs: usize, context: usize, dtype: DType) -> Result<D::KvLayer> {
         let m = self.model;
-        self.device.alloc_kv(inputs::kv_shape(seqs, context, m.kv_heads, m.head_dim, self.device.default_kv_dtype()))
+        self.device.alloc_kv(inputs::kv_shape(seqs, context, m.kv_heads, m.head_dim, dtype))
     }
 
     fn rope_params<'a>(&self, rope: &'a pagoda_engine::device::RopeTable<D>) -> RopeKvParams<'a, D> {

@@ -126,6 +126,27 @@ fn attention_over_a_cache_of_codes_agrees() {
     check_attend(&pair, &Attend { window: None, soft_cap: None, ..long });
 }
 
+/// Heads that have a kernel of warpgroups on Hopper: several items a sequence and a CTA, windows, capped scores, blocks of every size.
+#[test]
+fn prompts_over_a_cache_of_codes_agree() {
+    let Some(pair) = Pair::new() else { return };
+    let codes = |heads, seqs: &[(usize, usize)]| Attend { dtype: DType::E4M3, ..attend(heads, seqs) };
+    let chunks = [(0, 2), (0, 127), (1, 128), (129, 129), (600, 150), (40, 1), (13, 300)];
+    for heads in [(2, 2, 64), (28, 4, 128), (8, 1, 128), (4, 2, 256)] {
+        let base = codes(heads, &chunks);
+        check_attend(&pair, &base);
+        check_attend(&pair, &Attend { soft_cap: Some(30.0), norm: true, ..base.clone() });
+        for window in [1, 24, 64, 100, 290] {
+            check_attend(&pair, &Attend { window: Some(window), ..base.clone() });
+        }
+        for block_size in [1, 8, 32, 128, 256] {
+            check_attend(&pair, &Attend { block_size, seqs: vec![(0, 40), (90, 7), (23, 1), (280, 90)], ..base.clone() });
+        }
+        let many: Vec<_> = (0..70).map(|i| (i * 7 % 50, 1 + i % 5)).collect();
+        check_attend(&pair, &codes(heads, &many));
+    }
+}
+
 #[test]
 fn attention_agrees_over_long_contexts() {
     let Some(pair) = Pair::new() else { return };

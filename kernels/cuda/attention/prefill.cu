@@ -40,13 +40,19 @@ template <typename Tile, bool kSoftCap> constexpr Sm90Entry sm90_entry() {
   return {Tile::kHeadDim, kSoftCap, attention_prefill_sm90_kernel<Tile, kSoftCap>, Tile::kThreads, Tile::kSmemBytes, Tile::kBlockM, Tile::kBlockN};
 }
 
-// Head sizes that are whole panels. The cap of scores needs registers that three groups lack.
+// Head sizes that are whole panels. The cap of scores needs registers that three groups lack, and so does decoding.
 using Tile64 = PrefillTile<64, 128, 3, 10, false>;
 using Tile64Cap = PrefillTile<64, 128, 2, 12, false>;
 using Tile128 = PrefillTile<128, 128, 2, 6, true>;
 using Tile256 = PrefillTile<256, 64, 2, 5, true>;
 const Sm90Entry kSm90Entries[] = {sm90_entry<Tile64, false>(), sm90_entry<Tile64Cap, true>(), sm90_entry<Tile128, false>(),
                                   sm90_entry<Tile128, true>(), sm90_entry<Tile256, false>(), sm90_entry<Tile256, true>()};
+// The same for a cache of codes: of the ring, codes of the three tiles to come take the place of some slots.
+using Codes64 = PrefillTile<64, 128, 2, 10, false, true>;
+using Codes128 = PrefillTile<128, 128, 2, 4, true, true>;
+using Codes256 = PrefillTile<256, 64, 2, 3, true, true>;
+const Sm90Entry kSm90CodesEntries[] = {sm90_entry<Codes64, false>(),  sm90_entry<Codes64, true>(),  sm90_entry<Codes128, false>(),
+                                       sm90_entry<Codes128, true>(), sm90_entry<Codes256, false>(), sm90_entry<Codes256, true>()};
 
 // At most: every sequence has one tile that is not full. The surplus leaves at once.
 unsigned max_tiles(const Params &p, int block_m) {
@@ -94,13 +100,14 @@ int sm90_multiprocessors() {
 
 // PAGODA_UNSUPPORTED where the other kernel has to serve.
 pagoda_status launch_sm90(Params p, cudaStream_t stream) {
-  const int num_sms = p.kv_scales ? 0 : sm90_multiprocessors();
+  const int num_sms = sm90_multiprocessors();
   if (num_sms == 0) return PAGODA_UNSUPPORTED;
-  for (const Sm90Entry &e : kSm90Entries) {
+  for (const Sm90Entry &e : p.kv_scales ? kSm90CodesEntries : kSm90Entries) {
     if (e.head_dim != p.head_dim || e.soft_cap != (p.soft_cap > 0.0f)) continue;
     PrefillBoxes boxes = prefill_boxes(p, e.block_n);
-    CUtensorMap map;
-    if (boxes.box_rows == 0 || !encode_row_groups(&map, p.kv, boxes.num_matrices, p.block_size, p.head_dim, boxes.box_rows)) return PAGODA_UNSUPPORTED;
+    CUtensorMap map = {}; // of codes there is none
+    if (boxes.box_rows == 0) return PAGODA_UNSUPPORTED;
+    if (!p.kv_scales && !encode_row_groups(&map, p.kv, boxes.num_matrices, p.block_size, p.head_dim, boxes.box_rows)) return PAGODA_UNSUPPORTED;
     const int64_t items = static_cast<int64_t>(max_tiles(p, e.block_m)) * p.num_kv_heads;
     const unsigned num_ctas = static_cast<unsigned>(std::min<int64_t>(items, num_sms));
     void *args[] = {&p, &map, &boxes};

@@ -6,6 +6,8 @@
 //
 //   [kBlockN / 8][panels of 64 columns][8 keys][128 bytes], swizzled, so that groups of 8 keys are equally far apart across pages
 //
+// A cache of e4m3 has other producers, which make bf16 of codes: prefill_sm90_codes.cuh.
+//
 // Pages without a key that the tile sees are asked for outside the cache and arrive as zeros. Issuing boxes is what limits small pages:
 // with one box a page and panel, and the blocks looked up just before, pages of 16 keys reached 480 of the 680 TFLOP/s of pages of 128.
 // kGroups warpgroups of 64 rows each consume:
@@ -23,7 +25,9 @@
 // the exponentials. Warp roles, overlap and turns after FlashAttention-3 (BSD-3-Clause).
 #pragma once
 #include "../common/launch.cuh"
+#include "prefill_sm90_codes.cuh"
 #include "prefill_sm90_rows.cuh"
+#include "prefill_sm90_shared.cuh"
 
 namespace pagoda {
 
@@ -35,35 +39,6 @@ struct PrefillBoxes {
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-constexpr int kItemSlots = 4;
-
-// Position in a ring.
-template <int kSlots> struct Ring {
-  int slot = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++slot == kSlots) slot = 0, parity ^= 1;
-  }
-};
-
-// Addresses in shared memory.
-template <typename Tile> struct PrefillShared {
-  uint32_t q, ring;
-  uint32_t full, empty;           // barriers, one a slot
-  uint32_t item_full, item_empty; // barriers, one an item
-  PrefillItem *items;
-  __device__ __forceinline__ uint32_t slot(int i) const { return ring + i * Tile::kSlotBytes; }
-  __device__ __forceinline__ uint32_t full_barrier(int i) const { return full + 8 * i; }
-  __device__ __forceinline__ uint32_t empty_barrier(int i) const { return empty + 8 * i; }
-
-  // Waits for an item. Whoever reads it calls `release` when done.
-  __device__ __forceinline__ const PrefillItem &item(Ring<kItemSlots> at) const {
-    ptx::wait_barrier(item_full + 8 * at.slot, at.parity);
-    return items[at.slot];
-  }
-  __device__ __forceinline__ void release(Ring<kItemSlots> at) const { ptx::arrive(item_empty + 8 * at.slot); }
-};
 
 // One warp: takes items until there are no more; the last one says so.
 template <typename Tile> __device__ __forceinline__ void take_items(const pagoda_attention_params &p, const PrefillShared<Tile> &smem) {
@@ -186,7 +161,7 @@ template <typename Tile> struct PrefillConsumer {
 template <typename Tile, bool kSoftCap>
 __device__ __forceinline__ void multiply_item(const pagoda_attention_params &p, const PrefillItem &item, PrefillConsumer<Tile> &tiles, PrefillRows<Tile> &rows) {
   constexpr int kBlockN = Tile::kBlockN;
-  const PrefillScores<kSoftCap> scores(p, item);
+  const PrefillScores<kSoftCap, Tile::kCodes> scores(p, item);
   const int key_end = item.key_end, context = item.context;
   int first_key = item.key_begin / kBlockN * kBlockN;
   float rescale[2];
@@ -220,7 +195,8 @@ __device__ __forceinline__ void multiply_item(const pagoda_attention_params &p, 
     rescale_output<Tile>(rows, rescale);
   }
   const uint32_t v_smem = tiles.next_tile();
-  if (first_key > context) clear_keys<Tile>(rows, v_smem, context - first_key + kBlockN);
+  // Codes of other keys are zeros already.
+  if (!Tile::kCodes && first_key > context) clear_keys<Tile>(rows, v_smem, context - first_key + kBlockN);
   start_output<Tile>(rows, v_smem);
 }
 
@@ -266,6 +242,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   PrefillShared<Tile> smem;
   smem.q = (ptx::smem_address(smem_bytes) + Tile::kAlignment - 1) / Tile::kAlignment * Tile::kAlignment;
   smem.ring = smem.q + Tile::kQBytes;
+  smem.staging = smem.ring + Tile::kSlots * Tile::kSlotBytes;
   smem.full = ptx::smem_address(barriers);
   smem.empty = smem.full + 8 * Tile::kSlots;
   smem.item_full = smem.empty + 8 * Tile::kSlots;
@@ -278,18 +255,19 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     }
     for (int i = 0; i < kItemSlots; ++i) {
       ptx::init_barrier(smem.item_full + 8 * i, 1);
-      ptx::init_barrier(smem.item_empty + 8 * i, Tile::kConsumers + 2 * kWarpSize);
+      ptx::init_barrier(smem.item_empty + 8 * i, Tile::kConsumers + (Tile::kCodes ? Tile::kConverters : 2) * kWarpSize);
     }
     ptx::fence_barrier_init();
-    ptx::prefetch_map(&map);
+    if (!Tile::kCodes) ptx::prefetch_map(&map);
   }
   __syncthreads();
   wait_then_allow_next();
   if (threadIdx.x >= Tile::kConsumers) {
     ptx::release_registers<Tile::kProducerRegisters>();
     const int warp = (threadIdx.x - Tile::kConsumers) / kWarpSize;
-    if (warp == 0) produce_tiles<Tile>(p, &map, boxes, smem);
-    else if (warp == 1) take_items<Tile>(p, smem);
+    if (warp == 1) take_items<Tile>(p, smem);
+    else if constexpr (Tile::kCodes) convert_tiles<Tile>(p, smem, warp == 0 ? 0 : warp - 1);
+    else if (warp == 0) produce_tiles<Tile>(p, &map, boxes, smem);
     else if (warp == 2) prefetch_q<Tile>(p, smem);
   } else {
     ptx::acquire_registers<Tile::kConsumerRegisters>();

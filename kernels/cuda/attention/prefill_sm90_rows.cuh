@@ -14,7 +14,9 @@ namespace pagoda {
 constexpr int kPanel = 64; // columns of a panel: 128 bytes, the width of the swizzle
 constexpr int kPanelRowBytes = 128;
 
-template <int kDim, int kNumKeys, int kNumGroups, int kNumSlots, bool kTakeTurns> struct PrefillTile {
+template <int kDim, int kNumKeys, int kNumGroups, int kNumSlots, bool kTakeTurns, bool kCacheCodes = false> struct PrefillTile {
+  static constexpr bool kCodes = kCacheCodes; // the cache is e4m3
+  static constexpr int kConverters = 3;       // warps that make bf16 of codes
   static constexpr bool kTurns = kTakeTurns;
   static constexpr int kHeadDim = kDim;
   static constexpr int kGroups = kNumGroups;
@@ -24,15 +26,16 @@ template <int kDim, int kNumKeys, int kNumGroups, int kNumSlots, bool kTakeTurns
   static constexpr int kBlockN = kNumKeys;
   static constexpr int kConsumers = 128 * kGroups;
   static constexpr int kThreads = kConsumers + 128;
-  static constexpr int kProducerRegisters = kGroups == 2 ? 40 : 32; // of a thread, after the warpgroups have traded
-  static constexpr int kConsumerRegisters = kGroups == 2 ? 232 : 160;
+  static constexpr int kProducerRegisters = kGroups == 2 ? kCodes ? 56 : 40 : 32; // of a thread, after the warpgroups have traded
+  static constexpr int kConsumerRegisters = kGroups == 2 ? kCodes ? 224 : 232 : 160;
   static constexpr int kQPanelBytes = 64 * kPanelRowBytes; // of one warpgroup
   static constexpr int kQBytes = kGroups * kPanels * kQPanelBytes;
   static constexpr int kPanelBytes = 8 * kPanelRowBytes;     // of 8 keys
   static constexpr int kGroupBytes = kPanels * kPanelBytes;  // 8 keys
   static constexpr int kSlotBytes = kBlockN / 8 * kGroupBytes;
   static constexpr int kAlignment = 1024; // of the swizzle pattern
-  static constexpr int kSmemBytes = kQBytes + kSlots * kSlotBytes + kAlignment;
+  static constexpr int kStagingBytes = kBlockN * kHeadDim; // codes of a tile
+  static constexpr int kSmemBytes = kQBytes + kSlots * kSlotBytes + (kCodes ? kConverters * kStagingBytes : 0) + kAlignment;
   static_assert(kHeadDim % kPanel == 0 && kPanelBytes % kAlignment == 0, "every panel starts a pattern");
 };
 
@@ -188,15 +191,16 @@ template <typename Tile> __device__ __forceinline__ void rescale_output(PrefillR
 }
 
 // Products of an item to probabilities. `factor` takes them to units of log2.
-template <bool kSoftCap> struct PrefillScores {
+template <bool kSoftCap, bool kCodes> struct PrefillScores {
   float factor, cap_factor;
   int all_see;      // the last key that every row of the item may see
   int all_see_from; // and the first
   int window;
 
   __device__ __forceinline__ PrefillScores(const pagoda_attention_params &p, const PrefillItem &item) {
-    factor = (kSoftCap ? p.soft_cap : p.scale) * kLog2e;
-    cap_factor = kSoftCap ? p.scale / p.soft_cap : 0.0f;
+    const float scale = kCodes ? p.scale * __ldg(p.kv_scales + item.kv_head) : p.scale;
+    factor = (kSoftCap ? p.soft_cap : scale) * kLog2e;
+    cap_factor = kSoftCap ? scale / p.soft_cap : 0.0f;
     all_see = item.computed() + item.first_packed / (p.num_heads / p.num_kv_heads);
     all_see_from = p.window > 0 ? item.key_end - p.window : 0;
     window = p.window;
@@ -248,6 +252,7 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
 template <typename Tile>
 __device__ __forceinline__ void store_rows(const pagoda_attention_params &p, const PrefillItem &item, const PrefillRows<Tile> &rows) {
   const int group = p.num_heads / p.num_kv_heads;
+  const float scale = Tile::kCodes ? __ldg(p.kv_scales + p.num_kv_heads + item.kv_head) : 1.0f;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float l = rows.l[r];
@@ -257,7 +262,7 @@ __device__ __forceinline__ void store_rows(const pagoda_attention_params &p, con
     const int token = packed / group;
     const int64_t head = static_cast<int64_t>(item.row0 + token) * p.num_heads + item.kv_head * group + packed % group;
     bf16 *out_gmem = static_cast<bf16 *>(p.out) + head * Tile::kHeadDim + threadIdx.x % 4 * 8;
-    const float inverse = ptx::reciprocal_approx(l);
+    const float inverse = Tile::kCodes ? scale * ptx::reciprocal_approx(l) : ptx::reciprocal_approx(l);
 #pragma unroll
     for (int i = 0; i < Tile::kHeadDim / 32; ++i) {
       uint32_t v[4];
