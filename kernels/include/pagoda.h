@@ -270,7 +270,7 @@ typedef struct pagoda_attention_decode_params {
   int32_t num_ctas; /* that share the pieces */
 } pagoda_attention_decode_params;
 pagoda_status pagoda_attention_decode(const pagoda_attention_decode_params *params, pagoda_stream stream);
-/* Before pagoda_attention_decode with the same params. PAGODA_UNSUPPORTED where the cache is e4m3 or there is no kernel for them: then without prefixes. */
+/* Before pagoda_attention_decode with the same params. PAGODA_UNSUPPORTED where there is no kernel for them: then without prefixes. */
 pagoda_status pagoda_attention_prefix(const pagoda_attention_decode_params *params, pagoda_stream stream);
 
 /* Block dst = block src for every pair, whole blocks of one layer. No block is both a source and a destination. */

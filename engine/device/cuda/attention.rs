@@ -72,10 +72,7 @@ impl CudaDevice {
         let HeadShape { num_heads, num_kv_heads, head_dim, block_size } = params.shape;
         let num_sms = self.gpu.info().num_sms;
         let num_ctas = decode_ctas(step.num_seqs, num_heads, num_kv_heads, head_dim, step.max_context_len, num_sms);
-        let shares = step.num_prefix_groups > 0
-            && params.window.is_none()
-            && params.kv_scales.is_none()
-            && takes_prefixes(head_dim, block_size, step.num_seqs);
+        let shares = step.num_prefix_groups > 0 && params.window.is_none() && takes_prefixes(head_dim, block_size, step.num_seqs);
         let prefixes = shares.then(|| SharedPrefixes {
             groups: step.prefix_groups.bytes(),
             members: step.prefix_members.bytes(),

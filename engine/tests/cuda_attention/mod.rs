@@ -199,6 +199,8 @@ struct SharedPrefix {
     own: Vec<usize>,
     /// Whether q, k and v still have to be rotated and stored.
     rotate: bool,
+    /// Of the cache.
+    dtype: DType,
 }
 
 impl SharedPrefix {
@@ -227,7 +229,9 @@ impl Case for SharedPrefix {
         let (num_heads, num_kv_heads, head_dim) = self.heads;
         let longest = self.shared + self.own.iter().max().unwrap();
         let num_blocks = 2 + self.shared / 16 + longest.div_ceil(16) * self.own.len();
-        let mut kv = device.alloc_kv(KvShape { num_blocks, block_size: 16, num_kv_heads, head_dim, dtype: DType::BF16 }).unwrap();
+        let mut kv = device.alloc_kv(KvShape { num_blocks, block_size: 16, num_kv_heads, head_dim, dtype: self.dtype }).unwrap();
+        let scales = |first: f32| (0..num_kv_heads).map(|head| first * (1.0 + head as f32)).collect();
+        device.set_kv_scales(&mut kv, &KvScales { k: scales(0.01), v: scales(0.003) }).unwrap();
         let angles: Vec<f32> = (0..(longest + 1) * head_dim / 2).map(|i| (i as f32 * 0.37) % 6.0).collect();
         let vector = |f: fn(f32) -> f32| device.load_vector(&angles.iter().map(|a| f(*a)).collect::<Vec<f32>>()).unwrap();
         let rope = RopeTable { cos: vector(f32::cos), sin: vector(f32::sin), rotary_dim: head_dim, style: RopeStyle::HalfSplit };
@@ -271,9 +275,10 @@ pub fn check_smallest(pair: &Pair) {
     let quarter = (16, RopeStyle::Interleaved);
     check_attend(pair, &Attend { rope: quarter, ..attend((2, 1, 64), &[(300, 1), (3, 5)]) });
     check_attend(pair, &Attend { rope: (20, RopeStyle::HalfSplit), ..attend((2, 1, 80), &[(3, 1), (3, 5)]) });
-    for rotate in [false, true] {
-        pair.check("shared prefix", &SharedPrefix { heads: (4, 2, 64), shared: 64, own: vec![1, 20, 3], rotate });
+    for (rotate, dtype) in [(false, DType::BF16), (true, DType::BF16), (true, DType::E4M3)] {
+        pair.check("shared prefix", &SharedPrefix { heads: (4, 2, 64), shared: 64, own: vec![1, 20, 3], rotate, dtype });
     }
+    check_attend(pair, &Attend { dtype: DType::E4M3, ..attend((2, 1, 64), &[(0, 2), (40, 20), (30, 1)]) });
 }
 
 #[test]
@@ -282,9 +287,9 @@ fn attention_over_shared_prefixes_agrees() {
     let own = |seqs: usize| (0..seqs).map(|i| 1 + i * 37 % 300).collect::<Vec<_>>();
     for heads in [(28, 4, 128), (14, 2, 64), (4, 1, 256), (6, 2, 32)] {
         for (shared, seqs) in [(64, 9), (1056, 20), (2048, 3)] {
-            for rotate in [false, true] {
-                let case = SharedPrefix { heads, shared, own: own(seqs), rotate };
-                pair.check(&format!("shared prefix {heads:?} of {shared}, {seqs} sequences, rotate {rotate}"), &case);
+            for (rotate, dtype) in [(false, DType::BF16), (true, DType::BF16), (false, DType::E4M3), (true, DType::E4M3)] {
+                let case = SharedPrefix { heads, shared, own: own(seqs), rotate, dtype };
+                pair.check(&format!("shared prefix {heads:?} of {shared}, {seqs} sequences, rotate {rotate}, {dtype:?}"), &case);
             }
         }
     }

@@ -35,31 +35,22 @@ struct Entry {
   size_t prefix_smem_bytes;
 };
 
-template <int kHeadDim, int kSlots> constexpr Entry entry() {
-  constexpr size_t kBytes = sizeof(DecodeSmem<kHeadDim, kSlots, false>) + kDecodeAlign;
+template <int kHeadDim, int kSlots, bool kCodes = false> constexpr Entry entry() {
+  constexpr size_t kBytes = sizeof(DecodeSmem<kHeadDim, kSlots, kCodes>) + kDecodeAlign;
   if constexpr (KvTile<kHeadDim>::kSwizzled) {
-    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, false>, attention_decode_kernel<kHeadDim, kSlots, true, false>, kBytes,
-            attention_prefix_kernel<kHeadDim>, sizeof(PrefixSmem<kHeadDim>) + kDecodeAlign};
+    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, kCodes>, attention_decode_kernel<kHeadDim, kSlots, true, kCodes>, kBytes,
+            attention_prefix_kernel<kHeadDim, kCodes>, sizeof(PrefixSmem<kHeadDim, kCodes>) + kDecodeAlign};
   } else {
-    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, false>, nullptr, kBytes, nullptr, 0};
-  }
-}
-
-// The same for a cache of codes; prefixes are not shared there.
-template <int kHeadDim, int kSlots> constexpr Entry codes_entry() {
-  constexpr size_t kBytes = sizeof(DecodeSmem<kHeadDim, kSlots, true>) + kDecodeAlign;
-  if constexpr (KvTile<kHeadDim>::kSwizzled) {
-    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, true>, attention_decode_kernel<kHeadDim, kSlots, true, true>, kBytes, nullptr, 0};
-  } else {
-    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, true>, nullptr, kBytes, nullptr, 0};
+    return {kHeadDim, attention_decode_kernel<kHeadDim, kSlots, false, kCodes>, nullptr, kBytes, nullptr, 0};
   }
 }
 
 // The head sizes of the families, and two small ones for tests. Rings such that two CTAs share a multiprocessor (one, at 256).
 const Entry kEntries[] = {entry<16, 16>(), entry<32, 16>(), entry<64, 12>(), entry<80, 8>(), entry<96, 8>(), entry<128, 8>(), entry<256, 8>()};
 
-// Tiles are half as large: twice as many.
-const Entry kCodesEntries[] = {codes_entry<16, 16>(), codes_entry<32, 16>(), codes_entry<64, 16>(), codes_entry<80, 16>(), codes_entry<96, 16>(), codes_entry<128, 16>(), codes_entry<256, 16>()};
+// The same for a cache of codes. Tiles are half as large: twice as many.
+const Entry kCodesEntries[] = {entry<16, 16, true>(), entry<32, 16, true>(),  entry<64, 16, true>(), entry<80, 16, true>(),
+                               entry<96, 16, true>(), entry<128, 16, true>(), entry<256, 16, true>()};
 
 const Entry *find_entry(const pagoda_attention_params &p) {
   for (const Entry &e : p.kv_scales ? kCodesEntries : kEntries) {

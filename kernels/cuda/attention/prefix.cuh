@@ -6,7 +6,8 @@
 //
 // so that a key is read once for up to 128 rows instead of once a sequence. 8 warps of 16 rows; 64 keys a stage, as 4 boxes of 16 in the
 // layout of KvTile, through a ring that all warps read. Online softmax in f32, P rounded to bf16; (o, m, l) of each row and split go to the
-// prefixes' partials, from where the decode kernel adds them to what it finds in the rest of the context.
+// prefixes' partials, from where the decode kernel adds them to what it finds in the rest of the context. Codes of e4m3 become bf16 on the way
+// to the products, in every warp; scales are on scores and sums.
 //
 // Bound by the tensor cores' shared-memory traffic. After Hydragen (MIT) and FlashInfer's cascade attention (Apache-2.0).
 #pragma once
@@ -14,6 +15,7 @@
 #include "../common/reduce.cuh"
 #include "../ptx/math.cuh"
 #include "../ptx/mma.cuh"
+#include "codes.cuh"
 #include "decode_rows.cuh"
 #include "decode_tile.cuh"
 #include "shared_prefix.cuh"
@@ -27,9 +29,9 @@ constexpr int kPrefixRows = 16 * kPrefixWarps;
 constexpr int kPrefixBoxes = 4; // of 16 keys, a stage
 constexpr int kPrefixKeys = kPrefixBoxes * kTileKeys;
 
-template <int kHeadDim> struct PrefixSmem {
+template <int kHeadDim, bool kCodes> struct PrefixSmem {
   static constexpr int kStages = kHeadDim <= 128 ? 3 : 2;
-  char tiles[kStages][kPrefixBoxes][KvTile<kHeadDim>::kBytes];
+  char tiles[kStages][kPrefixBoxes][KvTile<kHeadDim, kCodes>::kBytes];
   uint64_t barriers[kStages];
 };
 
@@ -104,11 +106,11 @@ template <int kHeadDim> struct PrefixState {
 };
 
 // Products of q and k to scores in units of log2: scaled, capped, and those of the keys from `num_keys` on masked.
-template <int kColumns> __device__ __forceinline__ void finish_prefix_scores(const pagoda_attention_params &p, float (&s)[kColumns][4], int num_keys) {
+template <int kColumns> __device__ __forceinline__ void finish_prefix_scores(const pagoda_attention_params &p, float scale, float (&s)[kColumns][4], int num_keys) {
 #pragma unroll
   for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) s[n][e] *= p.soft_cap > 0.0f ? p.scale : p.scale * kLog2e;
+    for (int e = 0; e < 4; ++e) s[n][e] *= p.soft_cap > 0.0f ? scale : scale * kLog2e;
   }
   if (p.soft_cap > 0.0f) {
 #pragma unroll
@@ -127,24 +129,49 @@ template <int kColumns> __device__ __forceinline__ void finish_prefix_scores(con
   }
 }
 
-// One stage of 64 keys, those from `num_keys` on masked.
-template <int kHeadDim>
-__device__ __forceinline__ void prefix_tile(const pagoda_attention_params &p, const RowFrag<kHeadDim> (&q)[2], uint32_t tiles, int num_keys, int lane, PrefixState<kHeadDim> &state) {
-  using Tile = KvTile<kHeadDim>;
-  constexpr int kColumns = kPrefixKeys / 8;
+// 16 keys by dims i * 16 .. + 16 as the second operand of two products: keys are their columns.
+template <typename Tile, bool kCodes> __device__ __forceinline__ void load_prefix_k(uint32_t (&b)[4], uint32_t tile, int i, int lane) {
   const int matrix = lane / 8, matrix_row = lane % 8;
+  if constexpr (!kCodes) {
+    ptx::load_matrix_x4(b, tile + Tile::offset(matrix_row + matrix / 2 * 8, 2 * i + matrix % 2));
+  } else {
+    uint32_t codes[2];
+    ptx::load_matrix_x2(codes, tile + Tile::offset(lane % 16, i));
+    const CodePairs first = decode_e4m3(codes[0]), second = decode_e4m3(codes[1]);
+    b[0] = first.low, b[1] = first.high, b[2] = second.low, b[3] = second.high;
+  }
+}
+
+// The same of values: dims i * 16 .. + 8 and the next 8 are the columns.
+template <typename Tile, bool kCodes> __device__ __forceinline__ void load_prefix_v(uint32_t (&b)[4], uint32_t tile, int i, int lane) {
+  const int matrix = lane / 8, matrix_row = lane % 8;
+  if constexpr (!kCodes) {
+    ptx::load_matrix_x4_trans(b, tile + Tile::kValues + Tile::offset(matrix_row + matrix % 2 * 8, 2 * i + matrix / 2));
+  } else {
+    uint32_t codes[2];
+    ptx::load_matrix_x2_trans(codes, tile + Tile::kValues + Tile::offset(lane % 16, i));
+    const CodePairs low_keys = decode_e4m3(codes[0]), high_keys = decode_e4m3(codes[1]);
+    b[0] = low_keys.low, b[1] = high_keys.low, b[2] = low_keys.high, b[3] = high_keys.high;
+  }
+}
+
+// One stage of 64 keys, those from `num_keys` on masked. `scale` is on the products of q and k.
+template <int kHeadDim, bool kCodes>
+__device__ __forceinline__ void prefix_tile(const pagoda_attention_params &p, float scale, const RowFrag<kHeadDim> (&q)[2], uint32_t tiles, int num_keys, int lane, PrefixState<kHeadDim> &state) {
+  using Tile = KvTile<kHeadDim, kCodes>;
+  constexpr int kColumns = kPrefixKeys / 8;
   float s[kColumns][4] = {};
 #pragma unroll
   for (int i = 0; i < kHeadDim / 16; ++i) {
 #pragma unroll
     for (int n = 0; n < kColumns; n += 2) {
       uint32_t b[4];
-      ptx::load_matrix_x4(b, tiles + n / 2 * Tile::kBytes + Tile::offset(matrix_row + matrix / 2 * 8, 2 * i + matrix % 2));
+      load_prefix_k<Tile, kCodes>(b, tiles + n / 2 * Tile::kBytes, i, lane);
       ptx::mma_bf16(s[n], q[0][i][0], q[1][i][0], q[0][i][1], q[1][i][1], b[0], b[1]);
       ptx::mma_bf16(s[n + 1], q[0][i][0], q[1][i][0], q[0][i][1], q[1][i][1], b[2], b[3]);
     }
   }
-  finish_prefix_scores(p, s, num_keys);
+  finish_prefix_scores(p, scale, s, num_keys);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float m = state.m[r];
@@ -177,15 +204,16 @@ __device__ __forceinline__ void prefix_tile(const pagoda_attention_params &p, co
 #pragma unroll
     for (int i = 0; i < kHeadDim / 16; ++i) {
       uint32_t b[4];
-      ptx::load_matrix_x4_trans(b, tiles + n / 2 * Tile::kBytes + Tile::kValues + Tile::offset(matrix_row + matrix % 2 * 8, 2 * i + matrix / 2));
+      load_prefix_v<Tile, kCodes>(b, tiles + n / 2 * Tile::kBytes, i, lane);
       ptx::mma_bf16(state.o[2 * i], a[0], a[1], a[2], a[3], b[0], b[1]);
       ptx::mma_bf16(state.o[2 * i + 1], a[0], a[1], a[2], a[3], b[2], b[3]);
     }
   }
 }
 
+// `scale` is on the values.
 template <int kHeadDim>
-__device__ __forceinline__ void store_prefix_rows(const pagoda_attention_decode_params &d, const PrefixSplits &splits, const PrefixWork &w, const PrefixRow (&rows)[2], PrefixState<kHeadDim> &state, int lane) {
+__device__ __forceinline__ void store_prefix_rows(const pagoda_attention_decode_params &d, const PrefixSplits &splits, const PrefixWork &w, const PrefixRow (&rows)[2], PrefixState<kHeadDim> &state, float scale, int lane) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     state.l[r] += __shfl_xor_sync(0xffffffffu, state.l[r], 1);
@@ -193,28 +221,28 @@ __device__ __forceinline__ void store_prefix_rows(const pagoda_attention_decode_
     if (!rows[r].valid) continue;
     float *part = splits.partial<kHeadDim>(d, rows[r].seq, w.split, rows[r].head);
 #pragma unroll
-    for (int i = 0; i < kHeadDim / 8; ++i) *reinterpret_cast<float2 *>(part + i * 8 + lane % 4 * 2) = make_float2(state.o[i][2 * r], state.o[i][2 * r + 1]);
+    for (int i = 0; i < kHeadDim / 8; ++i) *reinterpret_cast<float2 *>(part + i * 8 + lane % 4 * 2) = make_float2(state.o[i][2 * r] * scale, state.o[i][2 * r + 1] * scale);
     if (lane % 4 == 0) *reinterpret_cast<float2 *>(part + kHeadDim) = make_float2(state.m[r], state.l[r]);
   }
 }
 
 #if __CUDA_ARCH__ >= 900
 // Starts the copies of stage `first .. first + 64`; boxes behind the end are copies of the first one, and masked.
-template <int kHeadDim>
+template <typename Tile>
 __device__ __forceinline__ void fill_prefix_stage(const CUtensorMap *map, const CacheRows &cache, const int32_t *table, const PrefixWork &w, uint32_t tiles, uint32_t barrier, int first) {
   const KeyRange keys = {table, w.kv_head, w.lo, w.hi, w.lo, 0};
-  ptx::arrive_expecting(barrier, kPrefixBoxes * KvTile<kHeadDim>::kBytes);
+  ptx::arrive_expecting(barrier, kPrefixBoxes * Tile::kBytes);
   for (int box = 0; box < kPrefixBoxes; ++box) {
     const int key = first + box * kTileKeys;
-    ptx::copy_box_4d(tiles + box * KvTile<kHeadDim>::kBytes, map, cache.row(keys, key < w.hi ? key : first), barrier);
+    ptx::copy_box_4d(tiles + box * Tile::kBytes, map, cache.row(keys, key < w.hi ? key : first), barrier);
   }
 }
 #endif
 
-template <int kHeadDim>
+template <int kHeadDim, bool kCodes>
 __global__ void __launch_bounds__(kPrefixThreads, 1) attention_prefix_kernel(const __grid_constant__ pagoda_attention_decode_params d, const __grid_constant__ CUtensorMap map) {
 #if __CUDA_ARCH__ >= 900
-  using Smem = PrefixSmem<kHeadDim>;
+  using Smem = PrefixSmem<kHeadDim, kCodes>;
   constexpr int kStages = Smem::kStages;
   const pagoda_attention_params &p = d.attention;
   extern __shared__ char smem_bytes[];
@@ -232,7 +260,7 @@ __global__ void __launch_bounds__(kPrefixThreads, 1) attention_prefix_kernel(con
   const PrefixSplits splits(d);
   int filled = 0, used = 0; // stages, since the start
   auto fill = [&](const PrefixWork &w, const int32_t *table, int first) {
-    if (threadIdx.x == 0) fill_prefix_stage<kHeadDim>(&map, cache, table, w, ptx::smem_address(smem.tiles[filled % kStages]), barriers + filled % kStages * 8, first);
+    if (threadIdx.x == 0) fill_prefix_stage<KvTile<kHeadDim, kCodes>>(&map, cache, table, w, ptx::smem_address(smem.tiles[filled % kStages]), barriers + filled % kStages * 8, first);
     ++filled;
   };
   bool waited = !rotate;
@@ -252,15 +280,16 @@ __global__ void __launch_bounds__(kPrefixThreads, 1) attention_prefix_kernel(con
       load_row<kHeadDim>(q[r], static_cast<const bf16 *>(p.qkv) + (rows[r].row * qkv_heads + rows[r].head) * kHeadDim, rows[r].valid, lane);
       if (rotate) norm_and_rotate<kHeadDim>(q[r], d, d.q_norm, rows[r].position, lane);
     }
+    const float k_scale = kCodes ? __ldg(p.kv_scales + w.kv_head) : 1.0f, v_scale = kCodes ? __ldg(p.kv_scales + p.num_kv_heads + w.kv_head) : 1.0f;
     PrefixState<kHeadDim> state;
     for (int first = w.lo; first < w.hi; first += kPrefixKeys) {
       ptx::wait_barrier(barriers + used % kStages * 8, used / kStages & 1);
       __syncthreads(); // all have left the stage that is filled next
       if (next < w.hi) fill(w, table, next), next += kPrefixKeys;
-      prefix_tile<kHeadDim>(p, q, ptx::smem_address(smem.tiles[used % kStages]), w.hi - first, lane, state);
+      prefix_tile<kHeadDim, kCodes>(p, p.scale * k_scale, q, ptx::smem_address(smem.tiles[used % kStages]), w.hi - first, lane, state);
       ++used;
     }
-    store_prefix_rows<kHeadDim>(d, splits, w, rows, state, lane);
+    store_prefix_rows<kHeadDim>(d, splits, w, rows, state, v_scale, lane);
     __syncthreads();
   }
   if (!waited) wait_then_allow_next();
