@@ -11,18 +11,18 @@ fn bench_prints_its_lines() {
     let folder = home();
     let tiny = write_tiny(folder.path(), "llama", 1).display().to_string();
     let arguments =
-        ["bench", "--workloads", "c8,prefix", "--scale", "0.02", "--requests", "8", "--label", "t", "--log-level", "error", &tiny];
+        ["bench", "--workloads", "c8,json64,prefix", "--scale", "0.02", "--requests", "8", "--label", "t", "--log-level", "error", &tiny];
     let output = pagoda(folder.path(), &arguments).output().expect("runs");
     assert!(output.status.success(), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
     let lines: Vec<serde_json::Value> = stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let labels: Vec<&str> = lines.iter().filter_map(|line| line["label"].as_str()).collect();
-    assert_eq!(labels, ["t-c8", "t-prefix", "t-start"]);
+    assert_eq!(labels, ["t-c8", "t-json64", "t-prefix", "t-start"]);
     for field in ["wall_s", "out_tok_s", "total_tok_s", "tpot_p50", "tpot_p99", "ttft_p50", "ttft_p99", "host_us_per_step"] {
         assert!(lines[0][field].as_f64().is_some_and(|value| value > 0.0), "{field}: {stdout}");
     }
     assert!(lines[0]["max_running"].as_u64() > Some(1), "batched: {stdout}");
-    assert!(lines[2]["s"].as_f64() > Some(0.0));
+    assert!(lines[3]["s"].as_f64() > Some(0.0));
     assert!(text(&output.stderr).contains("TPOT ms") && text(&output.stderr).contains("64 sequences, 512 tokens a step"));
     let table = pagoda(folder.path(), &[&arguments[..], &["--format", "table", "--repeat", "3"]].concat()).output().expect("runs");
     assert!(text(&table.stdout).contains("TPOT ms") && !text(&table.stdout).contains('{'), "{}", text(&table.stdout));
