@@ -10,6 +10,7 @@ so they say more than the clock where other work runs on the machine. Vectors of
 
 import argparse
 import base64
+import http.client
 import json
 import os
 import random
@@ -17,7 +18,6 @@ import statistics
 import struct
 import subprocess
 import time
-import urllib.request
 
 WORDS = (
     "time year people way day man thing woman life child world school state family student group country problem hand part place case week "
@@ -36,13 +36,14 @@ class Pagoda:
     def __init__(self, binary, model, threads):
         command = [binary, "serve", model, "--served-model-name", "m", "--port", "0", "--threads", str(threads), "--log-level", "warn", "--device", "cpu"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.url = next(line for line in self.process.stdout if "http://" in line).rsplit(" at ", 1)[1].strip()
+        url = next(line for line in self.process.stdout if "http://" in line).rsplit(" at ", 1)[1].strip()
+        # One connection, as a client that counts keeps it.
+        self.connection = http.client.HTTPConnection(url.removeprefix("http://"))
 
     def embed(self, batch):
         body = json.dumps({"model": "m", "input": batch, "encoding_format": "base64", "truncate": True}).encode()
-        request = urllib.request.Request(self.url + "/v1/embeddings", body, {"content-type": "application/json"})
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
-            answer = json.load(answer)
+        self.connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
+        answer = json.load(self.connection.getresponse())
         self.tokens = answer["usage"]["prompt_tokens"]
         return [struct.unpack(f"<{len(data) // 4}f", data) for data in (base64.b64decode(e["embedding"]) for e in answer["data"])]
 
