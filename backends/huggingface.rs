@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use pagoda_engine::EngineError;
 use pagoda_engine::core::{OutsideModel, start};
 use pagoda_engine::description::{TextDescription, describe_text};
@@ -22,8 +22,8 @@ use tracing::{info, warn};
 
 use crate::vllm_local::{Parts, VllmLocal};
 use crate::{
-    BackendCapabilities, BackendError, BackendStats, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend, Prompt,
-    ToolDialect,
+    BackendCapabilities, BackendError, BackendStats, GenerateEvent, GenerateRequest, GenerateStream, GenerationConfig, InferenceBackend,
+    Prompt, ToolDialect,
 };
 use frame::Load;
 pub use frame::Loaded;
@@ -166,14 +166,27 @@ impl HuggingFace {
         &self.text
     }
 
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, BackendError> {
+    /// A place among those who wait.
+    fn wait(&self) -> Result<Waiting, BackendError> {
         let waiting = Waiting::new(&self.num_waiting);
-        if waiting.before >= self.max_waiting && self.turn.available_permits() == 0 {
+        if waiting.before >= self.max_waiting {
             let message = format!("{} requests are waiting for a backend that runs one at a time", waiting.before);
             return Err(BackendError::Overloaded { message, retry_after_s: RETRY_AFTER_S });
         }
-        self.turn.clone().acquire_owned().await.map_err(|error| BackendError::Internal(error.to_string()))
+        Ok(waiting)
     }
+}
+
+/// The events of a request that has its turn, which ends with them.
+fn holding(turn: OwnedSemaphorePermit, events: GenerateStream) -> GenerateStream {
+    let mut turn = Some(turn);
+    let events = events.map(move |event| {
+        if matches!(event, GenerateEvent::Done(_) | GenerateEvent::Failed(_)) {
+            drop(turn.take());
+        }
+        event
+    });
+    events.boxed()
 }
 
 /// A request that waits for its turn.
@@ -197,15 +210,22 @@ impl Drop for Waiting {
 #[async_trait]
 impl InferenceBackend for HuggingFace {
     async fn generate_stream(&self, request: GenerateRequest) -> Result<GenerateStream, BackendError> {
-        let turn = self.turn().await?;
-        let events = self.text.generate_stream(request).await?;
-        // The turn goes with the stream.
-        Ok(events
-            .map(move |event| {
-                let _held = &turn;
-                event
-            })
-            .boxed())
+        if let Ok(turn) = self.turn.clone().try_acquire_owned() {
+            return Ok(holding(turn, self.text.generate_stream(request).await?));
+        }
+        // A caller may hold several streams and read one after another: a stream waits for its turn when it is read.
+        let waiting = self.wait()?;
+        let (turn, text) = (self.turn.clone(), self.text.clone());
+        let events = async move {
+            let turn = turn.acquire_owned().await;
+            drop(waiting);
+            let begun = match turn {
+                Ok(turn) => text.generate_stream(request).await.map(|events| holding(turn, events)),
+                Err(error) => Err(BackendError::Internal(error.to_string())),
+            };
+            begun.unwrap_or_else(|error| stream::iter([GenerateEvent::Failed(error)]).boxed())
+        };
+        Ok(stream::once(events).flatten().boxed())
     }
 
     async fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BackendError> {

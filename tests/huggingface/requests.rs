@@ -55,16 +55,15 @@ fn one_request_runs_and_the_others_wait() {
     runtime().block_on(async {
         let mut first = backend.generate_stream(request(greedy(200))).await.expect("its turn");
         assert!(matches!(first.next().await, Some(GenerateEvent::Started { .. })));
-        let mut second = Box::pin(backend.generate_stream(request(greedy(4))));
-        assert!(futures_util::poll!(&mut second).is_pending(), "the first one still has its turn");
+        let mut second = backend.generate_stream(request(greedy(4))).await.expect("a place");
+        assert!(futures_util::poll!(second.next()).is_pending(), "the first one still has its turn");
         assert_eq!(backend.stats().num_waiting, 1);
-        let mut third = Box::pin(backend.generate_stream(request(greedy(4))));
-        assert!(futures_util::poll!(&mut third).is_pending());
+        let third = backend.generate_stream(request(greedy(4))).await.expect("a place");
         let refused = backend.generate_stream(request(greedy(4))).await.err().expect("two wait already");
         assert!(matches!(refused, BackendError::Overloaded { .. }), "{refused}");
         drop(third);
         drop(first);
-        let events: Vec<GenerateEvent> = second.await.expect("its turn").collect().await;
+        let events: Vec<GenerateEvent> = second.collect().await;
         assert!(matches!(events.last(), Some(GenerateEvent::Done(usage)) if usage.completion_tokens == 4), "{events:?}");
         // The first one was aborted, not finished.
         let started = Instant::now();
