@@ -81,6 +81,41 @@ fn model_written_in_four_bits_answers_as_recorded() {
     }
 }
 
+/// What tests/golden/perplexity_bitsandbytes.py recorded of the first windows of a text.
+#[derive(Deserialize)]
+struct Perplexities {
+    window: usize,
+    windows: usize,
+    /// From the weights as they are.
+    bf16: f64,
+    /// From what bitsandbytes makes of its NF4 codes.
+    nf4: f64,
+}
+
+/// Largest difference, as a share: sums are f32 in another order there.
+const PERPLEXITY_TOLERANCE: f64 = 1e-4;
+
+#[test]
+fn perplexities_are_those_of_transformers_and_bitsandbytes() {
+    let Some(path) = cached(CHECKPOINT) else { return };
+    let golden: Perplexities = read("perplexity_smollm2");
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/perplexity/text.md");
+    let check = |want: f64, flags: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pagoda"))
+            .args(["eval", "ppl", text])
+            .arg(&path)
+            .args(["--device", "cpu", "--window", &golden.window.to_string(), "--max-windows", &golden.windows.to_string()])
+            .args(flags)
+            .output()
+            .expect("runs");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let got: f64 = out.trim().parse().unwrap_or_else(|_| panic!("{flags:?}: {out} {err}"));
+        assert!((got / want - 1.0).abs() < PERPLEXITY_TOLERANCE, "{flags:?}: {got}, recorded {want}");
+    };
+    check(golden.bf16, &[]);
+    check(golden.nf4, &["--quantization", "bitsandbytes"]);
+}
+
 #[derive(Deserialize)]
 struct TokenizerSuite {
     cases: Vec<TokenizerCase>,
