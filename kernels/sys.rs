@@ -1286,7 +1286,7 @@ unsafe extern "C" {
     pub fn pagoda_gather_columns(params: *const pagoda_gather_columns_params, stream: pagoda_stream) -> pagoda_status;
 }
 pub const PAGODA_W4_SM80: pagoda_w4_kernel = 0;
-pub const PAGODA_W4_RUNS: pagoda_w4_kernel = 1;
+pub const PAGODA_W4_COLUMNS: pagoda_w4_kernel = 1;
 pub const PAGODA_W4_ROWS: pagoda_w4_kernel = 2;
 pub type pagoda_w4_kernel = ::core::ffi::c_uint;
 #[repr(C)]
@@ -1297,6 +1297,8 @@ pub struct pagoda_w4_gemm_params {
     pub x: *const ::core::ffi::c_void,
     pub bias: *const f32,
     pub residual: *const ::core::ffi::c_void,
+    pub partials: *mut f32,
+    pub counters: *mut i32,
     pub num_tokens: i32,
     pub ld_out: i32,
     pub out_dtype: pagoda_dtype,
@@ -1310,23 +1312,25 @@ pub struct pagoda_w4_gemm_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_w4_gemm_params"][::core::mem::size_of::<pagoda_w4_gemm_params>() - 168usize];
+    ["Size of pagoda_w4_gemm_params"][::core::mem::size_of::<pagoda_w4_gemm_params>() - 184usize];
     ["Alignment of pagoda_w4_gemm_params"][::core::mem::align_of::<pagoda_w4_gemm_params>() - 8usize];
     ["Offset of field: pagoda_w4_gemm_params::w"][::core::mem::offset_of!(pagoda_w4_gemm_params, w) - 0usize];
     ["Offset of field: pagoda_w4_gemm_params::out"][::core::mem::offset_of!(pagoda_w4_gemm_params, out) - 96usize];
     ["Offset of field: pagoda_w4_gemm_params::x"][::core::mem::offset_of!(pagoda_w4_gemm_params, x) - 104usize];
     ["Offset of field: pagoda_w4_gemm_params::bias"][::core::mem::offset_of!(pagoda_w4_gemm_params, bias) - 112usize];
     ["Offset of field: pagoda_w4_gemm_params::residual"][::core::mem::offset_of!(pagoda_w4_gemm_params, residual) - 120usize];
-    ["Offset of field: pagoda_w4_gemm_params::num_tokens"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_tokens) - 128usize];
-    ["Offset of field: pagoda_w4_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_w4_gemm_params, ld_out) - 132usize];
-    ["Offset of field: pagoda_w4_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_w4_gemm_params, out_dtype) - 136usize];
-    ["Offset of field: pagoda_w4_gemm_params::gated"][::core::mem::offset_of!(pagoda_w4_gemm_params, gated) - 140usize];
-    ["Offset of field: pagoda_w4_gemm_params::kernel"][::core::mem::offset_of!(pagoda_w4_gemm_params, kernel) - 144usize];
-    ["Offset of field: pagoda_w4_gemm_params::split_k"][::core::mem::offset_of!(pagoda_w4_gemm_params, split_k) - 148usize];
-    ["Offset of field: pagoda_w4_gemm_params::num_stages"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_stages) - 152usize];
-    ["Offset of field: pagoda_w4_gemm_params::num_warps"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_warps) - 156usize];
-    ["Offset of field: pagoda_w4_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_w4_gemm_params, max_ctas) - 160usize];
-    ["Offset of field: pagoda_w4_gemm_params::programmatic"][::core::mem::offset_of!(pagoda_w4_gemm_params, programmatic) - 164usize];
+    ["Offset of field: pagoda_w4_gemm_params::partials"][::core::mem::offset_of!(pagoda_w4_gemm_params, partials) - 128usize];
+    ["Offset of field: pagoda_w4_gemm_params::counters"][::core::mem::offset_of!(pagoda_w4_gemm_params, counters) - 136usize];
+    ["Offset of field: pagoda_w4_gemm_params::num_tokens"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_tokens) - 144usize];
+    ["Offset of field: pagoda_w4_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_w4_gemm_params, ld_out) - 148usize];
+    ["Offset of field: pagoda_w4_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_w4_gemm_params, out_dtype) - 152usize];
+    ["Offset of field: pagoda_w4_gemm_params::gated"][::core::mem::offset_of!(pagoda_w4_gemm_params, gated) - 156usize];
+    ["Offset of field: pagoda_w4_gemm_params::kernel"][::core::mem::offset_of!(pagoda_w4_gemm_params, kernel) - 160usize];
+    ["Offset of field: pagoda_w4_gemm_params::split_k"][::core::mem::offset_of!(pagoda_w4_gemm_params, split_k) - 164usize];
+    ["Offset of field: pagoda_w4_gemm_params::num_stages"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_stages) - 168usize];
+    ["Offset of field: pagoda_w4_gemm_params::num_warps"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_warps) - 172usize];
+    ["Offset of field: pagoda_w4_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_w4_gemm_params, max_ctas) - 176usize];
+    ["Offset of field: pagoda_w4_gemm_params::programmatic"][::core::mem::offset_of!(pagoda_w4_gemm_params, programmatic) - 180usize];
 };
 unsafe extern "C" {
     pub fn pagoda_w4_gemm(params: *const pagoda_w4_gemm_params, stream: pagoda_stream) -> pagoda_status;

@@ -12,12 +12,14 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use pagoda_kernels::heuristics::{GpuClass, MAX_W4_TOKENS, SumOrder, W4Shape, w4_plan};
 use pagoda_kernels::ops::gemm::{Epilogue, Start};
 use pagoda_kernels::ops::w4::{W4Layout, W4Matrix};
-use pagoda_kernels::ops::w4_gemm::{W4Gemm, w4_gemm};
+use pagoda_kernels::ops::w4_gemm::{W4Gemm, W4Scratch, w4_gemm};
 use pagoda_kernels::ops::{DType, DeviceBytes, Stream};
 
 const ARENA_BYTES: usize = 1 << 30;
 const MAX_K: usize = 32768;
 const MAX_N: usize = 160_000;
+const PARTIALS_BYTES: usize = 64 << 20;
+const COUNTERS_BYTES: usize = 4096;
 /// Values of the codes: NF4 to four digits.
 const BOOK: [f32; 16] =
     [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.723, 1.0];
@@ -63,6 +65,8 @@ struct Bench {
     tiles: CudaSlice<u32>,
     x: CudaSlice<u16>,
     out: CudaSlice<u16>,
+    partials: CudaSlice<u8>,
+    counters: CudaSlice<u8>,
 }
 
 /// Pairs of f16 between 2^-8 and 2, whatever they stand for.
@@ -101,19 +105,27 @@ impl Bench {
             random_words(MAX_W4_TOKENS * MAX_K / 2).iter().flat_map(|w| [*w as u16 & 0xbfff, (w >> 16) as u16 & 0xbfff]).collect();
         let x = stream.clone_htod(&x).ok()?;
         let out = stream.alloc_zeros::<u16>(MAX_W4_TOKENS * MAX_N).ok()?;
-        Some(Bench { stream, gpu: GpuClass { num_sms: gpu.0, compute_capability: gpu.1 }, tiles, x, out })
+        let partials = stream.alloc_zeros::<u8>(PARTIALS_BYTES).ok()?;
+        let counters = stream.alloc_zeros::<u8>(COUNTERS_BYTES).ok()?;
+        Some(Bench { stream, gpu: GpuClass { num_sms: gpu.0, compute_capability: gpu.1 }, tiles, x, out, partials, counters })
     }
 
     fn launch(&self, matrix: &Matrix, num_tokens: usize, order: SumOrder, offset: usize) -> Option<()> {
         let layout = matrix.layout();
         let ld_out = if matrix.gated { matrix.n / 2 } else { matrix.n };
-        let shape = W4Shape { num_tokens, n: matrix.n, k: matrix.k, tile_bytes: layout.tile_bytes() };
+        let w =
+            W4Matrix { tiles: range(&self.tiles, &self.stream, offset, layout.bytes()), layout, book: BOOK, scale_factor: 1.0 / 1024.0 };
+        let shape = W4Shape { num_tokens, n: matrix.n, k: matrix.k, tile_bytes: layout.tile_bytes(), fits_columns: w.fits_columns() };
         let params = W4Gemm {
             out: range(&self.out, &self.stream, 0, num_tokens * ld_out * 2),
             x: range(&self.x, &self.stream, 0, num_tokens * matrix.k * 2),
-            w: W4Matrix { tiles: range(&self.tiles, &self.stream, offset, layout.bytes()), layout, book: BOOK, scale_factor: 1.0 / 1024.0 },
+            w,
             bias: None,
             residual: None,
+            scratch: W4Scratch {
+                partials: range(&self.partials, &self.stream, 0, PARTIALS_BYTES),
+                counters: range(&self.counters, &self.stream, 0, COUNTERS_BYTES),
+            },
             num_tokens,
             ld_out,
             out_dtype: DType::BF16,

@@ -13,6 +13,8 @@ pub struct W4Shape {
     pub k: usize,
     /// `W4Layout::tile_bytes`.
     pub tile_bytes: usize,
+    /// `W4Matrix::fits_columns`.
+    pub fits_columns: bool,
 }
 
 /// Which kernel of cuda/gemm/w4.cu.
@@ -20,22 +22,22 @@ pub struct W4Shape {
 pub enum W4Kernel {
     /// Any GPU (w4_sm80.cuh).
     Sm80,
-    /// Very few tokens (w4_runs_sm90.cuh).
-    Runs,
+    /// Very few tokens (w4_columns_sm90.cuh).
+    Columns,
     /// Up to 64 tokens, compute capability 9.0 (w4_rows_sm90.cuh).
     Rows,
 }
 
-/// Launch of one product. The order of additions of a row depends on `kernel`, `split_k`, k and, of `Runs`, n and `max_ctas`.
+/// Launch of one product. The order of additions of a row depends on `kernel`, `split_k` and k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct W4Plan {
     /// Which kernel.
     pub kernel: W4Kernel,
-    /// CTAs of a cluster of Rows, which share the columns.
+    /// CTAs of a cluster of Rows, or slabs of Columns, which share the columns.
     pub split_k: usize,
-    /// Copies under way in a warp of Runs and Rows.
+    /// Copies under way in a warp of Rows.
     pub num_stages: usize,
-    /// Warps of a CTA of Rows.
+    /// Warps of a CTA.
     pub num_warps: usize,
     /// CTAs that share the work.
     pub max_ctas: usize,
@@ -45,18 +47,27 @@ pub struct W4Plan {
 pub const MAX_W4_TOKENS: usize = 64;
 const TILE_ROWS: usize = 16;
 const TILE_COLS: usize = 64;
-/// Shared memory of a CTA of compute capability 9.0, less what the driver and barriers take.
-const SMEM_BYTES: usize = 225 * 1024;
-/// Of the table of pairs (`kPairTableBytes` in cuda/gemm/w4_factors.cuh).
-const TABLE_BYTES: usize = 32 * 1024;
-/// Warps of a CTA of Runs, and tiles of a copy.
-const RUN_WARPS: usize = 16;
-const COPY_TILES: usize = 4;
-/// Copies under way in a warp: with more, next to nothing changes, and the kernel after it has less room to start early.
+/// Copies under way in a warp of Rows: with more, next to nothing changes, and the kernel after it has less room to start early.
 const NUM_STAGES: usize = 2;
-/// Most tokens of Runs (one tile of mma.m16n8k16); it is faster wherever it can (8 tokens: 7.5 against 8.1 us for
-/// 3584 x 3584, 27.0 against 39.1 for 37888 x 3584).
-const MAX_RUNS_TOKENS: usize = 8;
+/// Most tokens of Columns (one tile of mma.m16n8k16).
+const MAX_COLUMNS_TOKENS: usize = 8;
+/// Warps of a CTA of Columns at most, and columns of tiles that one multiplies (`kW4ColumnsWarps`, `kW4WarpCols`).
+const COLUMNS_WARPS: usize = 14;
+const WARP_COLS: usize = 4;
+const MAX_SPLIT: usize = 8;
+
+impl W4Plan {
+    /// Bytes of the sums that slabs of Columns exchange, of `n` rows of w.
+    pub fn partials_bytes(&self, n: usize) -> usize {
+        let exchanges = self.kernel == W4Kernel::Columns && self.split_k > 1;
+        if exchanges { self.split_k * n.div_ceil(TILE_ROWS) * MAX_COLUMNS_TOKENS * TILE_ROWS * 4 } else { 0 }
+    }
+
+    /// Bytes of the counters of their CTAs.
+    pub fn counters_bytes(&self) -> usize {
+        if self.kernel == W4Kernel::Columns && self.split_k > 1 { self.max_ctas / self.split_k * 4 } else { 0 }
+    }
+}
 
 /// Few tokens leave room for two CTAs of Rows a multiprocessor, which pays where k is long and one wave of clusters has all rows (3584 x 18944,
 /// 8 tokens: 21.9 against 26.2 us; 16: 22.5 and 26.2).
@@ -73,8 +84,9 @@ pub fn w4_plan(shape: W4Shape, gpu: GpuClass, order: SumOrder) -> Option<W4Plan>
     if gpu.compute_capability != (9, 0) {
         return Some(W4Plan { kernel: W4Kernel::Sm80, split_k: 1, num_stages: NUM_STAGES, num_warps: 8, max_ctas: 2 * num_sms });
     }
-    if num_tokens <= MAX_RUNS_TOKENS && order == SumOrder::Fastest && runs_bytes(shape, num_sms) <= SMEM_BYTES {
-        return Some(W4Plan { kernel: W4Kernel::Runs, split_k: 1, num_stages: NUM_STAGES, num_warps: RUN_WARPS, max_ctas: num_sms });
+    let columns = num_tokens <= MAX_COLUMNS_TOKENS && order == SumOrder::Fastest && shape.fits_columns;
+    if let Some(plan) = columns.then(|| columns_plan(n, k, num_sms)).flatten() {
+        return Some(plan);
     }
     if order == SumOrder::Fastest
         && num_tokens <= MAX_PAIRED_TOKENS
@@ -87,12 +99,17 @@ pub fn w4_plan(shape: W4Shape, gpu: GpuClass, order: SumOrder) -> Option<W4Plan>
     Some(W4Plan { kernel: W4Kernel::Rows, split_k, num_stages: NUM_STAGES, num_warps, max_ctas: num_sms })
 }
 
-/// Shared memory of a CTA of Runs with two stages (`w4_runs_smem_bytes`).
-fn runs_bytes(shape: W4Shape, num_sms: usize) -> usize {
-    let row_tiles = shape.n.div_ceil(TILE_ROWS);
-    let rows = row_tiles.div_ceil(row_tiles.min(num_sms));
-    let ring = RUN_WARPS * NUM_STAGES * COPY_TILES * shape.tile_bytes;
-    TABLE_BYTES + shape.num_tokens * (shape.k * 2 + 16) + ring + (rows + RUN_WARPS - 1) * shape.num_tokens * 80
+/// Two CTAs a multiprocessor: where a kernel of fewer follows one whose CTAs end at different times, some multiprocessors get two of its CTAs and
+/// others none (a layer of Qwen2.5 7B with 132 CTAs for gate and up and 264 for the rest: 71 us against 48, one token). The split whose busiest CTA
+/// has least; none where the columns of a row hold in one CTA. None: k is too long.
+fn columns_plan(n: usize, k: usize, num_sms: usize) -> Option<W4Plan> {
+    let (row_tiles, cols) = (n.div_ceil(TILE_ROWS), k / TILE_COLS);
+    let holds = |split_k: &usize| cols.div_ceil(*split_k) <= COLUMNS_WARPS * WARP_COLS;
+    let cost = |split_k: &usize| row_tiles.div_ceil(2 * num_sms / split_k) * cols.div_ceil(*split_k);
+    let split_k = if holds(&1) { 1 } else { (2..=MAX_SPLIT).filter(holds).min_by_key(cost)? };
+    let row_warps = cols.div_ceil(split_k).div_ceil(WARP_COLS);
+    let groups = COLUMNS_WARPS / row_warps;
+    Some(W4Plan { kernel: W4Kernel::Columns, split_k, num_stages: NUM_STAGES, num_warps: row_warps * groups, max_ctas: 2 * num_sms })
 }
 
 /// Clusters of so many CTAs that run at once where a CTA takes a multiprocessor, of 132: they do not cross the borders between groups of
@@ -130,10 +147,16 @@ const STORE_COST: usize = 30;
 mod tests {
     use super::*;
 
+    /// Shared memory of a CTA of compute capability 9.0, less what the driver and barriers take.
+    const SMEM_BYTES: usize = 225 * 1024;
+    /// Of the table of pairs (`kPairTableBytes` in cuda/gemm/w4_factors.cuh).
+    const TABLE_BYTES: usize = 32 * 1024;
+    /// Tiles of a copy of Rows.
+    const COPY_TILES: usize = 4;
     const H100: GpuClass = GpuClass { num_sms: 132, compute_capability: (9, 0) };
 
     fn shape(num_tokens: usize, n: usize, k: usize) -> W4Shape {
-        W4Shape { num_tokens, n, k, tile_bytes: 544 }
+        W4Shape { num_tokens, n, k, tile_bytes: 544, fits_columns: true }
     }
 
     #[test]
@@ -154,14 +177,19 @@ mod tests {
         1024 + TABLE_BYTES + 4 * 2 * tokens * TILE_COLS * 2 + ring + tokens * (plan.num_warps * TILE_ROWS + 4) * 4
     }
 
+    /// Shared memory of a CTA of Columns at most (`w4_columns_smem_bytes`).
+    fn columns_bytes(shape: W4Shape, plan: &W4Plan) -> usize {
+        TABLE_BYTES + plan.num_warps * (2 * WARP_COLS * shape.tile_bytes + 16 + 3 * 512) + plan.num_warps * 48
+    }
+
     #[test]
     fn rings_fit_for_every_tile() {
         for tile_bytes in [544, 576, 640, 768] {
             for num_tokens in 1..=MAX_W4_TOKENS {
                 for (n, k) in [(37888, 3584), (3584, 18944), (4096, 65536), (152_064, 8192)] {
-                    let shape = W4Shape { num_tokens, n, k, tile_bytes };
+                    let shape = W4Shape { num_tokens, n, k, tile_bytes, fits_columns: true };
                     let plan = w4_plan(shape, H100, SumOrder::Fastest).expect("supported");
-                    let bytes = if plan.kernel == W4Kernel::Runs { runs_bytes(shape, 132) } else { rows_bytes(shape, &plan) };
+                    let bytes = if plan.kernel == W4Kernel::Columns { columns_bytes(shape, &plan) } else { rows_bytes(shape, &plan) };
                     assert!(bytes <= SMEM_BYTES, "{shape:?}: {plan:?} takes {bytes}");
                 }
             }
@@ -176,10 +204,10 @@ mod tests {
         };
         let (fastest, invariant) = (SumOrder::Fastest, SumOrder::BatchInvariant);
         let cases = [
-            (1, 4096, (9, 0), fastest, Some(W4Kernel::Runs)),
+            (1, 4096, (9, 0), fastest, Some(W4Kernel::Columns)),
             (1, 4096, (9, 0), invariant, Some(W4Kernel::Rows)),
             (5, 65536, (9, 0), fastest, Some(W4Kernel::Rows)),
-            (8, 4096, (9, 0), fastest, Some(W4Kernel::Runs)),
+            (8, 4096, (9, 0), fastest, Some(W4Kernel::Columns)),
             (16, 4096, (9, 0), fastest, Some(W4Kernel::Rows)),
             (64, 4096, (8, 0), fastest, Some(W4Kernel::Sm80)),
             (1, 4096, (10, 0), fastest, Some(W4Kernel::Sm80)),
@@ -190,6 +218,21 @@ mod tests {
         for (num_tokens, k, capability, order, expected) in cases {
             assert_eq!(kernel(num_tokens, k, capability, order), expected, "{num_tokens} tokens, k {k}, {capability:?}, {order:?}");
         }
+    }
+
+    #[test]
+    fn columns_are_dealt_evenly() {
+        for (n, k, expected) in
+            [(4608, 3584, (1, 14)), (37888, 3584, (1, 14)), (3584, 18944, (8, 10)), (1152, 896, (1, 12)), (16, 64, (1, 14))]
+        {
+            let plan = w4_plan(shape(8, n, k), H100, SumOrder::Fastest).expect("supported");
+            assert_eq!((plan.split_k, plan.num_warps), expected, "{n} x {k}");
+            let slabs = if expected.0 > 1 { expected.0 } else { 0 };
+            assert_eq!(plan.partials_bytes(n), slabs * n.div_ceil(16) * 512, "{n} x {k}");
+            assert_eq!(plan.counters_bytes(), if slabs > 0 { 33 * 4 } else { 0 }, "{n} x {k}");
+        }
+        let other = W4Shape { fits_columns: false, ..shape(1, 4608, 3584) };
+        assert_eq!(w4_plan(other, H100, SumOrder::Fastest).map(|plan| plan.kernel), Some(W4Kernel::Rows));
     }
 
     #[test]

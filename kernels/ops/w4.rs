@@ -79,6 +79,15 @@ impl W4Matrix {
         f32::from_bits(((exponent - 10 + 127) as u32) << 23)
     }
 
+    /// Whether the kernel of very few tokens has such tiles: scales and zeros of every format that is read, through the table of pairs or as
+    /// whole numbers (`kColumnsKernels` in cuda/gemm/w4.cu).
+    pub fn fits_columns(&self) -> bool {
+        let first = self.book[0];
+        let whole =
+            first == first.trunc() && (-16.0..=0.0).contains(&first) && (0u8..).zip(self.book).all(|(i, v)| v == first + f32::from(i));
+        matches!((self.layout.scales_per_tile(), self.layout.zeros, whole), (1 | 2, false, _) | (4, false, false) | (1 | 2, true, true))
+    }
+
     pub(super) fn lower(&self, op: &'static str) -> Result<sys::pagoda_w4_matrix> {
         let layout = &self.layout;
         if !layout.is_supported() {
@@ -245,6 +254,27 @@ mod tests {
             assert!(!bad.is_supported(), "{bad:?}");
         }
         assert!(!W4Layout { n: 24, interleaved: true, ..layout(16, 64, 64, false) }.is_supported());
+    }
+
+    #[test]
+    fn the_kernel_of_columns_has_the_formats_that_are_read() {
+        let whole = |first: f32| std::array::from_fn(|i| first + i as f32);
+        let nf4 = std::array::from_fn(|i| (i as f32 - 7.0) / 8.0);
+        for (book, group, zeros, expected) in [
+            (nf4, 64, false, true),
+            (nf4, 16, false, true),
+            (nf4, 64, true, false),
+            (whole(-8.0), 128, false, true),
+            (whole(0.0), 128, true, true),
+            (whole(0.0), 32, true, true),
+            (whole(-8.0), 16, false, false),
+            (whole(0.5), 64, true, false),
+        ] {
+            // SAFETY: nothing reads the range.
+            let tiles = unsafe { DeviceBytes::new(0x1000, 1 << 20) };
+            let matrix = W4Matrix { tiles, layout: layout(16, 1024, group, zeros), book, scale_factor: 1.0 };
+            assert_eq!(matrix.fits_columns(), expected, "{book:?}, groups of {group}, zeros: {zeros}");
+        }
     }
 
     #[test]

@@ -7,6 +7,15 @@ use crate::heuristics::{MAX_W4_TOKENS, W4Kernel, W4Plan};
 use crate::status::{KernelError, Result};
 use crate::sys;
 
+/// Where slabs of columns meet.
+#[derive(Clone, Copy, Debug)]
+pub struct W4Scratch {
+    /// `W4Plan::partials_bytes`, of any content.
+    pub partials: DeviceBytes,
+    /// `W4Plan::counters_bytes`, zeroed once: every product leaves zeros.
+    pub counters: DeviceBytes,
+}
+
 /// Operands of `out[t, i] = epilogue(sum_c x[t, c] * w[i, c] + bias[i]) + residual[t, i]`; sums in f32.
 #[derive(Clone, Copy, Debug)]
 pub struct W4Gemm {
@@ -20,6 +29,8 @@ pub struct W4Gemm {
     pub bias: Option<DeviceBytes>,
     /// Like `out`, and may be `out`.
     pub residual: Option<DeviceBytes>,
+    /// For plans that need it; used by one product of a stream at a time.
+    pub scratch: W4Scratch,
     /// Rows of x and out, 1..=`MAX_W4_TOKENS`.
     pub num_tokens: usize,
     /// Elements from one row of `out` to the next.
@@ -65,19 +76,24 @@ fn lower(p: &W4Gemm) -> Result<sys::pagoda_w4_gemm_params> {
     p.bias.map_or(Ok(()), |bias| check_range(OP, "bias", bias, layout.n * 4, 4))?;
     p.residual.map_or(Ok(()), |residual| check_range(OP, "residual", residual, out_bytes, p.out_dtype.size() as u64))?;
     let plan = &p.plan;
+    let (partials, counters) = (plan.partials_bytes(layout.n), plan.counters_bytes());
+    check_range(OP, "partials", p.scratch.partials, partials, ALIGNMENT)?;
+    check_range(OP, "counters", p.scratch.counters, counters, 4)?;
     Ok(sys::pagoda_w4_gemm_params {
         w: p.w.lower(OP)?,
         out: p.out.as_ptr(),
         x: p.x.as_ptr::<std::ffi::c_void>(),
         bias: p.bias.map_or(std::ptr::null(), |bias| bias.as_ptr::<f32>()),
         residual: p.residual.map_or(std::ptr::null(), |residual| residual.as_ptr::<std::ffi::c_void>()),
+        partials: p.scratch.partials.as_ptr(),
+        counters: p.scratch.counters.as_ptr(),
         num_tokens: int(OP, "num_tokens", p.num_tokens)?,
         ld_out: int(OP, "ld_out", p.ld_out)?,
         out_dtype: p.out_dtype.code(),
         gated: i32::from(p.epilogue == Epilogue::SiluMul),
         kernel: match plan.kernel {
             W4Kernel::Sm80 => sys::PAGODA_W4_SM80,
-            W4Kernel::Runs => sys::PAGODA_W4_RUNS,
+            W4Kernel::Columns => sys::PAGODA_W4_COLUMNS,
             W4Kernel::Rows => sys::PAGODA_W4_ROWS,
         },
         split_k: int(OP, "split_k", plan.split_k)?,
@@ -102,13 +118,14 @@ mod tests {
     fn params() -> W4Gemm {
         let layout = W4Layout { n: 32, k: 128, group: 64, zeros: false, interleaved: true };
         let gpu = GpuClass { num_sms: 132, compute_capability: (9, 0) };
-        let shape = W4Shape { num_tokens: 3, n: 32, k: 128, tile_bytes: layout.tile_bytes() };
+        let shape = W4Shape { num_tokens: 3, n: 32, k: 128, tile_bytes: layout.tile_bytes(), fits_columns: true };
         W4Gemm {
             out: range(0x1000, (2 * 40 + 32) * 2),
             x: range(0x2000, 3 * 128 * 2),
             w: W4Matrix { tiles: range(0x3000, layout.bytes()), layout, book: [0.5; 16], scale_factor: 0.25 },
             bias: Some(range(0x4000, 32 * 4)),
             residual: None,
+            scratch: W4Scratch { partials: range(0x6000, 0), counters: range(0x7000, 0) },
             num_tokens: 3,
             ld_out: 40,
             out_dtype: DType::BF16,
@@ -122,7 +139,7 @@ mod tests {
     fn a_valid_call_is_lowered() {
         let raw = lower(&params()).expect("valid");
         assert_eq!((raw.num_tokens, raw.w.n, raw.w.k, raw.ld_out, raw.gated, raw.programmatic), (3, 32, 128, 40, 0, 1));
-        assert_eq!((raw.kernel, raw.out_dtype, raw.residual.is_null()), (sys::PAGODA_W4_RUNS, sys::PAGODA_BF16, true));
+        assert_eq!((raw.kernel, raw.out_dtype, raw.residual.is_null()), (sys::PAGODA_W4_COLUMNS, sys::PAGODA_BF16, true));
         let gated = W4Gemm { epilogue: Epilogue::SiluMul, ..params() };
         assert_eq!(lower(&gated).expect("valid").gated, 1);
     }
@@ -130,7 +147,7 @@ mod tests {
     #[test]
     fn wrong_arguments_are_named() {
         type Change = fn(&mut W4Gemm);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 10] = [
             (|p| p.num_tokens = 65, "unsupported: 65 x 32 x 128"),
             (|p| p.num_tokens = 0, "unsupported: 0 x 32 x 128"),
             (|p| p.out_dtype = DType::F16, "to F16"),
@@ -138,6 +155,8 @@ mod tests {
             (|p| p.w.tiles = range(0x3000, 2175), "tiles holds 2175 bytes, needs 2176"),
             (|p| p.x = range(0x2008, 768), "x is at 0x2008"),
             (|p| p.residual = Some(range(0x5000, 223)), "residual holds 223 bytes, needs 224"),
+            (|p| p.plan.split_k = 2, "partials holds 0 bytes, needs 2048"),
+            (|p| (p.plan.split_k, p.scratch.partials) = (2, range(0x6000, 2048)), "counters holds 0 bytes"),
             (|p| (p.w.layout.interleaved, p.epilogue) = (false, Epilogue::SiluMul), "not interleaved"),
         ];
         for (change, expected) in cases {

@@ -11,7 +11,7 @@ use half::bf16;
 use pagoda_kernels::heuristics::{GpuClass, MAX_W4_TOKENS, SumOrder, W4Kernel, W4Plan, W4Shape, w4_plan};
 use pagoda_kernels::ops::gemm::{Epilogue, Start};
 use pagoda_kernels::ops::w4::{W4Codes, W4Layout, W4Matrix, w4_pack};
-use pagoda_kernels::ops::w4_gemm::{W4Gemm, w4_gemm};
+use pagoda_kernels::ops::w4_gemm::{W4Gemm, W4Scratch, w4_gemm};
 use pagoda_kernels::ops::{DType, DeviceBytes, Stream};
 
 use self::w4_tiles::{NF4, Noise, RandomMatrix, SCALE_FACTOR, WHOLE};
@@ -19,6 +19,9 @@ use self::w4_tiles::{NF4, Noise, RandomMatrix, SCALE_FACTOR, WHOLE};
 /// Columns behind every row of the output, which nobody may write.
 const GAP: usize = 4;
 const POISON: u8 = 0xa5;
+/// Of plans of Columns here.
+const MAX_SPLIT: usize = 8;
+const MAX_CTAS: usize = 1000;
 
 /// A stream on the first GPU and its class, or None with the reason on stderr.
 fn gpu() -> Option<(Arc<CudaStream>, GpuClass)> {
@@ -86,6 +89,9 @@ struct Problem {
     x_gpu: CudaSlice<bf16>,
     tiles_gpu: CudaSlice<u8>,
     bias_gpu: CudaSlice<f32>,
+    /// Of slabs; poison and zeros.
+    partials_gpu: CudaSlice<u8>,
+    counters_gpu: CudaSlice<u8>,
     stream: Arc<CudaStream>,
 }
 
@@ -105,6 +111,8 @@ impl Problem {
             x_gpu: stream.clone_htod(&x).expect("x"),
             tiles_gpu,
             bias_gpu: stream.clone_htod(&bias.iter().map(|v| v.to_f32()).collect::<Vec<f32>>()).expect("bias"),
+            partials_gpu: stream.clone_htod(&vec![POISON; MAX_SPLIT * layout.n.next_multiple_of(16) * 8 * 4]).expect("partials"),
+            counters_gpu: stream.clone_htod(&vec![0; 4 * MAX_CTAS]).expect("counters"),
             bias,
             layout,
             book,
@@ -123,6 +131,7 @@ impl Problem {
             w: W4Matrix { tiles: bytes(&self.tiles_gpu, &self.stream), layout: self.layout, book: self.book, scale_factor: SCALE_FACTOR },
             bias: case.extras.then(|| bytes(&self.bias_gpu, &self.stream)),
             residual: case.extras.then_some(out),
+            scratch: W4Scratch { partials: bytes(&self.partials_gpu, &self.stream), counters: bytes(&self.counters_gpu, &self.stream) },
             num_tokens: case.num_tokens,
             ld_out: self.num_cols(case) + GAP,
             out_dtype: case.out_dtype,
@@ -197,13 +206,18 @@ impl Problem {
         assert!(got == self.run(case), "{:?} {case:?}: two runs differ", self.layout);
     }
 
+    fn fits_columns(&self) -> bool {
+        W4Matrix { tiles: bytes(&self.tiles_gpu, &self.stream), layout: self.layout, book: self.book, scale_factor: SCALE_FACTOR }
+            .fits_columns()
+    }
+
     fn shape(&self, num_tokens: usize) -> W4Shape {
-        W4Shape { num_tokens, n: self.layout.n, k: self.layout.k, tile_bytes: self.layout.tile_bytes() }
+        W4Shape { num_tokens, n: self.layout.n, k: self.layout.k, tile_bytes: self.layout.tile_bytes(), fits_columns: self.fits_columns() }
     }
 }
 
-fn runs(num_stages: usize, max_ctas: usize) -> W4Plan {
-    W4Plan { kernel: W4Kernel::Runs, split_k: 1, num_stages, num_warps: 16, max_ctas }
+fn columns(split_k: usize, num_warps: usize, max_ctas: usize) -> W4Plan {
+    W4Plan { kernel: W4Kernel::Columns, split_k, num_stages: 2, num_warps, max_ctas }
 }
 
 fn rows(split_k: usize, num_stages: usize, num_warps: usize, max_ctas: usize) -> W4Plan {
@@ -213,11 +227,13 @@ fn rows(split_k: usize, num_stages: usize, num_warps: usize, max_ctas: usize) ->
 const SM80: W4Plan = W4Plan { kernel: W4Kernel::Sm80, split_k: 1, num_stages: 2, num_warps: 8, max_ctas: 3 };
 
 /// Plans of every kernel this GPU has: fewer CTAs than tile rows, blocks that walk, ranges of one column, rings longer than the work.
-fn plans(gpu: GpuClass, num_tokens: usize, cols: usize) -> Vec<W4Plan> {
+fn plans(gpu: GpuClass, num_tokens: usize, cols: usize, fits_columns: bool) -> Vec<W4Plan> {
     let mut plans = vec![SM80];
     if gpu.compute_capability == (9, 0) {
-        if num_tokens <= 8 {
-            plans.extend([runs(2, 1), runs(4, 2), runs(3, 1000)]);
+        if num_tokens <= 8 && fits_columns {
+            let row_warps = |split_k: usize| cols.div_ceil(split_k).div_ceil(4);
+            plans.extend([columns(1, 14, 1), columns(1, row_warps(1), 2), columns(1, 14, MAX_CTAS)]);
+            plans.extend([2, 3, 8].into_iter().filter(|&split_k| split_k <= cols).map(|split_k| columns(split_k, 14, 2 * split_k + 1)));
         }
         plans.extend([rows(1, 4, 4, 1), rows(1, 2, 12, 1000)]);
         let ranges = [(2, rows(2, 2, 8, 2)), (3, rows(3, 2, 4, 6)), (8, rows(8, 2, 12, 8))];
@@ -264,7 +280,7 @@ fn every_kernel_matches_the_reference() {
 fn check_plans(problem: &Problem, gpu: GpuClass, tokens: &[usize]) {
     let layout = problem.layout;
     for &num_tokens in tokens {
-        for plan in plans(gpu, num_tokens, layout.k / 64) {
+        for plan in plans(gpu, num_tokens, layout.k / 64, problem.fits_columns()) {
             for (out_dtype, extras) in [(DType::F32, false), (DType::BF16, true)] {
                 let plain = Case { num_tokens, epilogue: Epilogue::Plain, out_dtype, extras, plan };
                 problem.check(&plain);

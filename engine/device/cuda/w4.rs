@@ -8,7 +8,7 @@ use pagoda_kernels::heuristics::{MAX_W4_TOKENS, W4Shape, w4_plan};
 use pagoda_kernels::ops::DeviceBytes;
 use pagoda_kernels::ops::gemm::{Epilogue, Start};
 use pagoda_kernels::ops::w4::{TILE_ROWS, W4Dequantize, W4Layout, W4Matrix, gather_columns, w4_dequantize};
-use pagoda_kernels::ops::w4_gemm::{W4Gemm, w4_gemm};
+use pagoda_kernels::ops::w4_gemm::{W4Gemm, W4Scratch, w4_gemm};
 
 use super::product::{Matrix, Product, Rows};
 use super::{CudaDevice, Stored, engine_error};
@@ -129,7 +129,8 @@ impl CudaDevice {
     fn tile_product(&self, p: &Product<'_>, weight: &W4Weight, tokens: Range<usize>) -> Result<()> {
         let W4Layout { n, k, .. } = weight.matrix.layout;
         let num_tokens = tokens.len();
-        let shape = W4Shape { num_tokens, n, k, tile_bytes: weight.matrix.layout.tile_bytes() };
+        let (tile_bytes, fits_columns) = (weight.matrix.layout.tile_bytes(), weight.matrix.fits_columns());
+        let shape = W4Shape { num_tokens, n, k, tile_bytes, fits_columns };
         let plan = w4_plan(shape, self.gpu_class(), self.sum_order())
             .ok_or_else(|| EngineError::Unsupported(format!("product {shape:?} on CUDA")))?;
         let (out, mut x) = p.rows_from(tokens.start);
@@ -144,6 +145,7 @@ impl CudaDevice {
             w: weight.matrix,
             bias: p.bias(),
             residual: None,
+            scratch: W4Scratch { partials: self.partials.bytes(), counters: self.counters.bytes() },
             num_tokens,
             ld_out: p.ld_out,
             out_dtype: p.out.dtype,

@@ -1,7 +1,7 @@
 // pagoda_w4_gemm: checks, dispatch and the instantiation tables of the three products with 4-bit weights.
 #include "launch.cuh"
+#include "w4_columns_sm90.cuh"
 #include "w4_rows_sm90.cuh"
-#include "w4_runs_sm90.cuh"
 #include "w4_sm80.cuh"
 
 namespace pagoda {
@@ -17,9 +17,15 @@ struct W4Kernel {
   int (*smem_bytes)(const Params &);
 };
 
-template <W4Scaling kScaling> constexpr W4Kernel runs_kernel() {
-  using Kernel = W4Runs<kScaling>;
-  return {1, kScaling, reinterpret_cast<const void *>(w4_runs_sm90_kernel<Kernel>), w4_runs_smem_bytes<Kernel>};
+// Of matrices with so many scales a row in a tile.
+struct W4ColumnsKernel {
+  W4Decoding decoding;
+  int scales, zeros;
+  W4Kernel kernel;
+};
+template <W4Decoding kDecoding, int kScales, bool kZeros> constexpr W4ColumnsKernel columns_kernel() {
+  using Kernel = W4Columns<kDecoding, kScales, kZeros>;
+  return {kDecoding, kScales, kZeros, {1, Kernel::kScaling, reinterpret_cast<const void *>(w4_columns_sm90_kernel<Kernel>), w4_columns_smem_bytes<Kernel>}};
 }
 template <int kTiles, W4Scaling kScaling> constexpr W4Kernel rows_kernel() {
   using Kernel = W4Rows<kTiles, kScaling>;
@@ -31,7 +37,10 @@ template <int kTiles, W4Scaling kScaling> constexpr W4Kernel sm80_kernel() {
 }
 
 // Tokens in tiles of 8 doubled up to what the kernel holds, for each kind of scales.
-const W4Kernel kRunsKernels[] = {runs_kernel<kTileScales>(), runs_kernel<kTileScalesZeros>(), runs_kernel<kStepScales>()};
+// NF4, MXFP4 and NVFP4 through the table; whole numbers with groups of 64 or more and of 32 columns.
+const W4ColumnsKernel kColumnsKernels[] = {columns_kernel<kPairTable, 1, false>(), columns_kernel<kPairTable, 2, false>(), columns_kernel<kPairTable, 4, false>(),
+                                           columns_kernel<kWhole, 1, false>(),     columns_kernel<kWhole, 1, true>(),      columns_kernel<kWhole, 2, false>(),
+                                           columns_kernel<kWhole, 2, true>()};
 const W4Kernel kRowsKernels[] = {rows_kernel<1, kTileScales>(),      rows_kernel<2, kTileScales>(),      rows_kernel<4, kTileScales>(),      rows_kernel<8, kTileScales>(),
                                  rows_kernel<1, kTileScalesZeros>(), rows_kernel<2, kTileScalesZeros>(), rows_kernel<4, kTileScalesZeros>(), rows_kernel<8, kTileScalesZeros>(),
                                  rows_kernel<1, kStepScales>(),      rows_kernel<2, kStepScales>(),      rows_kernel<4, kStepScales>(),      rows_kernel<8, kStepScales>()};
@@ -78,13 +87,30 @@ bool has_stages(const Params &p) { return p.num_stages >= 2 && p.num_stages <= k
 // Where the rings do not fit, `launch` would fail for others too.
 bool fits(const W4Kernel &found, const Params &p) { return found.smem_bytes(p) <= kMaxSmemBytes; }
 
-pagoda_status launch_runs(Params p, cudaStream_t stream) {
-  if (!has_stages(p) || p.max_ctas < 1) return PAGODA_INVALID_ARGUMENT;
-  const W4Kernel *found = find_kernel(kRunsKernels, p);
-  if (!found || !fits(*found, p) || !has_body(found->kernel)) return PAGODA_UNSUPPORTED;
+// Whether the book is neighbouring whole numbers that bf16 holds beside 128.
+bool is_whole(const pagoda_w4_matrix &w) {
+  for (int i = 0; i < 16; ++i) {
+    if (w.book[i] != w.book[0] + i) return false;
+  }
+  return w.book[0] == static_cast<int>(w.book[0]) && w.book[0] >= -16.0f && w.book[0] <= 0.0f;
+}
+
+const W4Kernel *find_columns_kernel(const Params &p) {
+  const W4Decoding decoding = is_whole(p.w) ? kWhole : kPairTable;
+  for (const W4ColumnsKernel &row : kColumnsKernels) {
+    if (row.decoding == decoding && row.scales == p.w.scales_per_tile && row.zeros == p.w.has_zeros) return &row.kernel;
+  }
+  return nullptr;
+}
+
+pagoda_status launch_columns(Params p, cudaStream_t stream) {
+  if (p.split_k < 1 || p.split_k > kMaxW4Split || p.max_ctas < p.split_k || p.split_k > p.w.k / W4Tile::kCols) return PAGODA_INVALID_ARGUMENT;
+  if (p.num_warps < 1 || p.num_warps > kW4ColumnsWarps || W4Deal(p).row_warps > p.num_warps || (p.split_k > 1 && (!p.partials || !p.counters))) return PAGODA_INVALID_ARGUMENT;
+  const W4Kernel *found = p.num_tokens <= 8 ? find_columns_kernel(p) : nullptr;
+  if (!found || !has_body(found->kernel)) return PAGODA_UNSUPPORTED;
   W4Book book = bf16_book(p.w);
   void *args[] = {&p, &book};
-  return launch({found->kernel, w4_runs_ctas(p), W4Runs<kTileScales>::kThreads, found->smem_bytes(p), 1}, args, p.programmatic, stream);
+  return launch({found->kernel, w4_columns_ctas(p), p.num_warps * kWarpSize, found->smem_bytes(p), 1}, args, p.programmatic, stream);
 }
 
 pagoda_status launch_rows(Params p, cudaStream_t stream) {
@@ -118,7 +144,7 @@ extern "C" pagoda_status pagoda_w4_gemm(const pagoda_w4_gemm_params *params, pag
   if (status != PAGODA_OK) return status;
   switch (params->kernel) {
   case PAGODA_W4_SM80: return launch_sm80(*params, stream);
-  case PAGODA_W4_RUNS: return launch_runs(*params, stream);
+  case PAGODA_W4_COLUMNS: return launch_columns(*params, stream);
   case PAGODA_W4_ROWS: return launch_rows(*params, stream);
   }
   return PAGODA_INVALID_ARGUMENT;

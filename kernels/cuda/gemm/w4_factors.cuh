@@ -29,20 +29,22 @@ enum W4Scaling { kTileScales, kTileScalesZeros, kStepScales };
 // k-steps (16 columns, one mma) that share a scale.
 template <W4Scaling kScaling> constexpr int kScaledSteps = kScaling == kStepScales ? 1 : 4;
 
+// One warp: the sixteen entries whose high nibble is `high`.
+__device__ __forceinline__ void fill_pair_row(unsigned char *table_smem, const W4Book &book, int high, int lane) {
+  const float value = book.values[lane % 16], second = __shfl_sync(0xffffffffu, value, high);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) { // four entries at a time, eight lanes each
+    const int low = 4 * i + lane / 8;
+    const uint32_t pair = pack_bf16(__shfl_sync(0xffffffffu, value, low), second);
+    *reinterpret_cast<uint4 *>(table_smem + (high * 16 + low) * kPairBytes + lane % 8 * 16) = make_uint4(pair, pair, pair, pair);
+  }
+}
+
 // kWarps warps (1, 2, 4, 8, 16) fill the table; all threads of the CTA call it. A warp has the entries of some high nibbles.
 template <int kWarps> __device__ __forceinline__ void fill_pair_table(unsigned char *table_smem, const W4Book &book, int warp, int lane) {
   if (warp >= kWarps) return;
-  const float value = book.values[lane % 16];
 #pragma unroll
-  for (int high = 0; high < 16 / kWarps; ++high) {
-    const float second = __shfl_sync(0xffffffffu, value, warp + high * kWarps);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) { // four entries at a time, eight lanes each
-      const int low = 4 * i + lane / 8;
-      const uint32_t pair = pack_bf16(__shfl_sync(0xffffffffu, value, low), second);
-      *reinterpret_cast<uint4 *>(table_smem + ((warp + high * kWarps) * 16 + low) * kPairBytes + lane % 8 * 16) = make_uint4(pair, pair, pair, pair);
-    }
-  }
+  for (int high = 0; high < 16 / kWarps; ++high) fill_pair_row(table_smem, book, warp + high * kWarps, lane);
 }
 
 // sums (of rows g and g + 8, two tokens each) += scale * part.
@@ -51,19 +53,28 @@ __device__ __forceinline__ void w4_add_scaled(float (&sums)[4], const float (&pa
   for (int e = 0; e < 4; ++e) sums[e] = fmaf(e < 2 ? scale.x : scale.y, part[e], sums[e]);
 }
 
+__device__ __forceinline__ float2 w4_half_pair(uint32_t bits) { return __half22float2(*reinterpret_cast<const __half2 *>(&bits)); }
+
+// Entries of the table for the bytes of a word.
+__device__ __forceinline__ void w4_decode_pairs(uint32_t (&pairs)[4], uint32_t word, const unsigned char *table_smem, uint32_t lane_offset) {
+  constexpr uint32_t kEntries = (kPairs - 1) << 7;
+  static_assert(kPairBytes == 1 << 7, "a byte times 128 is where its entry begins");
+  const uint32_t entries[4] = {word << 7, word >> 1, word >> 9, word >> 17};
+#pragma unroll
+  for (int e = 0; e < 4; ++e) pairs[e] = *reinterpret_cast<const uint32_t *>(table_smem + (entries[e] & kEntries | lane_offset));
+}
+
 // Scales and zeros of rows g and g + 8 of a tile, for the steps of one group.
 template <W4Scaling kScaling> struct W4LaneFactors {
   float2 scale;
   __nv_bfloat162 zero[2];
 
   // From the f16 pairs of the tile; `zeros` is 0 without any.
-  __device__ __forceinline__ W4LaneFactors(uint32_t scales, uint32_t zeros) : scale(half_pair(scales)) {
+  __device__ __forceinline__ W4LaneFactors(uint32_t scales, uint32_t zeros) : scale(w4_half_pair(scales)) {
     if (kScaling == kTileScales) return;
-    const float2 z = half_pair(zeros);
+    const float2 z = w4_half_pair(zeros);
     zero[0] = __float2bfloat162_rn(z.x), zero[1] = __float2bfloat162_rn(z.y);
   }
-
-  __device__ __forceinline__ static float2 half_pair(uint32_t bits) { return __half22float2(*reinterpret_cast<const __half2 *>(&bits)); }
 
   // What mma multiplies by, from the pair of a table entry.
   __device__ __forceinline__ uint32_t weights(uint32_t pair, int row) const {
@@ -105,11 +116,10 @@ template <W4Scaling kScaling> struct W4Lane {
 
   // Operand a of step j, from word j of the lane's codes.
   __device__ __forceinline__ void decode(uint32_t (&a)[4], uint32_t word, const W4LaneFactors<kScaling> &factors) const {
-    constexpr uint32_t kEntries = (kPairs - 1) << 7;
-    static_assert(kPairBytes == 1 << 7, "a byte times 128 is where its entry begins");
-    const uint32_t entries[4] = {word << 7, word >> 1, word >> 9, word >> 17};
+    uint32_t pairs[4];
+    w4_decode_pairs(pairs, word, table_smem, lane_offset);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) a[e] = factors.weights(*reinterpret_cast<const uint32_t *>(table_smem + (entries[e] & kEntries | lane_offset)), e % 2);
+    for (int e = 0; e < 4; ++e) a[e] = factors.weights(pairs[e], e % 2);
   }
 };
 

@@ -50,6 +50,20 @@ __device__ __forceinline__ int lane_id() {
   return r;
 }
 
+// A constant that the compiler takes for a variable.
+__device__ __forceinline__ uint32_t in_register(uint32_t v) {
+  uint32_t r;
+  asm volatile("mov.b32 %0, %1;" : "=r"(r) : "r"(v));
+  return r;
+}
+
+// a & b | c in one instruction, where at most one of them is a constant.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  return r;
+}
+
 // Leaves `r` alone where not `wanted`.
 __device__ __forceinline__ void load_shared_16b_if(uint4 &r, uint32_t smem, bool wanted) {
   asm volatile("{\n"
