@@ -8,6 +8,7 @@
 #   kernels     `pagoda bench kernels`
 #   table       all workloads of every shape, $REPEAT (default 3) runs of each
 #   quantised   the same with the weights of the largest shape in $FORMATS (default "nf4 fp4 fp8 awq gptq"); not part of all stages
+#   masks       c64 and json64 of the largest shape: what constrained decoding costs a step
 #   deterministic  the same with --deterministic
 #   http        c512 in a closed loop, and 200 requests at 20 a second, over HTTP
 #   host        host work a step on the engine's thread, without a model
@@ -130,6 +131,11 @@ stage_quantised() {
     [ "$source" = "$big" ] || rm -rf "${models:?}/$source"
   done
   return $status
+}
+
+stage_masks() {
+  local workloads=c64,json64
+  bench "$big-masks" "$big" && bench "$big-masks-nf4" "$big" --quantization bitsandbytes
 }
 
 # Serves the largest shape on a free port and waits until it is healthy; sets $url and $pid. The server outlives this script.

@@ -152,7 +152,10 @@ def write_config(folder, shape, form):
 
 def write_tokenizer(folder, vocab):
     special = ["<unk>", "<|im_start|>", "<|im_end|>"]
-    words = {f"t{i}": i for i in range(vocab - len(special))}
+    # Printable ASCII first, so that a grammar has texts to choose from.
+    ascii_words = [chr(code) for code in range(0x20, 0x7F)]
+    words = {word: i for i, word in enumerate(ascii_words)}
+    words.update({f"t{i}": i for i in range(len(ascii_words), vocab - len(special))})
     words.update({word: vocab - len(special) + i for i, word in enumerate(special)})
     added = [
         {"id": words[word], "content": word, "special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
