@@ -1,8 +1,8 @@
 //! Gated activations and the soft cap.
 
 use super::math;
-use super::norm::{map_in_place, padded};
-use super::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
+use super::norm::{map_in_place, piece_of, put};
+use super::simd::{Kernel, LANES, Simd};
 use crate::models::config::Activation;
 
 /// out[i] = act(gate_up[i]) * gate_up[n + i], one row.
@@ -30,19 +30,10 @@ impl Kernel for Gated<'_> {
 
 #[inline(always)]
 fn gated<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32], f: impl Fn(S::V) -> S::V) {
-    let whole = out.len() / LANES * LANES;
-    let mut i = 0;
-    while i < whole {
-        let v = f(s.load(lanes(gate, i)));
-        s.store(s.mul(v, s.load(lanes(up, i))), lanes_mut(out, i));
-        i += LANES;
-    }
-    if whole < out.len() {
-        let v = f(s.load(&padded(&gate[whole..])));
-        let mut last = [0.0; LANES];
-        s.store(s.mul(v, s.load(&padded(&up[whole..]))), &mut last);
-        let rest = out.len() - whole;
-        out[whole..].copy_from_slice(&last[..rest]);
+    // As in `map_in_place`: one call of `f`.
+    for (out, (gate, up)) in out.chunks_mut(LANES).zip(gate.chunks(LANES).zip(up.chunks(LANES))) {
+        let v = f(s.load(&piece_of(gate)));
+        put(s, s.mul(v, s.load(&piece_of(up))), out);
     }
 }
 

@@ -96,19 +96,26 @@ pub fn padded(x: &[f32]) -> [f32; LANES] {
 /// x = f(x) over whole vectors and a padded last one.
 #[inline(always)]
 pub fn map_in_place<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::V) -> S::V) {
-    let whole = x.len() / LANES * LANES;
-    let mut i = 0;
-    while i < whole {
-        let out = lanes_mut(x, i);
-        let v = f(s.load(out));
-        s.store(v, out);
-        i += LANES;
+    // `f` is called at one place alone: called at two, it is not inlined, and then runs without the wide instructions.
+    for piece in x.chunks_mut(LANES) {
+        let v = f(s.load(&piece_of(piece)));
+        put(s, v, piece);
     }
-    if whole < x.len() {
-        let mut last = padded(&x[whole..]);
-        let v = f(s.load(&last));
-        s.store(v, &mut last);
-        let rest = x.len() - whole;
-        x[whole..].copy_from_slice(&last[..rest]);
+}
+
+/// As `padded`, at once where all 16 are there.
+#[inline(always)]
+pub fn piece_of(x: &[f32]) -> [f32; LANES] {
+    if x.len() == LANES { *lanes(x, 0) } else { padded(x) }
+}
+
+/// x = the first values of v.
+#[inline(always)]
+pub fn put<S: Simd>(s: S, v: S::V, x: &mut [f32]) {
+    if x.len() == LANES {
+        return s.store(v, lanes_mut(x, 0));
     }
+    let mut values = [0.0; LANES];
+    s.store(v, &mut values);
+    x.copy_from_slice(&values[..x.len()]);
 }
