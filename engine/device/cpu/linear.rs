@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::blocks::{Blocks, ForFormat, for_format};
 use super::coded::{CodedFill, CodedMatVec, Decoder, ForCode, factors_len, for_code};
@@ -19,6 +20,14 @@ const VECTOR_TASK_BYTES: usize = 32 << 10;
 const PANEL_BYTES: usize = 160 << 10;
 /// Rows of a panel are a multiple of this where there are enough: whole tiles at every level.
 const PANEL_ROWS: usize = 6;
+/// Rows of a panel from which on the inputs are read seldom enough.
+const WIDE_ROWS: usize = 48;
+/// Tokens of a task at least, where those of a step are split: each task fills its panel anew.
+const MIN_TOKENS: usize = 128;
+/// Tokens of a whole tile.
+const TILE_TOKENS: usize = 4;
+/// Tasks of a thread, so that none waits long for another.
+const TASKS_PER_THREAD: usize = 4;
 
 impl CpuDevice {
     /// out[t, :] = x[t, :] · wᵀ + bias; out `[tokens, linear.n]`, x `[tokens, linear.k]`.
@@ -48,23 +57,25 @@ impl CpuDevice {
     }
 
     fn run_parts(&self, out: &SharedMut<'_, f32>, x: &[f32], run: &Run<'_>) {
-        let rows = if run.tokens == 1 { self.vector_rows(run) } else { self.panel_rows(run.linear) };
-        let tasks = run.parts().iter().map(|part| part.host.n().div_ceil(rows)).sum();
-        self.pool.run(tasks, |task| {
-            let rows = locate(run, rows, task);
-            if run.tokens == 1 { self.vector_task(out, x, &rows) } else { self.panel_task(out, x, run.linear.n, &rows) }
+        let linear = run.linear;
+        let split = if run.tokens == 1 {
+            Split { rows: self.vector_rows(run), tokens: 1 }
+        } else {
+            Split::new((linear.n, linear.k), run.tokens, self.pool.threads())
+        };
+        let blocks = run.tokens.div_ceil(split.tokens);
+        let panels: usize = run.parts().iter().map(|part| part.host.n().div_ceil(split.rows)).sum();
+        self.pool.run(panels * blocks, |task| {
+            let rows = locate(run, split.rows, task / blocks);
+            let first = task % blocks * split.tokens;
+            let tokens = first..(first + split.tokens).min(run.tokens);
+            if run.tokens == 1 { self.vector_task(out, x, &rows) } else { self.panel_task(out, x, tokens, (linear.n, &rows)) }
         });
     }
 
     fn vector_rows(&self, run: &Run<'_>) -> usize {
         let row_bytes = run.parts().iter().map(|part| part.host.row_bytes()).max().unwrap_or(1).max(1);
         (VECTOR_TASK_BYTES / row_bytes).max(4).next_multiple_of(4)
-    }
-
-    fn panel_rows(&self, linear: &Linear<CpuDevice>) -> usize {
-        let fitting = PANEL_BYTES / (panel_stride(linear.k) * 4);
-        let shared = linear.n / (4 * self.pool.threads());
-        (fitting.min(shared) / PANEL_ROWS * PANEL_ROWS).max(PANEL_ROWS)
     }
 
     fn vector_task(&self, out: &SharedMut<'_, f32>, x: &[f32], rows: &Rows<'_>) {
@@ -84,7 +95,7 @@ impl CpuDevice {
         }
     }
 
-    fn panel_task(&self, out: &SharedMut<'_, f32>, x: &[f32], out_cols: usize, rows: &Rows<'_>) {
+    fn panel_task(&self, out: &SharedMut<'_, f32>, x: &[f32], tokens: Range<usize>, (out_cols, rows): (usize, &Rows<'_>)) {
         let (k, len) = (rows.part.host.k(), rows.len);
         let panel_len = len * panel_stride(k);
         let factors_len = match &rows.part.host {
@@ -102,8 +113,33 @@ impl CpuDevice {
                     for_code(matrix, CodedPanel { device: self, matrix, first: rows.start, panel: &mut *panel, factors });
                 }
             }
-            self.dispatch.run(MatMul { rows: len, x, k, bias: rows.bias, out, out_cols, column: rows.column, panel });
+            let (first, x) = (tokens.start * out_cols + rows.column, &x[tokens.start * k..tokens.end * k]);
+            self.dispatch.run(MatMul { rows: len, x, k, bias: rows.bias, out, out_cols, first, panel });
         });
+    }
+}
+
+/// What one task of a product of several tokens computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Split {
+    /// Rows of the weight: a panel that stays in the caches.
+    rows: usize,
+    /// Tokens.
+    tokens: usize,
+}
+
+impl Split {
+    /// Of a product with `[n, k]` weights. Rows are split first; where many threads would get thin panels, each of which reads all inputs,
+    /// tokens are split too. An output is the same whatever the split.
+    fn new((n, k): (usize, usize), tokens: usize, threads: usize) -> Split {
+        let whole = |rows: usize| (rows / PANEL_ROWS * PANEL_ROWS).max(PANEL_ROWS);
+        let (fitting, wanted) = (PANEL_BYTES / (panel_stride(k) * 4), TASKS_PER_THREAD * threads);
+        let (shared, wide) = (whole(fitting.min(n / wanted)), whole(fitting.min(WIDE_ROWS)));
+        let blocks = wanted.div_ceil(n.div_ceil(wide)).min(tokens / MIN_TOKENS);
+        if shared >= wide || blocks < 2 {
+            return Split { rows: shared, tokens };
+        }
+        Split { rows: wide, tokens: tokens.div_ceil(blocks).next_multiple_of(TILE_TOKENS) }
     }
 }
 
@@ -212,4 +248,28 @@ fn locate<'a>(run: &Run<'a>, rows: usize, mut task: usize) -> Rows<'a> {
         column += n;
     }
     unreachable!("the tasks of all parts were counted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Split;
+
+    #[test]
+    fn tokens_are_split_where_panels_would_be_thin() {
+        for (shape, tokens, threads, expected) in [
+            // Few threads, few tokens, or many rows: only rows are split.
+            ((384, 384), 1024, 2, (48, 1024)),
+            ((384, 384), 200, 16, (6, 200)),
+            ((18_944, 3584), 1024, 16, (6, 1024)),
+            ((1536, 384), 1024, 4, (96, 1024)),
+            // Eight panels of 48 rows, four of 24, and as many blocks as give each thread its tasks.
+            ((384, 384), 1024, 16, (48, 128)),
+            ((384, 1536), 1024, 16, (24, 256)),
+            ((1536, 384), 1024, 16, (48, 512)),
+            ((384, 384), 300, 16, (48, 152)),
+        ] {
+            let split = Split::new(shape, tokens, threads);
+            assert_eq!((split.rows, split.tokens), expected, "{shape:?}, {tokens} tokens, {threads} threads");
+        }
+    }
 }

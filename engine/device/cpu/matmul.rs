@@ -38,7 +38,7 @@ impl<F: Blocks> Kernel for FillPanel<'_, F> {
     }
 }
 
-/// out[t, column + i] = sum_k x[t, k] * panel[i, k] (+ bias[i]).
+/// out[first + t * out_cols + i] = sum_k x[t, k] * panel[i, k] (+ bias[i]).
 pub struct MatMul<'a, 'b> {
     /// Rows of the panel.
     pub rows: usize,
@@ -48,12 +48,12 @@ pub struct MatMul<'a, 'b> {
     pub k: usize,
     /// `[rows]`, or none.
     pub bias: Option<&'a [f32]>,
-    /// `[tokens, out_cols]`; columns `column .. column + rows` are this task's.
+    /// `[_, out_cols]`; `rows` columns of as many tokens as `x` has are this task's.
     pub out: &'a SharedMut<'b, f32>,
     /// Columns of `out`.
     pub out_cols: usize,
-    /// First column.
-    pub column: usize,
+    /// Index of the first of them: its token times `out_cols`, plus its column.
+    pub first: usize,
     /// `rows` rows of `panel_stride(k)`.
     pub panel: &'a [f32],
 }
@@ -131,8 +131,8 @@ impl MatMul<'_, '_> {
 
     #[inline(always)]
     fn write(&self, token: usize, row: usize, sums: &[f32]) {
-        // SAFETY: no other task has these columns.
-        let out = unsafe { self.out.slice(token * self.out_cols + self.column + row, sums.len()) };
+        // SAFETY: no other task has these columns of this token.
+        let out = unsafe { self.out.slice(self.first + token * self.out_cols + row, sums.len()) };
         match self.bias {
             Some(bias) => out.iter_mut().zip(sums).zip(&bias[row..]).for_each(|((out, sum), bias)| *out = sum + bias),
             None => out.copy_from_slice(sums),
