@@ -119,7 +119,9 @@ impl Target {
         let Target { kind, reason, entry, .. } = self.settled(config, &located.path)?;
         info!(kind = kind.as_str(), reason, "backend");
         let started = Instant::now();
-        let backend = factory::create(kind, &located.path, entry.as_ref(), config, &mut shown(progress, &located.name))?;
+        let loaded = factory::create(kind, &located.path, entry.as_ref(), config, &mut shown(progress, &located.name));
+        // Where another kind has to stand in, why is half of the answer.
+        let backend = if kind == self.kind { loaded? } else { loaded.context(reason)? };
         progress.finish();
         let name = self.entry.as_ref().map_or(located.name, |entry| entry.name.clone());
         info!(model = name, seconds = started.elapsed().as_secs_f32(), "model loaded");

@@ -48,7 +48,7 @@ fn defaults_are_the_documented_ones() {
 fn the_documented_variables_are_read() {
     let env = [
         ("LLM_BACKEND", "vllm_remote"),
-        ("HF_DEVICE", "cuda:0"),
+        ("HF_DEVICE", "cuda"),
         ("HF_QUANTIZATION", "bitsandbytes"),
         ("HF_LOAD_4BIT", "true"),
         ("HF_FLASH_ATTENTION", "1"),
@@ -72,7 +72,7 @@ fn the_documented_variables_are_read() {
     ];
     let config = resolve(&[], &env, None).expect("config");
     assert_eq!(config.backend, Some(BackendKind::VllmRemote));
-    assert_eq!((config.huggingface.device.as_str(), config.huggingface.quantization.as_deref()), ("cuda:0", Some("bitsandbytes")));
+    assert_eq!((config.huggingface.device.as_str(), config.huggingface.quantization.as_deref()), ("cuda", Some("bitsandbytes")));
     assert!(config.huggingface.load_4bit && config.huggingface.flash_attention && !config.native.prefix_caching);
     assert_eq!((config.native.tensor_parallel_size, config.native.max_model_len), (2, Some(4096)));
     assert!(config.native.deterministic);
