@@ -92,8 +92,8 @@ impl EngineHandle {
         let seed = request.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(id.0));
         let (sender, events) = async_channel::unbounded();
         match self.commands.try_send(Command::Add { id, request: Box::new(request), seed, events: sender }) {
-            // The engine may have ended meanwhile, and then nobody takes the command: what was sent before `dead` was set is answered.
-            Ok(()) if self.shared.dead.lock().is_some() => Err(EngineError::EngineDead(self.shared.dead_reason())),
+            // The engine may have ended meanwhile, and then nobody takes the command: only what was sent before `dead` was set is answered.
+            Ok(()) if self.shared.dead.lock().is_some() && events.is_empty() => Err(EngineError::EngineDead(self.shared.dead_reason())),
             Ok(()) => Ok(RequestStream { id, events, engine: self.clone(), has_begun: false, ended: false }),
             Err(TrySendError::Full(_)) => Err(EngineError::QueueFull(self.commands.len())),
             Err(TrySendError::Disconnected(_)) => Err(EngineError::EngineDead(self.shared.dead_reason())),
@@ -154,7 +154,11 @@ impl EngineHandle {
         let (sender, answer) = crossbeam_channel::bounded(1);
         let dead = || EngineError::EngineDead(self.shared.dead_reason());
         self.commands.send(command(sender)).map_err(|_| dead())?;
-        // An engine that ends drops the command with its sender.
+        // As with a request: an engine that ends drops what was sent before `dead` was set, and with it the sender; nobody takes what is sent
+        // later.
+        if self.shared.dead.lock().is_some() && answer.is_empty() {
+            return Err(dead());
+        }
         answer.recv().unwrap_or_else(|_| Err(dead()))
     }
 

@@ -98,8 +98,10 @@ pub(crate) fn start(model: Box<dyn SequenceModel>, limits: PoolingLimits) -> Res
     let (alive, ended) = crossbeam_channel::bounded(0);
     let worker = Worker { model, queue: Queue::default(), shared: shared.clone(), is_asleep: false };
     let run = move || {
+        let shared = worker.shared.clone();
         worker.serve(&received);
         // Now that the worker has let go of the device.
+        refuse_queued(&shared, &received);
         drop(alive);
     };
     std::thread::Builder::new()
@@ -136,6 +138,8 @@ impl PoolingHandle {
         }
         let (reply, answer) = async_channel::bounded(1);
         match self.orders.try_send(Order::Run { sequences, reply }) {
+            // The thread may have ended meanwhile, and then nobody takes the order: only what was sent before `dead` was set is answered.
+            Ok(()) if self.shared.dead.lock().is_some() && answer.is_empty() => Err(self.dead_error()),
             Ok(()) => Ok(Some(answer)),
             Err(TrySendError::Full(_)) => Err(EngineError::QueueFull(self.orders.len())),
             Err(TrySendError::Disconnected(_)) => Err(self.dead_error()),
@@ -203,6 +207,10 @@ impl PoolingHandle {
     fn rest(&self, order: impl FnOnce(Sender<Result<()>>) -> Order) -> Result<()> {
         let (sender, answer) = crossbeam_channel::bounded(1);
         self.orders.send(order(sender)).map_err(|_| self.dead_error())?;
+        // As with a request: what comes after the end is not taken.
+        if self.shared.dead.lock().is_some() && answer.is_empty() {
+            return Err(self.dead_error());
+        }
         answer.recv().unwrap_or_else(|_| Err(self.dead_error()))
     }
 
@@ -214,6 +222,15 @@ impl PoolingHandle {
 
     fn dead_error(&self) -> EngineError {
         EngineError::EngineDead(self.shared.dead.lock().clone().unwrap_or_else(|| "the pooling thread ended".into()))
+    }
+}
+
+/// Ends what is still in the queue, which keeps its orders when nobody receives them any more: their senders learn it when the replies are
+/// dropped. `dead` is set first, so that what comes later is refused by the handle.
+fn refuse_queued(shared: &Shared, orders: &Receiver<Order>) {
+    shared.dead.lock().get_or_insert_with(|| "the pooling thread ended".into());
+    while let Ok(order) = orders.try_recv() {
+        drop(order);
     }
 }
 

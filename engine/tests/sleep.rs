@@ -171,3 +171,31 @@ fn refusals_leave_the_engine_as_it_was() {
     engine.wake().unwrap();
     assert_eq!(answer(engine.submit(request(5)).unwrap()).unwrap().0.len(), 5);
 }
+
+/// The queue keeps what it holds when the engine ends: nobody may wait for that.
+#[test]
+fn who_asks_while_the_engine_ends_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = write_tiny(folder.path(), "qwen2", 1);
+    for _ in 0..20 {
+        let engine = on_cpu(&model, KvDtype::Auto);
+        let ask = |is_wake: bool| {
+            let engine = engine.clone();
+            std::thread::spawn(move || {
+                loop {
+                    let asked = if is_wake { engine.wake() } else { engine.submit(request(1)).map(|stream| drop(answer(stream))) };
+                    match asked {
+                        Ok(()) | Err(EngineError::QueueFull(_)) => {}
+                        Err(EngineError::EngineDead(_)) => return,
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            })
+        };
+        let asking = [ask(false), ask(true), ask(true)];
+        engine.unload();
+        for thread in asking {
+            thread.join().unwrap();
+        }
+    }
+}

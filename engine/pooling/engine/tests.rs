@@ -80,3 +80,29 @@ fn a_fault_fails_its_requests_and_a_panic_ends_the_thread() {
     assert!(handle.health().is_err_and(|reason| reason.contains("panicked")));
     assert!(matches!(handle.run_blocking(vec![sequence(1, 1)]), Err(EngineError::EngineDead(_))));
 }
+
+/// The queue keeps what it holds when its thread ends: nobody may wait for that.
+#[test]
+fn who_asks_while_the_thread_ends_is_answered() {
+    for _ in 0..200 {
+        let handle = started();
+        let ask = |is_sleep: bool| {
+            let handle = handle.clone();
+            std::thread::spawn(move || {
+                loop {
+                    let asked = if is_sleep { handle.wake() } else { handle.run_blocking(vec![sequence(1, 1)]).map(drop) };
+                    match asked {
+                        Err(EngineError::EngineDead(_)) => return,
+                        Ok(()) | Err(EngineError::QueueFull(_)) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            })
+        };
+        let asking = [ask(false), ask(false), ask(true)];
+        handle.unload();
+        for thread in asking {
+            thread.join().expect("answered");
+        }
+    }
+}
