@@ -96,7 +96,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if terminal::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            terminal::error_line(&format!("{error:#}"));
+            terminal::error_line(&terminal::causes(&error));
             if error.is::<serve::EngineEnded>() { ExitCode::from(ENGINE_ENDED) } else { ExitCode::FAILURE }
         }
     }

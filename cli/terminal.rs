@@ -9,6 +9,19 @@ pub fn error_line(message: &str) {
     let _ = writeln!(io::stderr(), "pagoda: {line}");
 }
 
+/// An error with its causes, outermost first. Many messages already end with their cause: it is said once.
+pub fn causes(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.ends_with(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
 /// Writes one line for the user that is not a result.
 pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
@@ -45,7 +58,17 @@ pub fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let missing = || io::Error::new(ErrorKind::NotFound, "not there");
+        assert_eq!(causes(&anyhow!(missing()).context("model.json: not there").context("--model")), "--model: model.json: not there");
+        assert_eq!(causes(&anyhow!(missing()).context("model.json")), "model.json: not there");
+        assert_eq!(causes(&anyhow!(missing())), "not there");
+    }
 
     #[test]
     fn bytes_in_words() {

@@ -28,7 +28,7 @@ pub fn url(address: SocketAddr) -> String {
 pub fn spawn(address: SocketAddr, model: String, api_key: Option<String>, question: String) {
     std::thread::spawn(move || {
         if let Err(error) = ask(&url(address), &model, api_key.as_deref(), &question) {
-            terminal::error_line(&format!("--try: {error:#}"));
+            terminal::error_line(&format!("--try: {}", terminal::causes(&error)));
         }
         // Nobody reads it when stdout is closed.
         let _ = terminal::print("\n\nserving; Ctrl-C ends\n");
