@@ -23,7 +23,7 @@ const STACK_BYTES: usize = 256 << 20;
 /// Bounds of what a grammar may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Longest that a request waits for its grammar.
+    /// Longest that a request waits for its grammar. The model's vocabulary, prepared once, does not count.
     pub compile_time: Duration,
     /// Steps of the lexer's derivatives at compile time (50,000 take about 1 ms).
     pub compile_fuel: u64,
@@ -123,13 +123,16 @@ impl Compiler {
         Compiler { shared: Arc::new(shared) }
     }
 
-    /// The grammar of a source: from the cache, or compiled now. Waits on this thread, at most `Limits::compile_time`.
+    /// The grammar of a source: from the cache, or compiled now. Waits on this thread, at most `Limits::compile_time`; the first call also
+    /// for the vocabulary.
     ///
     /// # Errors
     /// `Invalid` with what is wrong with the source; `Busy`.
     pub fn compile(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
-        let deadline = Instant::now() + self.shared.limits.compile_time;
         let lark = lark_of(source)?;
+        // On a busy machine the vocabulary alone can take longer than a grammar may.
+        self.shared.ground()?;
+        let deadline = Instant::now() + self.shared.limits.compile_time;
         let (entry, is_new) = self.shared.cache.lock().entry(&lark.text);
         if is_new && let Err(error) = self.start(lark, &entry, deadline) {
             entry.end(Err(error));

@@ -1,6 +1,7 @@
 //! Grammars over a small vocabulary, followed by a model that knows nothing: every random walk must end in a text of the grammar.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -338,6 +339,21 @@ fn a_grammar_is_compiled_once_and_the_oldest_makes_room() {
     assert_ne!(compiler.compile(&source(0)).unwrap(), first, "it was not used for longest");
     let spared = compiler.compile(&GrammarSource { spacing: Spacing::Compact, ..schema(json!({"enum": [[1, 2]]})).into() }).unwrap();
     assert_eq!(walk(&spared, 3, 20).as_deref(), Some("[1,2]"));
+}
+
+/// A request that finds the vocabulary unprepared waits for it, however little time its grammar has.
+#[test]
+fn the_vocabulary_does_not_count_as_time_to_compile() {
+    let num_tokens = 20_000;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let limits = Limits { compile_time: Duration::ZERO, ..Limits::default() };
+    let compiler = Compiler::new(limits, num_tokens, &[0], move |token| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Some(token.to_string().into_bytes())
+    });
+    let _ = compiler.compile(&Format::Regex("1".into()).into());
+    assert_eq!(asked.load(Ordering::Relaxed), num_tokens);
 }
 
 #[test]
