@@ -9,11 +9,12 @@ mod client;
 mod dialects;
 mod process;
 
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use client::{Answer, Wire, ask, get, post};
-use process::serve;
+use process::{serve, serve_with};
 use serde_json::{Value, json};
 
 const SCHEMAS: &str = include_str!("data/structured/schemas.json");
@@ -21,6 +22,9 @@ const CASES: &str = include_str!("../server/tools/tests/cases.json");
 const WIRES: [Wire; 2] = [Wire::Anthropic, Wire::OpenAi];
 /// Requests at a time.
 const NUM_CLIENTS: usize = 12;
+/// `max_tokens` of a call whose schema is finite, and of one whose schema is open: a free string, an endless array or a tree ends where the
+/// model ends it. Of 12,000 answers of the random model to open schemas the longest has 2,817 tokens.
+const MAX_TOKENS: [usize; 2] = [1500, 6000];
 
 /// Calls `each` for 0 .. num on a few threads.
 fn in_parallel(num: usize, each: impl Fn(usize) + Sync) {
@@ -40,31 +44,32 @@ fn in_parallel(num: usize, each: impl Fn(usize) + Sync) {
     });
 }
 
-fn num_forced_calls() -> usize {
-    std::env::var("PAGODA_FORCED_CALLS").ok().map_or(200, |number| number.parse().expect("a number"))
+/// As many as the environment says, else `default`.
+fn num_forced_calls(default: usize) -> usize {
+    std::env::var("PAGODA_FORCED_CALLS").ok().map_or(default, |number| number.parse().expect("a number"))
 }
 
-/// Asks for `num` forced calls over all schemas: every one is valid and ends, and no finite schema needs `max_tokens`.
-fn force_calls(address: &str, model: &str, num: usize, max_tokens: usize) {
+/// Asks for `num` forced calls over all schemas: every one is valid and ends by itself.
+fn force_calls(address: &str, model: &str, num: usize) {
     let schemas: Vec<Value> = serde_json::from_str(SCHEMAS).expect("JSON");
     assert_eq!(schemas.len(), 50);
     let (calls, cut, unlike) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let started = Instant::now();
     in_parallel(num, |i| {
         let entry = &schemas[i % schemas.len()];
-        let schema = &entry["schema"];
+        let (schema, is_open) = (&entry["schema"], entry["finite"] == false);
         let choice = match i % 3 {
             0 => json!({"type": "any"}),
             1 => json!({"type": "any", "disable_parallel_tool_use": true}),
             _ => json!({"type": "tool", "name": "use_it"}),
         };
         let request = json!({
-            "model": model, "max_tokens": max_tokens, "temperature": 1.0, "seed": i, "stream": i / 2 % 2 == 0, "tool_choice": choice,
+            "model": model, "max_tokens": MAX_TOKENS[usize::from(is_open)], "temperature": 1.0, "seed": i, "stream": i / 2 % 2 == 0, "tool_choice": choice,
             "tools": [{"name": "use_it", "input_schema": schema}],
         });
         let answer = ask(address, WIRES[i % 2], &request);
         if answer.stop_reason == "max_tokens" {
-            assert_eq!(entry["finite"], false, "{}: {:?}", entry["name"], answer.blocks);
+            println!("{} is cut: {:?}", entry["name"], answer.blocks);
             cut.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -81,15 +86,20 @@ fn force_calls(address: &str, model: &str, num: usize, max_tokens: usize) {
         }
     });
     let (calls, cut, unlike) = (calls.into_inner(), cut.into_inner(), unlike.into_inner());
-    println!("{model}: {num} answers, {calls} calls, {unlike} do not fit, {cut} of open schemas were cut, {:?}", started.elapsed());
-    assert_eq!(unlike, 0);
-    assert!(calls + cut >= num && cut * 5 < num.max(50));
+    println!("{model}: {num} answers, {calls} calls, {unlike} do not fit, {cut} were cut, {:?}", started.elapsed());
+    assert_eq!((unlike, cut), (0, 0));
+    assert!(calls >= num);
 }
 
 #[test]
 fn forced_calls_of_a_random_model_fit() {
-    let served = serve(&["--max-num-seqs", "16"]);
-    force_calls(&served.address, "tiny", num_forced_calls(), 1500);
+    let served = serve_with(&["--max-num-seqs", "16"], |folder| {
+        let path = folder.join("config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("config")).expect("JSON");
+        config["max_position_embeddings"] = json!(8192);
+        fs::write(&path, config.to_string()).expect("config");
+    });
+    force_calls(&served.address, "tiny", num_forced_calls(200));
 }
 
 /// A pool of blocks that cannot hold all requests: sequences are preempted in the middle of their grammars and go on where they were.
@@ -125,7 +135,7 @@ fn forced_calls_of_smollm2_fit() {
         return;
     }
     let served = process::serve_model(process::home(), &path, &["--max-num-seqs", "16"]);
-    force_calls(&served.address, "tiny", num_forced_calls() / 4, 900);
+    force_calls(&served.address, "tiny", num_forced_calls(50));
 }
 
 /// Blocks as the recorded cases compare them: texts trimmed, empty ones left out; OpenAI's has all texts in one, without white space.
