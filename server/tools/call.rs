@@ -105,8 +105,7 @@ pub(super) fn region_calls(text: &str, tools: &OfferedTools, trust: Trust, compl
         at += offset;
         let value_follows = matches!(text.as_bytes()[at], b'{' | b'[' | b'"' | b'\'');
         let parsed = if value_follows { lenient_json::parse_prefix(&text[at..]) } else { None };
-        let cut = parsed.as_ref().is_some_and(|p| at + p.len == text.len() && complete_only && !text.ends_with(['}', ']', '"']));
-        let Some(parsed) = parsed.filter(|_| !cut) else {
+        let Some(parsed) = parsed.filter(|parsed| parsed.closed || !complete_only) else {
             region.rest.push_str(&text[at..]);
             break;
         };

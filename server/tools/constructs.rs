@@ -71,7 +71,10 @@ impl ToolParser {
         let inside = &self.held[*at..];
         let may_become = |mark: &str| end.is_none() && mark.starts_with(inside);
         match inside.as_bytes().first() {
-            Some(b'{' | b'[' | b'"' | b'\'') => Inside::Values,
+            Some(b'{' | b'[') => Inside::Values,
+            // A call as the text of a string.
+            Some(b'"' | b'\'') if inside[1..].starts_with(['{', '[']) => Inside::Values,
+            Some(b'"' | b'\'') if inside.len() == 1 && end.is_none() => Inside::Open,
             Some(b'`') if inside.starts_with(FENCE) => Inside::Values,
             Some(b'<') if trust == Trust::Tag && inside.starts_with(FUNCTION) => Inside::Function(*at),
             None if end.is_none() => Inside::Open,
@@ -91,7 +94,9 @@ impl ToolParser {
                     _ => {}
                 }
             }
-            scan.extent.push(bytes[scan.at]);
+            // Behind a value, quotes are those of words.
+            let in_words = scan.ended && scan.extent.is_outside() && matches!(bytes[scan.at], b'"' | b'\'');
+            scan.ended |= !in_words && scan.extent.push(bytes[scan.at]) == Progress::Done;
             scan.at += 1;
         }
         None

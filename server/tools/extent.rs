@@ -33,6 +33,11 @@ impl Extent {
         self.quote.is_some()
     }
 
+    /// Whether the next byte lies outside of every bracket and string.
+    pub(super) fn is_outside(&self) -> bool {
+        self.depth == 0 && self.quote.is_none()
+    }
+
     /// Takes the next byte.
     pub(super) fn push(&mut self, byte: u8) -> Progress {
         note(1);

@@ -15,13 +15,15 @@ pub(super) struct Parsed {
     pub(super) value: Value,
     /// Bytes read.
     pub(super) len: usize,
+    /// Every bracket it opens is closed.
+    pub(super) closed: bool,
 }
 
 /// The value at the start of `text`; what follows it is left. `None`: beyond repair.
 pub(super) fn parse_prefix(text: &str) -> Option<Parsed> {
     let mut reader = Reader { bytes: text.as_bytes(), at: 0, depth: 0, missing: 0 };
     let value = reader.value()?;
-    (reader.missing <= 1).then_some(Parsed { value, len: reader.at })
+    (reader.missing <= 1).then_some(Parsed { value, len: reader.at, closed: reader.missing == 0 })
 }
 
 struct Reader<'a> {

@@ -26,11 +26,14 @@ pub(super) enum NamedForm {
 }
 
 impl NamedForm {
-    /// The name in `head`, the text before the arguments, its mark included.
+    /// The name in `head`, the text before the arguments, its mark included. None: there is more in it than a call's.
     fn name(self, head: &str) -> Option<&str> {
         match self {
             NamedForm::DeepSeek => {
-                let (_, call) = head.rsplit_once("<｜tool▁call▁begin｜>")?;
+                let (opening, call) = head.rsplit_once("<｜tool▁call▁begin｜>")?;
+                if !matches!(opening.trim_end(), "" | "<｜tool▁calls▁begin｜>") {
+                    return None;
+                }
                 let (before, after) = call.split_once("<｜tool▁sep｜>")?;
                 match after.trim() {
                     "" | "```json" => Some(before.trim()),
@@ -40,10 +43,17 @@ impl NamedForm {
             NamedForm::Mistral => {
                 let named = head.strip_prefix("[TOOL_CALLS]")?.trim_end();
                 let named = named.strip_suffix("[ARGS]").unwrap_or(named);
-                Some(named.split_once("[CALL_ID]").map_or(named, |(name, _)| name).trim())
+                let name = named.split_once("[CALL_ID]").map_or(named, |(name, _)| name).trim();
+                (!named.contains("[TOOL_CALLS]")).then_some(name)
             }
             NamedForm::Harmony => {
                 let head = head.trim_end().strip_suffix("<|message|>")?;
+                // One message has one header.
+                if head.rfind("<|start|>").is_some_and(|at| at > 0)
+                    || ["<|message|>", "<|end|>", "<|call|>"].iter().any(|m| head.contains(m))
+                {
+                    return None;
+                }
                 let (_, to) = head.split_once("to=functions.")?;
                 Some(to.split([' ', '<']).next().unwrap_or(to))
             }

@@ -85,6 +85,8 @@ pub(super) struct Scan {
     pub(super) at: usize,
     /// A value stands behind the start tag.
     pub(super) begun: bool,
+    /// A value has ended.
+    pub(super) ended: bool,
     pub(super) extent: Extent,
 }
 
@@ -230,7 +232,7 @@ impl ToolParser {
 
 impl Scan {
     pub(super) fn new(at: usize) -> Scan {
-        Scan { at, begun: false, extent: Extent::new(true) }
+        Scan { at, begun: false, ended: false, extent: Extent::new(true) }
     }
 }
 

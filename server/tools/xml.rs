@@ -9,7 +9,8 @@
 //! </function>
 //! </tool_call>
 //! ```
-//! A value may hold anything: it ends at the first `</parameter>` behind which another parameter or the end of the function follows.
+//! A value may hold anything: it ends at the first `</parameter>` behind which another parameter or the end of the function follows. Where
+//! a model forgets that mark, the value ends at a line that begins with another of the tool's parameters, or with the end of the call.
 
 use serde_json::Map;
 
@@ -52,6 +53,10 @@ enum Step {
     Value { key: (usize, usize), from: usize },
     /// Behind a `</parameter>` at `to`, which may be a part of the value.
     After { key: (usize, usize), from: usize, to: usize },
+    /// The same of what follows a value, which ends without a mark of its own: in the name of the next parameter.
+    NextKey { key: (usize, usize), from: usize, to: usize },
+    /// Behind the function's end.
+    FunctionEnd { key: (usize, usize), from: usize, to: usize },
 }
 
 impl XmlScan {
@@ -69,6 +74,8 @@ impl XmlScan {
                 Step::Key { from } => self.look_key(held, end, from),
                 Step::Value { key, from } => self.look_value(held, end, key, from),
                 Step::After { key, from, to } => self.look_after(held, end, key, (from, to)),
+                Step::NextKey { key, from, to } => self.look_next_key(held, tools, end, key, (from, to)),
+                Step::FunctionEnd { key, from, to } => self.look_function_end(held, tools, end, key, (from, to)),
             };
             if let Some(reading) = reading {
                 return reading;
@@ -129,15 +136,85 @@ impl XmlScan {
             // All of the rest was its value.
             _ => return Some(Reading::Text(held.len())),
         }
-        match mark_at(held, self.at, &[PARAMETER_END]) {
-            Scanned::Found(_) => {
-                self.step = Step::After { key, from, to: self.at };
-                self.at += PARAMETER_END.len();
-            }
+        let (to, marks) = (self.at, [PARAMETER_END, NEXT[0], NEXT[1]]);
+        let starts_line = held[from..to].ends_with('\n');
+        match mark_at(held, to, &marks) {
+            Scanned::Found(0) => self.step = Step::After { key, from, to },
+            Scanned::Found(1) if starts_line => self.step = Step::NextKey { key, from, to },
+            Scanned::Found(2) if starts_line => self.step = Step::FunctionEnd { key, from, to },
             Scanned::More if end.is_none() => return Some(Reading::More),
-            _ => self.at += 1,
+            _ => {
+                self.at += 1;
+                return None;
+            }
+        }
+        self.at += match self.step {
+            Step::After { .. } => PARAMETER_END.len(),
+            Step::NextKey { .. } => NEXT[0].len(),
+            _ => NEXT[1].len(),
+        };
+        None
+    }
+
+    /// A parameter that the tool has and that was not given yet ends one whose own end is missing; anything else is a part of the value.
+    fn look_next_key(
+        &mut self,
+        held: &str,
+        tools: &OfferedTools,
+        end: Option<TextEnd>,
+        key: (usize, usize),
+        value: (usize, usize),
+    ) -> Option<Reading> {
+        let from = value.1 + NEXT[0].len();
+        let found = find_byte(held, &mut self.at, b'>', from + MAX_NAME);
+        if found == Scanned::More && end.is_none() {
+            return Some(Reading::More);
+        }
+        let name = |(from, to): (usize, usize)| held[from..to].trim();
+        let is_new = |to: &usize| {
+            let next = name((from, *to));
+            let known = tools.find(name(self.name)).is_some_and(|tool| tool.parameter(next).is_some());
+            known && next != name(key) && self.parameters.iter().all(|(given, _)| name(*given) != next)
+        };
+        let next = if let Scanned::Found(to) = found { Some(to).filter(is_new) } else { None };
+        match next {
+            Some(to) => {
+                self.parameters.push((key, value));
+                self.at = to + 1;
+                self.step = Step::Value { key: (from, to), from: self.at };
+            }
+            None => self.go_on(key, value),
         }
         None
+    }
+
+    /// The function ends a parameter whose own end is missing, where nothing but the call's end follows.
+    fn look_function_end(
+        &mut self,
+        held: &str,
+        tools: &OfferedTools,
+        end: Option<TextEnd>,
+        key: (usize, usize),
+        value: (usize, usize),
+    ) -> Option<Reading> {
+        let is_more = skip_space(held, &mut self.at);
+        let len = match mark_at(held, self.at, &NEXT[2..]) {
+            Scanned::Found(_) => self.at + NEXT[2].len(),
+            Scanned::More if end.is_none() => return Some(Reading::More),
+            Scanned::More if !is_more && end == Some(TextEnd::Complete) => held.len(),
+            _ => {
+                self.go_on(key, value);
+                return None;
+            }
+        };
+        self.parameters.push((key, value));
+        Some(self.call(held, tools, len))
+    }
+
+    /// What looked like the end of a value is a part of it.
+    fn go_on(&mut self, key: (usize, usize), value: (usize, usize)) {
+        self.at = value.1 + 1;
+        self.step = Step::Value { key, from: value.0 };
     }
 
     fn look_after(&mut self, held: &str, end: Option<TextEnd>, key: (usize, usize), value: (usize, usize)) -> Option<Reading> {
@@ -152,8 +229,7 @@ impl XmlScan {
             self.parameters.push((key, value));
             self.step = Step::Between;
         } else {
-            self.at = value.1 + 1;
-            self.step = Step::Value { key, from: value.0 };
+            self.go_on(key, value);
         }
         None
     }
