@@ -1104,10 +1104,11 @@ pub struct pagoda_w4_matrix {
     pub scales_per_tile: i32,
     pub has_zeros: i32,
     pub interleaved: i32,
+    pub short_scales: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_w4_matrix"][::core::mem::size_of::<pagoda_w4_matrix>() - 96usize];
+    ["Size of pagoda_w4_matrix"][::core::mem::size_of::<pagoda_w4_matrix>() - 104usize];
     ["Alignment of pagoda_w4_matrix"][::core::mem::align_of::<pagoda_w4_matrix>() - 8usize];
     ["Offset of field: pagoda_w4_matrix::tiles"][::core::mem::offset_of!(pagoda_w4_matrix, tiles) - 0usize];
     ["Offset of field: pagoda_w4_matrix::book"][::core::mem::offset_of!(pagoda_w4_matrix, book) - 8usize];
@@ -1117,6 +1118,7 @@ const _: () = {
     ["Offset of field: pagoda_w4_matrix::scales_per_tile"][::core::mem::offset_of!(pagoda_w4_matrix, scales_per_tile) - 84usize];
     ["Offset of field: pagoda_w4_matrix::has_zeros"][::core::mem::offset_of!(pagoda_w4_matrix, has_zeros) - 88usize];
     ["Offset of field: pagoda_w4_matrix::interleaved"][::core::mem::offset_of!(pagoda_w4_matrix, interleaved) - 92usize];
+    ["Offset of field: pagoda_w4_matrix::short_scales"][::core::mem::offset_of!(pagoda_w4_matrix, short_scales) - 96usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1131,15 +1133,15 @@ pub struct pagoda_w4_pack_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_w4_pack_params"][::core::mem::size_of::<pagoda_w4_pack_params>() - 136usize];
+    ["Size of pagoda_w4_pack_params"][::core::mem::size_of::<pagoda_w4_pack_params>() - 144usize];
     ["Alignment of pagoda_w4_pack_params"][::core::mem::align_of::<pagoda_w4_pack_params>() - 8usize];
     ["Offset of field: pagoda_w4_pack_params::matrix"][::core::mem::offset_of!(pagoda_w4_pack_params, matrix) - 0usize];
-    ["Offset of field: pagoda_w4_pack_params::codes"][::core::mem::offset_of!(pagoda_w4_pack_params, codes) - 96usize];
-    ["Offset of field: pagoda_w4_pack_params::scales"][::core::mem::offset_of!(pagoda_w4_pack_params, scales) - 104usize];
-    ["Offset of field: pagoda_w4_pack_params::zeros"][::core::mem::offset_of!(pagoda_w4_pack_params, zeros) - 112usize];
-    ["Offset of field: pagoda_w4_pack_params::zero_plus"][::core::mem::offset_of!(pagoda_w4_pack_params, zero_plus) - 120usize];
-    ["Offset of field: pagoda_w4_pack_params::group"][::core::mem::offset_of!(pagoda_w4_pack_params, group) - 124usize];
-    ["Offset of field: pagoda_w4_pack_params::first_high"][::core::mem::offset_of!(pagoda_w4_pack_params, first_high) - 128usize];
+    ["Offset of field: pagoda_w4_pack_params::codes"][::core::mem::offset_of!(pagoda_w4_pack_params, codes) - 104usize];
+    ["Offset of field: pagoda_w4_pack_params::scales"][::core::mem::offset_of!(pagoda_w4_pack_params, scales) - 112usize];
+    ["Offset of field: pagoda_w4_pack_params::zeros"][::core::mem::offset_of!(pagoda_w4_pack_params, zeros) - 120usize];
+    ["Offset of field: pagoda_w4_pack_params::zero_plus"][::core::mem::offset_of!(pagoda_w4_pack_params, zero_plus) - 128usize];
+    ["Offset of field: pagoda_w4_pack_params::group"][::core::mem::offset_of!(pagoda_w4_pack_params, group) - 132usize];
+    ["Offset of field: pagoda_w4_pack_params::first_high"][::core::mem::offset_of!(pagoda_w4_pack_params, first_high) - 136usize];
 };
 unsafe extern "C" {
     pub fn pagoda_w4_pack(params: *const pagoda_w4_pack_params, stream: pagoda_stream) -> pagoda_status;
@@ -1225,14 +1227,14 @@ pub struct pagoda_w4_dequantize_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_w4_dequantize_params"][::core::mem::size_of::<pagoda_w4_dequantize_params>() - 120usize];
+    ["Size of pagoda_w4_dequantize_params"][::core::mem::size_of::<pagoda_w4_dequantize_params>() - 128usize];
     ["Alignment of pagoda_w4_dequantize_params"][::core::mem::align_of::<pagoda_w4_dequantize_params>() - 8usize];
     ["Offset of field: pagoda_w4_dequantize_params::matrix"][::core::mem::offset_of!(pagoda_w4_dequantize_params, matrix) - 0usize];
-    ["Offset of field: pagoda_w4_dequantize_params::out"][::core::mem::offset_of!(pagoda_w4_dequantize_params, out) - 96usize];
-    ["Offset of field: pagoda_w4_dequantize_params::order"][::core::mem::offset_of!(pagoda_w4_dequantize_params, order) - 104usize];
+    ["Offset of field: pagoda_w4_dequantize_params::out"][::core::mem::offset_of!(pagoda_w4_dequantize_params, out) - 104usize];
+    ["Offset of field: pagoda_w4_dequantize_params::order"][::core::mem::offset_of!(pagoda_w4_dequantize_params, order) - 112usize];
     ["Offset of field: pagoda_w4_dequantize_params::first_tile"]
-        [::core::mem::offset_of!(pagoda_w4_dequantize_params, first_tile) - 112usize];
-    ["Offset of field: pagoda_w4_dequantize_params::num_rows"][::core::mem::offset_of!(pagoda_w4_dequantize_params, num_rows) - 116usize];
+        [::core::mem::offset_of!(pagoda_w4_dequantize_params, first_tile) - 120usize];
+    ["Offset of field: pagoda_w4_dequantize_params::num_rows"][::core::mem::offset_of!(pagoda_w4_dequantize_params, num_rows) - 124usize];
 };
 unsafe extern "C" {
     pub fn pagoda_w4_dequantize(params: *const pagoda_w4_dequantize_params, stream: pagoda_stream) -> pagoda_status;
@@ -1249,15 +1251,15 @@ pub struct pagoda_w4_gather_rows_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_w4_gather_rows_params"][::core::mem::size_of::<pagoda_w4_gather_rows_params>() - 128usize];
+    ["Size of pagoda_w4_gather_rows_params"][::core::mem::size_of::<pagoda_w4_gather_rows_params>() - 136usize];
     ["Alignment of pagoda_w4_gather_rows_params"][::core::mem::align_of::<pagoda_w4_gather_rows_params>() - 8usize];
     ["Offset of field: pagoda_w4_gather_rows_params::matrix"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, matrix) - 0usize];
-    ["Offset of field: pagoda_w4_gather_rows_params::out"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, out) - 96usize];
-    ["Offset of field: pagoda_w4_gather_rows_params::index"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, index) - 104usize];
-    ["Offset of field: pagoda_w4_gather_rows_params::num_rows"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, num_rows) - 112usize];
-    ["Offset of field: pagoda_w4_gather_rows_params::scale"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, scale) - 116usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::out"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, out) - 104usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::index"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, index) - 112usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::num_rows"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, num_rows) - 120usize];
+    ["Offset of field: pagoda_w4_gather_rows_params::scale"][::core::mem::offset_of!(pagoda_w4_gather_rows_params, scale) - 124usize];
     ["Offset of field: pagoda_w4_gather_rows_params::out_dtype"]
-        [::core::mem::offset_of!(pagoda_w4_gather_rows_params, out_dtype) - 120usize];
+        [::core::mem::offset_of!(pagoda_w4_gather_rows_params, out_dtype) - 128usize];
 };
 unsafe extern "C" {
     pub fn pagoda_w4_gather_rows(params: *const pagoda_w4_gather_rows_params, stream: pagoda_stream) -> pagoda_status;
@@ -1312,25 +1314,25 @@ pub struct pagoda_w4_gemm_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of pagoda_w4_gemm_params"][::core::mem::size_of::<pagoda_w4_gemm_params>() - 184usize];
+    ["Size of pagoda_w4_gemm_params"][::core::mem::size_of::<pagoda_w4_gemm_params>() - 192usize];
     ["Alignment of pagoda_w4_gemm_params"][::core::mem::align_of::<pagoda_w4_gemm_params>() - 8usize];
     ["Offset of field: pagoda_w4_gemm_params::w"][::core::mem::offset_of!(pagoda_w4_gemm_params, w) - 0usize];
-    ["Offset of field: pagoda_w4_gemm_params::out"][::core::mem::offset_of!(pagoda_w4_gemm_params, out) - 96usize];
-    ["Offset of field: pagoda_w4_gemm_params::x"][::core::mem::offset_of!(pagoda_w4_gemm_params, x) - 104usize];
-    ["Offset of field: pagoda_w4_gemm_params::bias"][::core::mem::offset_of!(pagoda_w4_gemm_params, bias) - 112usize];
-    ["Offset of field: pagoda_w4_gemm_params::residual"][::core::mem::offset_of!(pagoda_w4_gemm_params, residual) - 120usize];
-    ["Offset of field: pagoda_w4_gemm_params::partials"][::core::mem::offset_of!(pagoda_w4_gemm_params, partials) - 128usize];
-    ["Offset of field: pagoda_w4_gemm_params::counters"][::core::mem::offset_of!(pagoda_w4_gemm_params, counters) - 136usize];
-    ["Offset of field: pagoda_w4_gemm_params::num_tokens"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_tokens) - 144usize];
-    ["Offset of field: pagoda_w4_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_w4_gemm_params, ld_out) - 148usize];
-    ["Offset of field: pagoda_w4_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_w4_gemm_params, out_dtype) - 152usize];
-    ["Offset of field: pagoda_w4_gemm_params::gated"][::core::mem::offset_of!(pagoda_w4_gemm_params, gated) - 156usize];
-    ["Offset of field: pagoda_w4_gemm_params::kernel"][::core::mem::offset_of!(pagoda_w4_gemm_params, kernel) - 160usize];
-    ["Offset of field: pagoda_w4_gemm_params::split_k"][::core::mem::offset_of!(pagoda_w4_gemm_params, split_k) - 164usize];
-    ["Offset of field: pagoda_w4_gemm_params::num_stages"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_stages) - 168usize];
-    ["Offset of field: pagoda_w4_gemm_params::num_warps"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_warps) - 172usize];
-    ["Offset of field: pagoda_w4_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_w4_gemm_params, max_ctas) - 176usize];
-    ["Offset of field: pagoda_w4_gemm_params::programmatic"][::core::mem::offset_of!(pagoda_w4_gemm_params, programmatic) - 180usize];
+    ["Offset of field: pagoda_w4_gemm_params::out"][::core::mem::offset_of!(pagoda_w4_gemm_params, out) - 104usize];
+    ["Offset of field: pagoda_w4_gemm_params::x"][::core::mem::offset_of!(pagoda_w4_gemm_params, x) - 112usize];
+    ["Offset of field: pagoda_w4_gemm_params::bias"][::core::mem::offset_of!(pagoda_w4_gemm_params, bias) - 120usize];
+    ["Offset of field: pagoda_w4_gemm_params::residual"][::core::mem::offset_of!(pagoda_w4_gemm_params, residual) - 128usize];
+    ["Offset of field: pagoda_w4_gemm_params::partials"][::core::mem::offset_of!(pagoda_w4_gemm_params, partials) - 136usize];
+    ["Offset of field: pagoda_w4_gemm_params::counters"][::core::mem::offset_of!(pagoda_w4_gemm_params, counters) - 144usize];
+    ["Offset of field: pagoda_w4_gemm_params::num_tokens"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_tokens) - 152usize];
+    ["Offset of field: pagoda_w4_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_w4_gemm_params, ld_out) - 156usize];
+    ["Offset of field: pagoda_w4_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_w4_gemm_params, out_dtype) - 160usize];
+    ["Offset of field: pagoda_w4_gemm_params::gated"][::core::mem::offset_of!(pagoda_w4_gemm_params, gated) - 164usize];
+    ["Offset of field: pagoda_w4_gemm_params::kernel"][::core::mem::offset_of!(pagoda_w4_gemm_params, kernel) - 168usize];
+    ["Offset of field: pagoda_w4_gemm_params::split_k"][::core::mem::offset_of!(pagoda_w4_gemm_params, split_k) - 172usize];
+    ["Offset of field: pagoda_w4_gemm_params::num_stages"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_stages) - 176usize];
+    ["Offset of field: pagoda_w4_gemm_params::num_warps"][::core::mem::offset_of!(pagoda_w4_gemm_params, num_warps) - 180usize];
+    ["Offset of field: pagoda_w4_gemm_params::max_ctas"][::core::mem::offset_of!(pagoda_w4_gemm_params, max_ctas) - 184usize];
+    ["Offset of field: pagoda_w4_gemm_params::programmatic"][::core::mem::offset_of!(pagoda_w4_gemm_params, programmatic) - 188usize];
 };
 unsafe extern "C" {
     pub fn pagoda_w4_gemm(params: *const pagoda_w4_gemm_params, stream: pagoda_stream) -> pagoda_status;

@@ -12,7 +12,7 @@ use super::raw_file::{RawTensor, raw_file};
 use super::tensors::{TinyTensor, tiny_tensors};
 use super::write_tiny;
 use crate::weights::quant::books::{FP4, NF4};
-use crate::weights::quant::quantize::floats::{fp8_rows, fp8_scale, nvfp4, to_e2m1, to_e4m3};
+use crate::weights::quant::quantize::floats::{fp8_rows, fp8_scale, nvfp4, nvfp4_global, to_e2m1, to_e4m3};
 use crate::weights::quant::quantize::four_bit::{dynamic_map, nearest_of, nested, nf4};
 use crate::weights::quant::quantize::integers::{Integers, through_f16};
 use crate::weights::quant::quantize::packing::{pack_awq, pack_gptq, pack_rows, transposed};
@@ -247,11 +247,12 @@ impl Matrix<'_> {
     }
 
     fn nvfp4(&self, format: &str) -> Vec<RawTensor> {
-        let (n, k, matrix) = (self.n, self.k, nvfp4(&self.values, self.absmax));
+        let (n, k, global) = (self.n, self.k, nvfp4_global(self.absmax));
+        let matrix = nvfp4(&self.values, global);
         let mut tensors = vec![
             RawTensor::new("weight_packed", "U8", &[n, k / 2], matrix.codes),
             RawTensor::new("weight_scale", "F8_E4M3", &[n, k / 16], matrix.scales),
-            RawTensor::new("weight_global_scale", "F32", &[1], singles(&[matrix.global])),
+            RawTensor::new("weight_global_scale", "F32", &[1], singles(&[global])),
         ];
         if format == "nvfp4" {
             tensors.push(RawTensor::new("input_global_scale", "F32", &[1], singles(&[448.0 * 6.0 / 8.0])));

@@ -1,4 +1,5 @@
-//! Times products with 4-bit weights on the first GPU: `bench_w4 [--model 7b] [--tokens 1,8,64] [--read-limit 4330]`.
+//! Times products with 4-bit weights on the first GPU: `bench_w4 [--model 7b] [--tokens 1,8,64] [--group 64] [--read-limit 4330]`; with groups
+//! of 16 as NVFP4 has them.
 //!
 //! Every product is captured into a graph of launches that start early and rotate over copies of random tiles (more than L2 holds); a layer
 //! is its four products in turn. Prints one JSON line a case: microseconds, GB/s of tiles, share of what plain reads reach in GB/s.
@@ -54,12 +55,14 @@ const MODELS: [(&str, [Matrix; 4]); 5] = [
 ];
 
 impl Matrix {
-    fn layout(&self) -> W4Layout {
-        W4Layout { n: self.n, k: self.k, group: 64, zeros: false, interleaved: self.gated }
+    fn layout(&self, group: usize) -> W4Layout {
+        W4Layout { n: self.n, k: self.k, group, zeros: false, interleaved: self.gated }
     }
 }
 
 struct Bench {
+    /// Columns of a scale.
+    group: usize,
     stream: Arc<CudaStream>,
     gpu: GpuClass,
     tiles: CudaSlice<u32>,
@@ -89,7 +92,7 @@ fn range<T>(slice: &CudaSlice<T>, stream: &CudaStream, offset: usize, len: usize
 }
 
 impl Bench {
-    fn new() -> Option<Bench> {
+    fn new(group: usize) -> Option<Bench> {
         let gpu = *pagoda_kernels::probe().ok()?.first().map(|g| (g.num_sms, g.compute_capability)).as_ref()?;
         let context = CudaContext::new(0).ok()?;
         // SAFETY: everything here runs on one stream.
@@ -107,14 +110,15 @@ impl Bench {
         let out = stream.alloc_zeros::<u16>(MAX_W4_TOKENS * MAX_N).ok()?;
         let partials = stream.alloc_zeros::<u8>(PARTIALS_BYTES).ok()?;
         let counters = stream.alloc_zeros::<u8>(COUNTERS_BYTES).ok()?;
-        Some(Bench { stream, gpu: GpuClass { num_sms: gpu.0, compute_capability: gpu.1 }, tiles, x, out, partials, counters })
+        Some(Bench { group, stream, gpu: GpuClass { num_sms: gpu.0, compute_capability: gpu.1 }, tiles, x, out, partials, counters })
     }
 
     fn launch(&self, matrix: &Matrix, num_tokens: usize, order: SumOrder, offset: usize) -> Option<()> {
-        let layout = matrix.layout();
+        let layout = matrix.layout(self.group);
         let ld_out = if matrix.gated { matrix.n / 2 } else { matrix.n };
-        let w =
-            W4Matrix { tiles: range(&self.tiles, &self.stream, offset, layout.bytes()), layout, book: BOOK, scale_factor: 1.0 / 1024.0 };
+        let tiles = range(&self.tiles, &self.stream, offset, layout.bytes());
+        // No time depends on what the scales are.
+        let w = W4Matrix { tiles, layout, book: BOOK, scale_factor: 1.0 / 1024.0, short_scales: layout.group == 16 };
         let shape = W4Shape { num_tokens, n: matrix.n, k: matrix.k, tile_bytes: layout.tile_bytes(), fits_columns: w.fits_columns() };
         let params = W4Gemm {
             out: range(&self.out, &self.stream, 0, num_tokens * ld_out * 2),
@@ -140,14 +144,14 @@ impl Bench {
 
     /// Microseconds of the products one after the other, best of three replays; None where one does not run.
     fn time(&self, matrices: &[Matrix], num_tokens: usize, order: SumOrder) -> Option<f64> {
-        let bytes: usize = matrices.iter().map(|m| m.layout().bytes()).sum();
+        let bytes: usize = matrices.iter().map(|m| m.layout(self.group).bytes()).sum();
         let num_copies = ARENA_BYTES / bytes;
         let num_turns = num_copies.clamp(8, 100);
         let turn = |i: usize| {
             let mut offset = i % num_copies * bytes;
             matrices.iter().try_for_each(|matrix| {
                 let at = offset;
-                offset += matrix.layout().bytes();
+                offset += matrix.layout(self.group).bytes();
                 self.launch(matrix, num_tokens, order, at)
             })
         };
@@ -169,7 +173,7 @@ impl Bench {
     }
 
     fn report(&self, what: &str, matrices: &[Matrix], num_tokens: usize, read_limit: f64) {
-        let bytes: usize = matrices.iter().map(|m| m.layout().bytes()).sum();
+        let bytes: usize = matrices.iter().map(|m| m.layout(self.group).bytes()).sum();
         let time = |order| self.time(matrices, num_tokens, order).unwrap_or(f64::NAN);
         let us = time(SumOrder::Fastest);
         let gb_s = bytes as f64 / us * 1e-3;
@@ -193,7 +197,8 @@ fn list(name: &str, default: &str) -> Vec<String> {
 }
 
 fn main() {
-    let Some(bench) = Bench::new().filter(|_| pagoda_kernels::available()) else {
+    let group = list("--group", "64").first().and_then(|v| v.parse().ok()).unwrap_or(64);
+    let Some(bench) = Bench::new(group).filter(|_| pagoda_kernels::available()) else {
         say("no GPU, or built without nvcc");
         return;
     };

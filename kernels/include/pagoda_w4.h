@@ -16,12 +16,13 @@
 typedef struct pagoda_w4_matrix {
   void *tiles;        /* aligned to 16 bytes */
   float book[16];     /* value of each code */
-  float scale_factor; /* a power of two: of all scales */
+  float scale_factor; /* of all scales */
   int32_t n;
   int32_t k;               /* a multiple of 64 */
   int32_t scales_per_tile; /* G: 1, 2, 4 */
   int32_t has_zeros;       /* 0 or 1 */
   int32_t interleaved;     /* 0 or 1 */
+  int32_t short_scales;    /* 1: the scales in the tiles have at most 8 significant bits (e4m3, e8m0), so that bf16 holds them; 0: any f16 */
 } pagoda_w4_matrix;
 
 /* Fills the tiles of a matrix from rows of codes. A scale is rounded once, to the f16 of scale / scale_factor. */
@@ -57,7 +58,7 @@ typedef struct pagoda_absmax_params {
 } pagoda_absmax_params;
 pagoda_status pagoda_absmax(const pagoda_absmax_params *params, pagoda_stream stream);
 
-/* Quantises groups of 16 neighbouring values to NVFP4: e2m1 codes, and scales that are e4m3 over 448 * 6 / absmax. */
+/* Quantises groups of 16 neighbouring values to NVFP4: e2m1 codes, and scales that are e4m3 over the power of two at or below 448 * 6 / absmax. */
 typedef struct pagoda_nvfp4_quantize_params {
   uint8_t *codes;      /* [count / 2]: two a byte, the first in the low nibble */
   float *scales;       /* [count / 16]: what codes are multiplied with */

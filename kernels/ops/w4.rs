@@ -63,8 +63,10 @@ pub struct W4Matrix {
     pub layout: W4Layout,
     /// What each code stands for.
     pub book: [f32; 16],
-    /// Power of two on all scales.
+    /// On all scales.
     pub scale_factor: f32,
+    /// Whether bf16 holds the scales in the tiles, because they have at most 8 significant bits.
+    pub short_scales: bool,
 }
 
 impl W4Matrix {
@@ -77,6 +79,16 @@ impl W4Matrix {
         // Both the factor and its inverse are normal.
         let exponent = (i32::from((largest.to_bits() >> 23) as u8) - 127).clamp(-110, 110);
         f32::from_bits(((exponent - 10 + 127) as u32) << 23)
+    }
+
+    /// `scale_factor` and `short_scales` for scales of at most `largest`. Where all scales are a `unit` times a float of at most 8 significant
+    /// bits (e4m3 under a scale of the whole matrix, e8m0 times one), the unit is part of the factor, so that what is stored is exact.
+    pub fn scales_in(largest: f32, unit: Option<f32>) -> (f32, bool) {
+        let in_unit = unit.map(|unit| W4Matrix::scale_factor(largest / unit) * unit);
+        match in_unit.filter(|factor| factor.is_normal() && (1.0 / factor).is_normal()) {
+            Some(factor) => (factor, true),
+            None => (W4Matrix::scale_factor(largest), false),
+        }
     }
 
     /// Whether the kernel of very few tokens has such tiles: scales and zeros of every format that is read, through the table of pairs or as
@@ -103,6 +115,7 @@ impl W4Matrix {
             scales_per_tile: int(op, "scales_per_tile", layout.scales_per_tile())?,
             has_zeros: i32::from(layout.zeros),
             interleaved: i32::from(layout.interleaved),
+            short_scales: i32::from(self.short_scales),
         })
     }
 }
@@ -272,7 +285,7 @@ mod tests {
         ] {
             // SAFETY: nothing reads the range.
             let tiles = unsafe { DeviceBytes::new(0x1000, 1 << 20) };
-            let matrix = W4Matrix { tiles, layout: layout(16, 1024, group, zeros), book, scale_factor: 1.0 };
+            let matrix = W4Matrix { tiles, layout: layout(16, 1024, group, zeros), book, scale_factor: 1.0, short_scales: false };
             assert_eq!(matrix.fits_columns(), expected, "{book:?}, groups of {group}, zeros: {zeros}");
         }
     }
@@ -287,5 +300,20 @@ mod tests {
             }
         }
         assert_eq!((W4Matrix::scale_factor(0.0), W4Matrix::scale_factor(f32::INFINITY)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn scales_in_a_unit_are_stored_as_they_are() {
+        for unit in [1.0f32, 0.013_37, 3.3e-9, 4.1e7] {
+            // e4m3: 1.125 and 2^-9 among them.
+            let scales = [448.0f32, 1.125, 0.001_953_125].map(|short| short * unit);
+            let (factor, is_short) = W4Matrix::scales_in(scales[0], Some(unit));
+            let stored = scales.map(|scale| half::f16::from_f32(scale / factor).to_f32());
+            assert!(is_short && stored[0] >= 1024.0 && stored[0] < 2048.0, "{unit}: {stored:?}");
+            assert_eq!(stored.map(|scale| scale.to_bits() & 0xffff), [0; 3], "{unit}: {stored:?} in bf16");
+            assert_eq!(stored.map(|scale| scale * factor), scales, "{unit}");
+        }
+        assert_eq!(W4Matrix::scales_in(1.5, None), (W4Matrix::scale_factor(1.5), false));
+        assert!(!W4Matrix::scales_in(f32::MAX, Some(1e-38)).1, "no factor holds both");
     }
 }

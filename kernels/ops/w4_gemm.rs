@@ -122,7 +122,7 @@ mod tests {
         W4Gemm {
             out: range(0x1000, (2 * 40 + 32) * 2),
             x: range(0x2000, 3 * 128 * 2),
-            w: W4Matrix { tiles: range(0x3000, layout.bytes()), layout, book: [0.5; 16], scale_factor: 0.25 },
+            w: W4Matrix { tiles: range(0x3000, layout.bytes()), layout, book: [0.5; 16], scale_factor: 0.25, short_scales: false },
             bias: Some(range(0x4000, 32 * 4)),
             residual: None,
             scratch: W4Scratch { partials: range(0x6000, 0), counters: range(0x7000, 0) },

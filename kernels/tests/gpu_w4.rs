@@ -59,7 +59,8 @@ fn packed(stream: &Arc<CudaStream>, layout: W4Layout, book: [f32; 16], matrix: &
         scales: bytes(&scales, stream),
         zeros: layout.zeros.then(|| (bytes(&zeros, stream), 0)),
     };
-    w4_pack(&W4Matrix { tiles: bytes(&tiles, stream), layout, book, scale_factor: SCALE_FACTOR }, &from, raw(stream)).expect("pack");
+    let matrix = W4Matrix { tiles: bytes(&tiles, stream), layout, book, scale_factor: SCALE_FACTOR, short_scales: false };
+    w4_pack(&matrix, &from, raw(stream)).expect("pack");
     let got = stream.clone_dtoh(&tiles).expect("tiles");
     let difference = (0..got.len()).find(|&i| got[i] != expected[i]);
     assert_eq!(difference, None, "{layout:?}: first byte of the tiles that pagoda_w4.h draws otherwise");
@@ -81,6 +82,7 @@ struct Case {
 struct Problem {
     layout: W4Layout,
     book: [f32; 16],
+    short_scales: bool,
     /// `[64, n]`: sums, and sums of the sizes of what is added.
     sums: Vec<(f64, f64)>,
     bias: Vec<bf16>,
@@ -97,8 +99,12 @@ struct Problem {
 
 impl Problem {
     fn new(stream: &Arc<CudaStream>, layout: W4Layout, book: [f32; 16]) -> Problem {
+        Problem::with_scales(stream, layout, book, false)
+    }
+
+    fn with_scales(stream: &Arc<CudaStream>, layout: W4Layout, book: [f32; 16], short_scales: bool) -> Problem {
         let mut noise = Noise(layout.n as u64 * 7 + layout.k as u64);
-        let matrix = RandomMatrix::new(&layout, &mut noise);
+        let matrix = RandomMatrix::new(&layout, short_scales, &mut noise);
         let (tiles, weights) = matrix.tiles(&layout, &book);
         let tiles_gpu = packed(stream, layout, book, &matrix, &tiles);
         let (x, bias) = (noise.values(MAX_W4_TOKENS * layout.k), noise.values(layout.n));
@@ -116,6 +122,7 @@ impl Problem {
             bias,
             layout,
             book,
+            short_scales,
             stream: stream.clone(),
         }
     }
@@ -128,7 +135,7 @@ impl Problem {
         W4Gemm {
             out,
             x: bytes(&self.x_gpu, &self.stream),
-            w: W4Matrix { tiles: bytes(&self.tiles_gpu, &self.stream), layout: self.layout, book: self.book, scale_factor: SCALE_FACTOR },
+            w: self.matrix(),
             bias: case.extras.then(|| bytes(&self.bias_gpu, &self.stream)),
             residual: case.extras.then_some(out),
             scratch: W4Scratch { partials: bytes(&self.partials_gpu, &self.stream), counters: bytes(&self.counters_gpu, &self.stream) },
@@ -206,9 +213,13 @@ impl Problem {
         assert!(got == self.run(case), "{:?} {case:?}: two runs differ", self.layout);
     }
 
+    fn matrix(&self) -> W4Matrix {
+        let tiles = bytes(&self.tiles_gpu, &self.stream);
+        W4Matrix { tiles, layout: self.layout, book: self.book, scale_factor: SCALE_FACTOR, short_scales: self.short_scales }
+    }
+
     fn fits_columns(&self) -> bool {
-        W4Matrix { tiles: bytes(&self.tiles_gpu, &self.stream), layout: self.layout, book: self.book, scale_factor: SCALE_FACTOR }
-            .fits_columns()
+        self.matrix().fits_columns()
     }
 
     fn shape(&self, num_tokens: usize) -> W4Shape {
@@ -272,8 +283,11 @@ fn every_kernel_matches_the_reference() {
         layout(48, 704, 16, false, true),
     ];
     for (i, layout) in layouts.into_iter().enumerate() {
-        let problem = Problem::new(&stream, layout, if i % 2 == 0 && !layout.zeros { NF4 } else { WHOLE });
-        check_plans(&problem, gpu, &[1, 2, 7, 8, 9, 16, 17, 33, 64]);
+        let book = if i % 2 == 0 && !layout.zeros { NF4 } else { WHOLE };
+        check_plans(&Problem::new(&stream, layout, book), gpu, &[1, 2, 7, 8, 9, 16, 17, 33, 64]);
+        if layout.scales_per_tile() > 1 && !layout.zeros {
+            check_plans(&Problem::with_scales(&stream, layout, book, true), gpu, &[1, 9, 16, 17, 33, 64]);
+        }
     }
 }
 

@@ -73,6 +73,17 @@ fn stacked_layout(rows: &[usize], whole: bool, one: W4Layout, usage: MatrixUse) 
     W4Layout { n, interleaved: usage == MatrixUse::GateUp && whole && halves && n.is_multiple_of(16), ..one }
 }
 
+/// `Scales::unit` of all parts; None: unknown, or not one for all.
+fn common_unit(parts: &[HostMatrix], quantize: Option<LoadFormat>) -> Option<f32> {
+    let unit = |part: &HostMatrix| match part {
+        HostMatrix::Coded(matrix) => matrix.scales.unit(),
+        // Over a power of two.
+        HostMatrix::Rows(_) => (quantize == Some(LoadFormat::Fp4)).then_some(1.0),
+    };
+    let first = unit(&parts[0])?;
+    parts.iter().all(|part| unit(part) == Some(first)).then_some(first)
+}
+
 /// Arrays of the load room.
 struct LoadRoom {
     codes: DeviceBytes,
@@ -146,8 +157,9 @@ impl CudaDevice {
         };
         let room = LoadRoom::new(bytes, &layout, dense);
         let largest = self.fill_room(&room, parts, &layout, load.quantize)?;
-        let (tiles, scale_factor) = (self.weights.alloc(layout.bytes()).map_err(engine_error)?, W4Matrix::scale_factor(largest));
-        let matrix = W4Matrix { tiles, layout, book: kin.book, scale_factor };
+        let (scale_factor, short_scales) = W4Matrix::scales_in(largest, common_unit(parts, load.quantize));
+        let tiles = self.weights.alloc(layout.bytes()).map_err(engine_error)?;
+        let matrix = W4Matrix { tiles, layout, book: kin.book, scale_factor, short_scales };
         let zeros = kin.plus.map(|plus| (room.zeros, plus));
         let codes = W4Codes { codes: room.codes, first_high: kin.first == Nibble::High, scales: room.scales, zeros };
         self.launch(|stream| w4_pack(&matrix, &codes, stream))?;

@@ -46,7 +46,7 @@ pub fn is_packed(matrix: &CodedMatrix, usage: MatrixUse) -> bool {
 
 /// The matrix as products and an embedding read it.
 pub fn packed(matrix: &CodedMatrix) -> RoundedWeight {
-    let scales = half_scales(matrix);
+    let (scales, unit) = half_scales(matrix);
     let Code::Four { book, first } = matrix.code else { unreachable!("asked for 4-bit codes") };
     let values = |book: Book| {
         let matrix = CodedMatrix { code: Code::Four { book, first }, scales: scales.clone(), ..matrix.clone() };
@@ -57,7 +57,7 @@ pub fn packed(matrix: &CodedMatrix) -> RoundedWeight {
     let table = values(book);
     let many = table.iter().copied().map(rounded).collect();
     let few = values(half_book(book));
-    let scaled = (layout_of(matrix).scales_per_tile() > 1).then(|| few.iter().copied().map(rounded).collect());
+    let scaled = (layout_of(matrix).scales_per_tile() > 1).then(|| few.iter().map(|value| rounded(value / unit) * unit).collect());
     RoundedWeight { values: many, n: matrix.n, k: matrix.k, packed: Some(PackedValues { few, scaled, table }) }
 }
 
@@ -77,14 +77,16 @@ impl RoundedWeight {
     }
 }
 
-/// Every scale as f16 in units of a power of two.
-fn half_scales(matrix: &CodedMatrix) -> Scales {
+/// Every scale as f16 times a factor, and the unit of that.
+fn half_scales(matrix: &CodedMatrix) -> (Scales, f32) {
     let per_row = matrix.scales.per_row;
     let mut values = vec![0.0f32; matrix.n * per_row];
     values.chunks_exact_mut(per_row).enumerate().for_each(|(row, out)| matrix.scales.read_row(row, out));
-    let factor = W4Matrix::scale_factor(values.iter().fold(0.0, |max, scale| max.max(scale.abs())));
+    let largest = values.iter().fold(0.0f32, |max, scale| max.max(scale.abs()));
+    let (factor, is_short) = W4Matrix::scales_in(largest, matrix.scales.unit());
     values.iter_mut().for_each(|scale| *scale = f16::from_f32(*scale / factor).to_f32() * factor);
-    Scales { rows: 1, values: ScaleValues::F32(MappedBytes::from_slice(bytemuck::cast_slice(&values))), ..matrix.scales }
+    let scales = Scales { rows: 1, values: ScaleValues::F32(MappedBytes::from_slice(bytemuck::cast_slice(&values))), ..matrix.scales };
+    (scales, if is_short { factor } else { 1.0 })
 }
 
 /// The book in bf16, in the unit in which it loses least.

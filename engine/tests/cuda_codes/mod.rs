@@ -128,7 +128,8 @@ pub fn pack(gpu: &Arc<Gpu>, from: &CodedMatrix, interleaved: bool) -> Packed {
     // What lies behind the tiles stays as it is: `poisoned` is looked at below.
     const GUARD: usize = 64;
     let tiles = upload(gpu, &vec![0xa5; layout.bytes() + GUARD]);
-    let matrix = W4Matrix { tiles: tiles.bytes().first(layout.bytes()), layout, book, scale_factor: W4Matrix::scale_factor(largest) };
+    let (scale_factor, short_scales) = W4Matrix::scales_in(largest, from.scales.unit());
+    let matrix = W4Matrix { tiles: tiles.bytes().first(layout.bytes()), layout, book, scale_factor, short_scales };
     let codes = upload(gpu, from.codes.as_slice());
     let scales = upload(gpu, bytemuck::cast_slice(&scales));
     let zeros = match &from.zeros {

@@ -7,7 +7,7 @@ use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
 use pagoda_engine::weights::quant::LoadFormat;
 use pagoda_engine::weights::quant::books::e4m3;
-use pagoda_engine::weights::quant::quantize::floats::nvfp4;
+use pagoda_engine::weights::quant::quantize::floats::{nvfp4, nvfp4_binary_global};
 use pagoda_engine::weights::quant::quantize::four_bit::nf4;
 use pagoda_kernels::ops::DType;
 use pagoda_kernels::ops::w4_quantize::{Nf4Blocks, Nvfp4Groups, absmax, nf4_quantize, nvfp4_quantize};
@@ -100,8 +100,9 @@ fn check_nvfp4(what: &str, values: &[f32], dtype: DType) {
     assert!(most.is_finite(), "{what}: {dtype:?} holds the values");
     let Some((codes, scales, largest, got_most)) = nvfp4_on_gpu(&values, dtype) else { return };
     assert_eq!(got_most, most, "{what}, {dtype:?}: absmax");
-    let want = nvfp4(&values, most);
-    let want_scales: Vec<f32> = want.scales.iter().map(|byte| e4m3(*byte) / want.global).collect();
+    let global = nvfp4_binary_global(most);
+    let want = nvfp4(&values, global);
+    let want_scales: Vec<f32> = want.scales.iter().map(|byte| e4m3(*byte) / global).collect();
     for (i, (got, want)) in scales.iter().zip(&want_scales).enumerate() {
         assert_eq!(got.to_bits(), want.to_bits(), "{what}, {dtype:?}: scale {i} is {got}, expected {want}: {:?}", &values[16 * i..][..16]);
     }

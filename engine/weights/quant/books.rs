@@ -54,6 +54,9 @@ pub const UINT4: Book = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0,
 /// Integers -8..8 stored with 8 added: symmetric int4.
 pub const INT4: Book = [-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
 
+/// The e4m3 byte of 1.
+pub const E4M3_ONE: u8 = 0x38;
+
 /// An e4m3fn byte: 4 exponent bits of bias 7, no infinity, NaN at 0x7f and 0xff.
 pub const fn e4m3(byte: u8) -> f32 {
     let (exponent, mantissa) = ((byte >> 3 & 15) as u32, (byte & 7) as u32);

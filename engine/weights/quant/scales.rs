@@ -3,6 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::books::E4M3_ONE;
 use crate::weights::mapped::MappedBytes;
 
 /// Which weights share a scale, and where it is: entry `(row / rows) * per_row + column / cols`.
@@ -84,6 +85,21 @@ impl Scales {
         }
     }
 
+    /// What all scales are, times floats of at most 8 significant bits; None: not known. It is the scale of the tensor where the others are
+    /// e4m3, and 1 where they have so few bits themselves.
+    pub fn unit(&self) -> Option<f32> {
+        /// Of a product or a quotient that was rounded, which its unit does not undo.
+        const ROUNDED: f32 = 2.0 * f32::EPSILON;
+        match &self.values {
+            ScaleValues::BF16(_) => Some(1.0),
+            ScaleValues::Table { table, .. } => [1.0, table[usize::from(E4M3_ONE)]].into_iter().find(|unit| {
+                let is_short = |value: f32| (bf16::from_f32(value).to_f32() - value).abs() <= ROUNDED * value.abs();
+                unit.is_normal() && *unit > 0.0 && table.iter().all(|value| !value.is_finite() || is_short(value / unit))
+            }),
+            ScaleValues::F32(_) | ScaleValues::F16(_) | ScaleValues::Nested { .. } => None,
+        }
+    }
+
     /// Bytes they take in memory.
     pub fn bytes(&self) -> usize {
         match &self.values {
@@ -103,5 +119,34 @@ where
     match bytemuck::try_cast_slice::<u8, H>(bytes) {
         Ok(halves) => halves.convert_to_f32_slice(out),
         Err(_) => out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(out, pair)| *out = bytemuck::pod_read_unaligned::<H>(pair).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::quant::books::{e4m3, e8m0, table};
+
+    fn scales(values: ScaleValues) -> Scales {
+        Scales::new(1, 16, 64, values)
+    }
+
+    fn of_table(value: impl Fn(u8) -> f32) -> Scales {
+        scales(ScaleValues::Table { codes: MappedBytes::from_slice(&[]), table: Box::new(table(value)) })
+    }
+
+    #[test]
+    fn the_unit_of_scales_leaves_them_few_bits() {
+        for global in [1.0f32, 512.0, 2688.0 / 0.37, 1.234_567e-3] {
+            let (over, times) = (of_table(|byte| e4m3(byte) / global), of_table(|byte| e4m3(byte) * global));
+            let is_binary = global.to_bits() & 0x007f_ffff == 0;
+            assert_eq!(over.unit(), Some(if is_binary { 1.0 } else { 1.0 / global }), "over {global}");
+            assert_eq!(times.unit(), Some(if is_binary { 1.0 } else { global }), "times {global}");
+        }
+        assert_eq!(of_table(e8m0).unit(), Some(1.0));
+        assert_eq!(of_table(|byte| f32::from(byte).sqrt()).unit(), None);
+        assert_eq!(of_table(|_| 0.0).unit(), Some(1.0));
+        let halves = || MappedBytes::from_slice(&[0x31, 0x2e]);
+        assert_eq!((scales(ScaleValues::BF16(halves())).unit(), scales(ScaleValues::F16(halves())).unit()), (Some(1.0), None));
     }
 }

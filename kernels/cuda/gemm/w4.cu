@@ -41,18 +41,27 @@ template <int kTiles, W4Scaling kScaling> constexpr W4Kernel sm80_kernel() {
 const W4ColumnsKernel kColumnsKernels[] = {columns_kernel<kPairTable, 1, false>(), columns_kernel<kPairTable, 2, false>(), columns_kernel<kPairTable, 4, false>(),
                                            columns_kernel<kWhole, 1, false>(),     columns_kernel<kWhole, 1, true>(),      columns_kernel<kWhole, 2, false>(),
                                            columns_kernel<kWhole, 2, true>()};
+// Where scales are short, the kernel of such is tried first.
 const W4Kernel kRowsKernels[] = {rows_kernel<1, kTileScales>(),      rows_kernel<2, kTileScales>(),      rows_kernel<4, kTileScales>(),      rows_kernel<8, kTileScales>(),
                                  rows_kernel<1, kTileScalesZeros>(), rows_kernel<2, kTileScalesZeros>(), rows_kernel<4, kTileScalesZeros>(), rows_kernel<8, kTileScalesZeros>(),
-                                 rows_kernel<1, kStepScales>(),      rows_kernel<2, kStepScales>(),      rows_kernel<4, kStepScales>(),      rows_kernel<8, kStepScales>()};
+                                 rows_kernel<1, kStepShortScales>(), rows_kernel<2, kStepShortScales>(), rows_kernel<4, kStepShortScales>(), rows_kernel<8, kStepShortScales>(),
+                                 rows_kernel<1, kStepScales>(),      rows_kernel<2, kStepScales>(),      rows_kernel<4, kStepScales>(),      rows_kernel<8, kStepScales>(),
+                                 rows_kernel<1, kStepScalesZeros>(), rows_kernel<2, kStepScalesZeros>(), rows_kernel<4, kStepScalesZeros>(), rows_kernel<8, kStepScalesZeros>()};
 const W4Kernel kSm80Kernels[] = {sm80_kernel<1, kTileScales>(),      sm80_kernel<2, kTileScales>(),      sm80_kernel<4, kTileScales>(),      sm80_kernel<8, kTileScales>(),
                                  sm80_kernel<1, kTileScalesZeros>(), sm80_kernel<2, kTileScalesZeros>(), sm80_kernel<4, kTileScalesZeros>(), sm80_kernel<8, kTileScalesZeros>(),
-                                 sm80_kernel<1, kStepScales>(),      sm80_kernel<2, kStepScales>(),      sm80_kernel<4, kStepScales>(),      sm80_kernel<8, kStepScales>()};
+                                 sm80_kernel<1, kStepScales>(),      sm80_kernel<2, kStepScales>(),      sm80_kernel<4, kStepScales>(),      sm80_kernel<8, kStepScales>(),
+                                 sm80_kernel<1, kStepScalesZeros>(), sm80_kernel<2, kStepScalesZeros>(), sm80_kernel<4, kStepScalesZeros>(), sm80_kernel<8, kStepScalesZeros>()};
 
-W4Scaling scaling_of(const pagoda_w4_matrix &w) { return w.scales_per_tile > 1 ? kStepScales : w.has_zeros ? kTileScalesZeros : kTileScales; }
+// Whether kernels of such scales multiply the matrix.
+bool takes(W4Scaling scaling, const pagoda_w4_matrix &w) {
+  if (w.scales_per_tile == 1) return scaling == (w.has_zeros ? kTileScalesZeros : kTileScales);
+  if (w.has_zeros) return scaling == kStepScalesZeros;
+  return scaling == kStepScales || (scaling == kStepShortScales && w.short_scales);
+}
 
 template <int kCount> const W4Kernel *find_kernel(const W4Kernel (&kernels)[kCount], const Params &p) {
   for (const W4Kernel &row : kernels) {
-    if (row.scaling == scaling_of(p.w) && p.num_tokens <= 8 * row.token_tiles) return &row;
+    if (takes(row.scaling, p.w) && p.num_tokens <= 8 * row.token_tiles) return &row;
   }
   return nullptr;
 }

@@ -36,7 +36,7 @@ enum W4Decoding {
 
 // kScales scales a row in a tile, with zeros or not.
 template <W4Decoding kDecode, int kScales, bool kZeros> struct W4Columns {
-  static constexpr W4Scaling kScaling = kScales > 1 ? kStepScales : kZeros ? kTileScalesZeros : kTileScales;
+  static constexpr W4Scaling kScaling = kScales > 1 ? (kZeros ? kStepScalesZeros : kStepScales) : kZeros ? kTileScalesZeros : kTileScales;
   static constexpr W4Decoding kDecoding = kDecode;
   static constexpr bool kHasZeros = kZeros;
   static constexpr int kScalesPerTile = kScales;

@@ -22,12 +22,13 @@ struct W4Book {
   float factor;
 };
 
-// How often scales change along a row of a tile. Every scale multiplies an f32 sum, so that products of codes are exact. Zeros are taken from
-// the codes: exactly, where both are whole numbers up to 256.
-enum W4Scaling { kTileScales, kTileScalesZeros, kStepScales };
+// How often scales change along a row of a tile: never, or with the steps. Zeros are taken from the codes: exactly, where both are whole numbers
+// up to 256. Short scales are those that bf16 holds; their kernels know no zeros.
+enum W4Scaling { kTileScales, kTileScalesZeros, kStepScales, kStepScalesZeros, kStepShortScales };
 
 // k-steps (16 columns, one mma) that share a scale.
-template <W4Scaling kScaling> constexpr int kScaledSteps = kScaling == kStepScales ? 1 : 4;
+template <W4Scaling kScaling> constexpr int kScaledSteps = kScaling == kTileScales || kScaling == kTileScalesZeros ? 4 : 1;
+template <W4Scaling kScaling> constexpr bool kHasZeros = kScaling == kTileScalesZeros || kScaling == kStepScalesZeros;
 
 // One warp: the sixteen entries whose high nibble is `high`.
 __device__ __forceinline__ void fill_pair_row(unsigned char *table_smem, const W4Book &book, int high, int lane) {
@@ -71,14 +72,14 @@ template <W4Scaling kScaling> struct W4LaneFactors {
 
   // From the f16 pairs of the tile; `zeros` is 0 without any.
   __device__ __forceinline__ W4LaneFactors(uint32_t scales, uint32_t zeros) : scale(w4_half_pair(scales)) {
-    if (kScaling == kTileScales) return;
+    if (!kHasZeros<kScaling>) return;
     const float2 z = w4_half_pair(zeros);
     zero[0] = __float2bfloat162_rn(z.x), zero[1] = __float2bfloat162_rn(z.y);
   }
 
   // What mma multiplies by, from the pair of a table entry.
   __device__ __forceinline__ uint32_t weights(uint32_t pair, int row) const {
-    if (kScaling == kTileScales) return pair;
+    if (!kHasZeros<kScaling>) return pair;
     const __nv_bfloat162 codes = __hsub2(*reinterpret_cast<const __nv_bfloat162 *>(&pair), zero[row]);
     return *reinterpret_cast<const uint32_t *>(&codes);
   }
@@ -92,16 +93,16 @@ template <W4Scaling kScaling> struct W4Lane {
   const unsigned char *table_smem;
   int lane_offset; // in an entry of the table
   int scale_offset; // of rows g, g + 8 in a tile
-  int zero_bytes;   // from there to the zeros; 0: none
+  int zero_bytes;   // from there to the zeros, where there are any
   int scales;       // of a row in a tile
 
   __device__ __forceinline__ W4Lane(const W4Tile &tile, const unsigned char *table, int lane)
-      : table_smem(table), lane_offset(lane * 4), scale_offset(W4Tile::kCodeBytes + lane / 4 * 4), zero_bytes(tile.has_zeros ? tile.plane_bytes() : 0), scales(tile.scales) {}
+      : table_smem(table), lane_offset(lane * 4), scale_offset(W4Tile::kCodeBytes + lane / 4 * 4), zero_bytes(kScaledSteps<kScaling> == 1 ? tile.plane_bytes() : W4Tile::kRows * 2), scales(tile.scales) {}
 
   // From shared memory, for the group of step j: the f16 pairs, and what they stand for.
   __device__ __forceinline__ uint2 factor_bits(uint32_t tile_smem, int j) const {
     const uint32_t address = tile_smem + scale_offset + j * scales / 4 * 32;
-    return make_uint2(ptx::load_shared_4b(address), kScaling != kTileScales && zero_bytes ? ptx::load_shared_4b(address + zero_bytes) : 0);
+    return make_uint2(ptx::load_shared_4b(address), kHasZeros<kScaling> ? ptx::load_shared_4b(address + zero_bytes) : 0);
   }
   __device__ __forceinline__ W4LaneFactors<kScaling> factors(uint32_t tile_smem, int j) const {
     const uint2 bits = factor_bits(tile_smem, j);
@@ -111,7 +112,7 @@ template <W4Scaling kScaling> struct W4Lane {
   // The same from global memory.
   __device__ __forceinline__ W4LaneFactors<kScaling> factors(const uint8_t *tile_gmem, int j) const {
     const uint8_t *address = tile_gmem + scale_offset + j * scales / 4 * 32;
-    return {ptx::load_4b(address), kScaling != kTileScales && zero_bytes ? ptx::load_4b(address + zero_bytes) : 0};
+    return {ptx::load_4b(address), kHasZeros<kScaling> ? ptx::load_4b(address + zero_bytes) : 0};
   }
 
   // Operand a of step j, from word j of the lane's codes.

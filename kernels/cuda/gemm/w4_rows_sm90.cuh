@@ -9,7 +9,7 @@
 //   stage of x:  kXCols boxes of [kTokens][64] bf16, 128 bytes a row, swizzled         stage of a warp:  kCopyTiles tiles
 //
 // Where a tile has several scales they multiply the codes: four batches of products, each waited for, took 176 us for 64 tokens of the same
-// layer in NVFP4, this 136 (H200).
+// layer in NVFP4, this 136 (H200). A scale that bf16 holds does so in one instruction, any other in two.
 //
 // Whoever multiplies step i refills what step i - kXLag has left, the warps in turn: there is no warp that only copies, which leaves 168
 // registers a thread. The sums of a cluster are added in order of rank through distributed shared memory: a token's result depends on n, k and
@@ -151,13 +151,15 @@ template <W4Scaling kScaling> struct W4RowsOperands {
     }
   }
 
-  // Codes times their scales, rounded once: a scale is the sum of two bf16.
+  // Codes times their scales, rounded once: a scale is the sum of two bf16, a short one a bf16.
   __device__ __forceinline__ static void scale_codes(uint32_t (&codes)[4], float2 scale) {
     const float of_row[2] = {scale.x, scale.y};
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const __nv_bfloat162 high = __float2bfloat162_rn(of_row[e % 2]), low = __float2bfloat162_rn(of_row[e % 2] - __low2float(high));
-      const __nv_bfloat162 code = *reinterpret_cast<const __nv_bfloat162 *>(&codes[e]), w = __hfma2(code, high, __hmul2(code, low));
+      const __nv_bfloat162 high = __float2bfloat162_rn(of_row[e % 2]), code = *reinterpret_cast<const __nv_bfloat162 *>(&codes[e]);
+      __nv_bfloat162 w;
+      if constexpr (kScaling == kStepShortScales) w = __hmul2(code, high);
+      else w = __hfma2(code, high, __hmul2(code, __float2bfloat162_rn(of_row[e % 2] - __low2float(high))));
       codes[e] = *reinterpret_cast<const uint32_t *>(&w);
     }
   }
@@ -327,7 +329,7 @@ __global__ void __launch_bounds__(kMaxW4RowsWarps *kWarpSize, 1)
       W4RowsOperands<Kernel::kScaling> even, odd;
       tiles.next(even, odd, lane, policy);
       x.wait();
-      if constexpr (Kernel::kScaling == kStepScales) w4_rows_multiply_scaled<Kernel>(sums, even, odd, x.stage_smem());
+      if constexpr (kScaledSteps<Kernel::kScaling> == 1) w4_rows_multiply_scaled<Kernel>(sums, even, odd, x.stage_smem());
       else w4_rows_multiply<Kernel>(sums, even, odd, x.stage_smem());
       __syncwarp();
       if (lane == 0) x.leave(turn == warp);

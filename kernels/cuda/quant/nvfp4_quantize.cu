@@ -1,6 +1,7 @@
 // pagoda_absmax and pagoda_nvfp4_quantize: dense weights become NVFP4, bit for bit as the CPU makes it. When weights are loaded.
 //
-//   global = 448 * 6 / absmax of the matrix      scale = e4m3(global * (absmax of 16 / 6)) / global      code = e2m1(value / scale)
+//   global = 448 * 6 / absmax of the matrix, down to a power of two, so that a scale has the few bits of e4m3
+//   scale = e4m3(global * (absmax of 16 / 6)) / global      code = e2m1(value / scale)
 //
 // A thread takes a group of 16 values. f32 throughout, subnormals kept, quotients correctly rounded, no division by a reciprocal. e4m3 is
 // rounded by integers, since GPUs before 8.9 have no instruction for it. Bound by memory: 2.75 bytes a bf16 value, and 2 for absmax.
@@ -64,7 +65,8 @@ __device__ __forceinline__ uint32_t e2m1_code(float x) {
 template <typename T> __global__ void __launch_bounds__(kThreads) nvfp4_quantize_kernel(const __grid_constant__ pagoda_nvfp4_quantize_params p) {
   wait_then_allow_next();
   const float absmax = load_fresh(p.absmax);
-  const float global = fminf(__fdiv_rn(kE4m3Max * kE2m1Max, absmax > 0.0f ? absmax : 1.0f), FLT_MAX);
+  const float unrounded = fminf(__fdiv_rn(kE4m3Max * kE2m1Max, absmax > 0.0f ? absmax : 1.0f), FLT_MAX);
+  const float global = __int_as_float(__float_as_int(unrounded) & kInfinityBits);
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   // What is not finite is nobody's absmax: it is told by `largest`.
   int largest = magnitude_bits(absmax) >= kInfinityBits ? kInfinityBits : 0;

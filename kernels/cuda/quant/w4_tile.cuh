@@ -39,7 +39,7 @@ __host__ __device__ __forceinline__ int w4_row_tiles(const pagoda_w4_matrix &m) 
 
 // What pagoda_w4.h asks of a matrix.
 inline bool w4_is_valid(const pagoda_w4_matrix &m) {
-  const bool flags_ok = (m.has_zeros == 0 || m.has_zeros == 1) && (m.interleaved == 0 || (m.interleaved == 1 && m.n % 16 == 0));
+  const bool flags_ok = (m.has_zeros == 0 || m.has_zeros == 1) && (m.short_scales == 0 || m.short_scales == 1) && (m.interleaved == 0 || (m.interleaved == 1 && m.n % 16 == 0));
   const bool scales_ok = m.scales_per_tile == 1 || m.scales_per_tile == 2 || m.scales_per_tile == 4;
   return m.tiles && reinterpret_cast<uintptr_t>(m.tiles) % 16 == 0 && m.n > 0 && m.k > 0 && m.k % W4Tile::kCols == 0 && flags_ok && scales_ok;
 }

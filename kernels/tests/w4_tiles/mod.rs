@@ -58,12 +58,13 @@ pub struct RandomMatrix {
 }
 
 impl RandomMatrix {
-    /// Codes are uniform, scales within a factor of three, zeros below eight.
-    pub fn new(layout: &W4Layout, noise: &mut Noise) -> RandomMatrix {
+    /// Codes are uniform, scales within a factor of three, of 8 significant bits where they are short, zeros below eight.
+    pub fn new(layout: &W4Layout, short_scales: bool, noise: &mut Noise) -> RandomMatrix {
         let groups = layout.n * layout.groups();
+        let scale = |bits: u64| if short_scales { 8 * (64 + bits % 128) } else { 512 + bits };
         RandomMatrix {
             codes: (0..layout.n * layout.k).map(|_| (noise.bits() >> 60) as u8).collect(),
-            scales: (0..groups).map(|_| f16::from_f64(512.0 + (noise.bits() >> 54) as f64)).collect(),
+            scales: (0..groups).map(|_| f16::from_f64(scale(noise.bits() >> 54) as f64)).collect(),
             zeros: (0..groups).map(|_| if layout.zeros { (noise.bits() >> 61) as u8 } else { 0 }).collect(),
         }
     }

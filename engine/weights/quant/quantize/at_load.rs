@@ -1,6 +1,6 @@
 //! Quantising dense weights while they are loaded.
 
-use super::floats::{fp8_rows, nvfp4};
+use super::floats::{fp8_rows, nvfp4, nvfp4_binary_global};
 use super::four_bit::{BLOCK, nf4};
 use super::integers::int8_rows;
 use crate::device::{HostMatrix, HostWeight};
@@ -31,7 +31,7 @@ pub struct AtLoad {
 pub enum LoadFormat {
     /// bitsandbytes NF4, blocks of 64.
     Nf4,
-    /// NVFP4: e2m1 in groups of 16 with e4m3 scales.
+    /// NVFP4: e2m1 in groups of 16 with e4m3 scales over a power of two.
     Fp4,
     /// e4m3 with a scale a row.
     Fp8,
@@ -75,8 +75,7 @@ impl LoadFormat {
         let rows = (CHUNK_VALUES / k).max(1);
         let chunks = || (0..n).step_by(rows).map(|first| dense_values(&weight.slice_rows(first, rows.min(n - first))));
         let (mut codes, mut bytes, mut floats) = (Vec::new(), Vec::new(), Vec::new());
-        let absmax = if self == LoadFormat::Fp4 { largest(chunks(), &weight.name)? } else { 0.0 };
-        let mut global = 1.0;
+        let global = if self == LoadFormat::Fp4 { nvfp4_binary_global(largest(chunks(), &weight.name)?) } else { 1.0 };
         for values in chunks() {
             let (chunk, scales) = match self {
                 LoadFormat::Nf4 => {
@@ -84,8 +83,7 @@ impl LoadFormat {
                     (blocks.codes, blocks.absmax)
                 }
                 LoadFormat::Fp4 => {
-                    let matrix = nvfp4(&values, absmax);
-                    global = matrix.global;
+                    let matrix = nvfp4(&values, global);
                     bytes.extend(matrix.scales);
                     (matrix.codes, Vec::new())
                 }

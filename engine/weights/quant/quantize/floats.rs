@@ -59,15 +59,23 @@ pub struct Nvfp4 {
     pub codes: Vec<u8>,
     /// e4m3, one for 16.
     pub scales: Vec<u8>,
-    /// The divisor of all scales.
-    pub global: f32,
 }
 
-/// e2m1 codes in groups of 16 with e4m3 scales; `absmax` is the largest magnitude of all that shares the global scale, all finite. Below
-/// 2^-117 or so the divisor is as large as it can be, and what is left of the values is zeros.
-pub fn nvfp4(values: &[f32], absmax: f32) -> Nvfp4 {
-    let global = (E4M3_MAX * E2M1_MAX / if absmax > 0.0 { absmax } else { 1.0 }).min(f32::MAX);
-    let mut out = Nvfp4 { codes: vec![0; values.len() / 2], scales: vec![0; values.len() / 16], global };
+/// The divisor of the scales of values up to `absmax`, which is finite: the largest of them becomes 448. Below 2^-117 or so the divisor is as
+/// large as it can be, and what is left of the values is zeros.
+pub fn nvfp4_global(absmax: f32) -> f32 {
+    (E4M3_MAX * E2M1_MAX / if absmax > 0.0 { absmax } else { 1.0 }).min(f32::MAX)
+}
+
+/// The power of two at or below `nvfp4_global`: scales over it keep the few bits of e4m3, and lose none of them but at the lower end of its
+/// range, where they are 2^-15 of the largest.
+pub fn nvfp4_binary_global(absmax: f32) -> f32 {
+    f32::from_bits(nvfp4_global(absmax).to_bits() & 0x7f80_0000)
+}
+
+/// e2m1 codes in groups of 16 with scales that are e4m3 over `global`.
+pub fn nvfp4(values: &[f32], global: f32) -> Nvfp4 {
+    let mut out = Nvfp4 { codes: vec![0; values.len() / 2], scales: vec![0; values.len() / 16] };
     out.codes.par_chunks_exact_mut(8).zip(&mut out.scales).zip(values.par_chunks_exact(16)).for_each(|((codes, scale), values)| {
         let max = values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
         *scale = to_e4m3(global * (max / E2M1_MAX));
