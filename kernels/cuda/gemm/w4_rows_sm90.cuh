@@ -2,9 +2,9 @@
 //
 // A warpgroup has 64 rows, four tile rows, a CTA up to three such groups; CTAs walk over blocks of rows, and in a cluster of split_k CTAs each has
 // a range of the columns. All warps walk along the columns together: x comes as boxes of 64 columns (tensor copies, swizzled), each warp's tiles
-// through a ring of its own (bulk copies). A warp turns its codes into the operand a of wgmma in registers, two columns at a time; x is operand b,
-// straight from shared memory. With mma.sync, x passes through registers, and 64 tokens took 146 us
-// for the four products of a layer of Qwen2.5 7B against 119 (H200).
+// through a ring of its own (bulk copies). A warp turns its codes into the operand a of wgmma in registers, those of the next columns while products
+// of the last run; x is operand b, straight from shared memory. With mma.sync, x passes through registers, and 64 tokens took 146 us for the four
+// products of a layer of Qwen2.5 7B against 119, before products ran beside the decoding (H200).
 //
 //   stage of x:  kXCols boxes of [kTokens][64] bf16, 128 bytes a row, swizzled         stage of a warp:  kCopyTiles tiles
 //
@@ -167,80 +167,95 @@ template <W4Scaling kScaling> struct W4RowsOperands {
 
 // One warp's walk over its tiles.
 template <typename Kernel> struct W4RowsTiles {
+  using Operands = W4RowsOperands<Kernel::kScaling>;
   const W4Blocks &work;
   W4RowsRing<Kernel> &ring;
   const W4Lane<Kernel::kScaling> &mine;
-  int block, col = 0;
+  int block, col = 0; // of the next tile of an even column
   RingSlot slot;
-  // Operands of the next two tiles; what is beyond the last column is scaled to nothing. For a row that does not exist they are made of whatever
-  // lies in the ring.
-  __device__ __forceinline__ void next(W4RowsOperands<Kernel::kScaling> &even, W4RowsOperands<Kernel::kScaling> &odd, int lane, uint64_t policy) {
-    const bool has_tile = work.has_tile(block, ring.warp);
+  uint32_t tile_smem = 0; // of the latest tile
+  // Operands of the next tile of an even column. For a row that does not exist they are made of whatever lies in the ring.
+  __device__ __forceinline__ void next_even(Operands &operands) {
     const int in_copy = col % Kernel::kCopyTiles;
-    if (in_copy == 0 && has_tile) ptx::wait_barrier(ring.full + 8 * slot.stage, slot.parity);
-    const uint32_t tile_smem = ring.ring + slot.stage * ring.stage_bytes() + in_copy * ring.tile.bytes();
-    even.load(mine, tile_smem, true);
-    const bool has_odd = col + 1 < work.num_cols; // else the same tile again: what lies behind it may not be finite
-    odd.load(mine, tile_smem + (has_odd ? ring.tile.bytes() : 0), has_odd);
+    if (in_copy == 0 && work.has_tile(block, ring.warp)) ptx::wait_barrier(ring.full + 8 * slot.stage, slot.parity);
+    tile_smem = ring.ring + slot.stage * ring.stage_bytes() + in_copy * ring.tile.bytes();
+    operands.load(mine, tile_smem, true);
+  }
+  // Of the tile beside it; what is beyond the last column is scaled to nothing, and the same tile again: what lies behind it may not be finite.
+  __device__ __forceinline__ void next_odd(Operands &operands, int lane, uint64_t policy) {
+    const bool has_odd = col + 1 < work.num_cols;
+    operands.load(mine, tile_smem + (has_odd ? ring.tile.bytes() : 0), has_odd);
+    const int in_copy = col % Kernel::kCopyTiles;
     col += 2;
     if (in_copy + 2 == Kernel::kCopyTiles || col >= work.num_cols) {
       __syncwarp();
       if (lane == 0) ring.fill(slot.stage, policy);
-      if (has_tile) slot.advance(ring.p.num_stages);
+      if (work.has_tile(block, ring.warp)) slot.advance(ring.p.num_stages);
     }
     if (col >= work.num_cols) col = 0, block += work.stride;
   }
 };
 
-// One warpgroup: starts part = steps kFirst .. of a column times x. The step is a template argument, since operands indexed by a variable would
-// go through local memory.
-template <typename Kernel, int kFirst>
-__device__ __forceinline__ void w4_rows_start(float (&part)[Kernel::kTokenTiles][4], const W4RowsOperands<Kernel::kScaling> &operands, uint32_t x_smem) {
+// One warpgroup: starts sums (+)= one column times x.
+template <typename Kernel, bool kAdd>
+__device__ __forceinline__ void w4_rows_start(float (&sums)[Kernel::kTokenTiles][4], const W4RowsOperands<Kernel::kScaling> &operands, uint32_t x_smem) {
   const uint64_t x_rows = ptx::swizzled_rows(x_smem);
-  ptx::multiply_fragment_rows<false>(part, operands.a[kFirst], x_rows + 2 * kFirst);
-  if constexpr (kScaledSteps<Kernel::kScaling> == 4) {
-    ptx::multiply_fragment_rows<true>(part, operands.a[1], x_rows + 2);
-    ptx::multiply_fragment_rows<true>(part, operands.a[2], x_rows + 4);
-    ptx::multiply_fragment_rows<true>(part, operands.a[3], x_rows + 6);
-  }
+  ptx::multiply_fragment_rows<kAdd>(sums, operands.a[0], x_rows);
+  ptx::multiply_fragment_rows<true>(sums, operands.a[1], x_rows + 2);
+  ptx::multiply_fragment_rows<true>(sums, operands.a[2], x_rows + 4);
+  ptx::multiply_fragment_rows<true>(sums, operands.a[3], x_rows + 6);
 }
 
-// One warpgroup: sums += two columns of scaled weights times x.
-template <typename Kernel>
-__device__ __forceinline__ void w4_rows_multiply_scaled(float (&sums)[Kernel::kTokenTiles][4], const W4RowsOperands<Kernel::kScaling> &even, const W4RowsOperands<Kernel::kScaling> &odd,
-                                                        uint32_t x_smem) {
-  const uint64_t even_rows = ptx::swizzled_rows(x_smem), odd_rows = ptx::swizzled_rows(x_smem + Kernel::kXBoxBytes);
-  ptx::pin_sums(sums);
-  ptx::fence_registers();
-#pragma unroll
-  for (int j = 0; j < 4; ++j) ptx::multiply_fragment_rows<true>(sums, even.a[j], even_rows + 2 * j);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) ptx::multiply_fragment_rows<true>(sums, odd.a[j], odd_rows + 2 * j);
-  ptx::commit_products();
-  ptx::wait_batches<0>();
-  ptx::pin_sums(sums);
-}
+// Which of two sets of operands is multiplied.
+template <int kNow> struct W4RowsTurn { static constexpr int value = kNow; };
 
-// One warpgroup: sums += two columns times x, from step kFirst on. No branch may lie between products and their end, or the compiler makes them
-// wait for each other.
-template <typename Kernel, int kFirst = 0>
-__device__ __forceinline__ void w4_rows_multiply(float (&sums)[Kernel::kTokenTiles][4], const W4RowsOperands<Kernel::kScaling> &even, const W4RowsOperands<Kernel::kScaling> &odd, uint32_t x_smem) {
-  constexpr int kSteps = kScaledSteps<Kernel::kScaling>;
-  float even_part[Kernel::kTokenTiles][4], odd_part[Kernel::kTokenTiles][4];
-  ptx::fence_registers();
-  w4_rows_start<Kernel, kFirst>(even_part, even, x_smem);
-  w4_rows_start<Kernel, kFirst>(odd_part, odd, x_smem + Kernel::kXBoxBytes);
-  ptx::commit_products();
-  ptx::wait_batches<0>();
-  ptx::pin_sums(even_part);
-  ptx::pin_sums(odd_part);
-#pragma unroll
-  for (int q = 0; q < Kernel::kTokenTiles; ++q) {
-    w4_add_scaled(sums[q], even_part[q], even.scale[kFirst / kSteps]);
-    w4_add_scaled(sums[q], odd_part[q], odd.scale[kFirst / kSteps]);
+// What a warpgroup has under way: products run while the codes of the next tiles are decoded.
+template <typename Kernel, bool kScalesCodes> struct W4RowsProducts;
+
+// Scales multiply the codes: one set of sums, operands of two columns at a time, those that are multiplied and the next.
+template <typename Kernel> struct W4RowsProducts<Kernel, true> {
+  using Operands = W4RowsOperands<Kernel::kScaling>;
+  Operands even[2], odd[2];
+  __device__ __forceinline__ void begin(W4RowsTiles<Kernel> &tiles, int lane, uint64_t policy) {
+    tiles.next_even(even[0]);
+    tiles.next_odd(odd[0], lane, policy);
   }
-  if constexpr (kFirst + kSteps < 4) w4_rows_multiply<Kernel, kFirst + kSteps>(sums, even, odd, x_smem);
-}
+  template <int kNow> __device__ __forceinline__ void step(float (&sums)[Kernel::kTokenTiles][4], W4RowsTiles<Kernel> &tiles, uint32_t x_smem, int lane, uint64_t policy) {
+    ptx::pin_sums(sums);
+    ptx::fence_registers();
+    w4_rows_start<Kernel, true>(sums, even[kNow], x_smem);
+    w4_rows_start<Kernel, true>(sums, odd[kNow], x_smem + Kernel::kXBoxBytes);
+    ptx::commit_products();
+    tiles.next_even(even[1 - kNow]);
+    tiles.next_odd(odd[1 - kNow], lane, policy);
+    ptx::wait_batches<0>();
+    ptx::pin_sums(sums);
+  }
+};
+
+// Scales multiply the sums of a column: a column is multiplied while the next is decoded.
+template <typename Kernel> struct W4RowsProducts<Kernel, false> {
+  using Operands = W4RowsOperands<Kernel::kScaling>;
+  Operands even, odd;
+  __device__ __forceinline__ void begin(W4RowsTiles<Kernel> &tiles, int, uint64_t) { tiles.next_even(even); }
+  template <int> __device__ __forceinline__ void step(float (&sums)[Kernel::kTokenTiles][4], W4RowsTiles<Kernel> &tiles, uint32_t x_smem, int lane, uint64_t policy) {
+    column(sums, even, x_smem, [&] { tiles.next_odd(odd, lane, policy); });
+    column(sums, odd, x_smem + Kernel::kXBoxBytes, [&] { tiles.next_even(even); });
+  }
+  template <typename DecodeNext>
+  __device__ __forceinline__ static void column(float (&sums)[Kernel::kTokenTiles][4], const Operands &operands, uint32_t x_smem, DecodeNext decode_next) {
+    float part[Kernel::kTokenTiles][4];
+    const float2 scale = operands.scale[0];
+    ptx::fence_registers();
+    w4_rows_start<Kernel, false>(part, operands, x_smem);
+    ptx::commit_products();
+    decode_next();
+    ptx::wait_batches<0>();
+    ptx::pin_sums(part);
+#pragma unroll
+    for (int q = 0; q < Kernel::kTokenTiles; ++q) w4_add_scaled(sums[q], part[q], scale);
+  }
+};
 
 // One warp: its sums to shared memory, [token][rows of the block].
 template <typename Kernel> __device__ __forceinline__ void w4_rows_put(const float (&sums)[Kernel::kTokenTiles][4], uint32_t sums_smem, int warp, int warps, int lane) {
@@ -279,6 +294,26 @@ __device__ __forceinline__ void w4_rows_reduce(const pagoda_w4_gemm_params &p, f
   }
 }
 
+// Sets up the barriers, and asks for the first tiles.
+template <typename Kernel> __device__ __forceinline__ void w4_rows_begin(W4RowsRing<Kernel> &ring, uint32_t x_full, uint32_t x_empty, uint64_t policy, int lane) {
+  if (threadIdx.x == 0) {
+#pragma unroll 1
+    for (int stage = 0; stage < Kernel::kXStages; ++stage) {
+      ptx::init_barrier(x_full + 8 * stage, 1);
+      ptx::init_barrier(x_empty + 8 * stage, ring.work.warps);
+    }
+    ptx::fence_barrier_init();
+  }
+  if (lane == 0) {
+#pragma unroll 1
+    for (int stage = 0; stage < ring.p.num_stages; ++stage) ptx::init_barrier(ring.full + 8 * stage, 1);
+    ptx::fence_barrier_init();
+    ring.enter_block();
+#pragma unroll 1
+    for (int stage = 0; stage < ring.p.num_stages; ++stage) ring.fill(stage, policy);
+  }
+}
+
 #endif
 
 template <typename Kernel>
@@ -295,22 +330,7 @@ __global__ void __launch_bounds__(kMaxW4RowsWarps *kWarpSize, 1)
   const uint32_t x_full = ptx::smem_address(barriers_smem), x_empty = x_full + 8 * Kernel::kXStages, full = x_empty + 8 * (Kernel::kXStages + warp * kMaxW4Stages);
   const uint64_t policy = ptx::evict_first_policy(), x_policy = ptx::evict_last_policy();
   W4RowsRing<Kernel> ring = {p, work, tile, rings + warp * ring_bytes, full, warp, work.first};
-  if (threadIdx.x == 0) {
-#pragma unroll 1
-    for (int stage = 0; stage < Kernel::kXStages; ++stage) {
-      ptx::init_barrier(x_full + 8 * stage, 1);
-      ptx::init_barrier(x_empty + 8 * stage, work.warps);
-    }
-    ptx::fence_barrier_init();
-  }
-  if (lane == 0) {
-#pragma unroll 1
-    for (int stage = 0; stage < p.num_stages; ++stage) ptx::init_barrier(full + 8 * stage, 1);
-    ptx::fence_barrier_init();
-    ring.enter_block();
-#pragma unroll 1
-    for (int stage = 0; stage < p.num_stages; ++stage) ring.fill(stage, policy);
-  }
+  w4_rows_begin<Kernel>(ring, x_full, x_empty, policy, lane);
   if (work.warps == 4) fill_pair_table<4>(dynamic_smem, book, warp, lane);
   else if (work.warps < 16) fill_pair_table<8>(dynamic_smem, book, warp, lane);
   else fill_pair_table<16>(dynamic_smem, book, warp, lane);
@@ -322,25 +342,34 @@ __global__ void __launch_bounds__(kMaxW4RowsWarps *kWarpSize, 1)
   x.fill_first(threadIdx.x == 0);
   const W4Lane<Kernel::kScaling> mine(tile, dynamic_smem, lane);
   W4RowsTiles<Kernel> tiles = {work, ring, mine, work.first};
-  int turn = 0;
-  for (int block = work.first; block < work.num_blocks; block += work.stride) {
-    float sums[Kernel::kTokenTiles][4] = {};
-    for (int col = 0; col < work.num_cols; col += Kernel::kXCols) {
-      W4RowsOperands<Kernel::kScaling> even, odd;
-      tiles.next(even, odd, lane, policy);
-      x.wait();
-      if constexpr (kScaledSteps<Kernel::kScaling> == 1) w4_rows_multiply_scaled<Kernel>(sums, even, odd, x.stage_smem());
-      else w4_rows_multiply<Kernel>(sums, even, odd, x.stage_smem());
-      __syncwarp();
-      if (lane == 0) x.leave(turn == warp);
-      x.advance();
-      turn = turn + 1 == work.warps ? 0 : turn + 1;
-    }
+  W4RowsProducts<Kernel, kScaledSteps<Kernel::kScaling> == 1> products;
+  float sums[Kernel::kTokenTiles][4] = {};
+  const int block_steps = (work.num_cols + Kernel::kXCols - 1) / Kernel::kXCols;
+  int block = work.first, steps_left = block_steps, turn = 0;
+  auto end_block = [&] {
     auto sync = [&] { if (p.split_k > 1) ptx::sync_cluster(); else __syncthreads(); };
     if (block != work.first) sync(); // the last block's sums have been read
     w4_rows_put<Kernel>(sums, sums_smem, warp, work.warps, lane);
     sync();
     w4_rows_reduce(p, book.factor, sums_smem, work, block);
+    block += work.stride, steps_left = block_steps;
+#pragma unroll
+    for (int q = 0; q < Kernel::kTokenTiles; ++q) sums[q][0] = sums[q][1] = sums[q][2] = sums[q][3] = 0.0f;
+  };
+  auto step = [&](auto now) {
+    x.wait();
+    products.template step<decltype(now)::value>(sums, tiles, x.stage_smem(), lane, policy);
+    __syncwarp();
+    if (lane == 0) x.leave(turn == warp);
+    x.advance();
+    turn = turn + 1 == work.warps ? 0 : turn + 1;
+    if (--steps_left == 0) end_block();
+  };
+  if (block < work.num_blocks) products.begin(tiles, lane, policy);
+  // Two steps a turn: operands that an index chose would go through local memory.
+  while (block < work.num_blocks) {
+    step(W4RowsTurn<0>());
+    if (block < work.num_blocks) step(W4RowsTurn<1>());
   }
   if (p.split_k > 1) ptx::sync_cluster(); // nobody leaves while others read its sums
 #endif
