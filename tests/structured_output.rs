@@ -24,7 +24,7 @@ const WIRES: [Wire; 2] = [Wire::Anthropic, Wire::OpenAi];
 const NUM_CLIENTS: usize = 12;
 /// `max_tokens` of a call whose schema is finite, and of one whose schema is open: a free string, an endless array or a tree ends where the
 /// model ends it. Of 12,000 answers of the random model to open schemas the longest has 2,817 tokens.
-const MAX_TOKENS: [usize; 2] = [1500, 6000];
+const MAX_TOKENS: [usize; 2] = [1500, 4000];
 
 /// Calls `each` for 0 .. num on a few threads.
 fn in_parallel(num: usize, each: impl Fn(usize) + Sync) {
@@ -49,8 +49,9 @@ fn num_forced_calls(default: usize) -> usize {
     std::env::var("PAGODA_FORCED_CALLS").ok().map_or(default, |number| number.parse().expect("a number"))
 }
 
-/// Asks for `num` forced calls over all schemas: every one is valid and ends by itself.
-fn force_calls(address: &str, model: &str, num: usize) {
+/// Asks for `num` forced calls over all schemas: every one is valid, and those of finite schemas end by themselves. How many of open
+/// schemas were cut.
+fn force_calls(address: &str, model: &str, num: usize) -> usize {
     let schemas: Vec<Value> = serde_json::from_str(SCHEMAS).expect("JSON");
     assert_eq!(schemas.len(), 50);
     let (calls, cut, unlike) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -64,12 +65,13 @@ fn force_calls(address: &str, model: &str, num: usize) {
             _ => json!({"type": "tool", "name": "use_it"}),
         };
         let request = json!({
-            "model": model, "max_tokens": MAX_TOKENS[usize::from(is_open)], "temperature": 1.0, "seed": i, "stream": i / 2 % 2 == 0, "tool_choice": choice,
+            "model": "tiny", "max_tokens": MAX_TOKENS[usize::from(is_open)], "temperature": 1.0, "seed": i, "stream": i / 2 % 2 == 0, "tool_choice": choice,
             "tools": [{"name": "use_it", "input_schema": schema}],
         });
         let answer = ask(address, WIRES[i % 2], &request);
         if answer.stop_reason == "max_tokens" {
-            println!("{} is cut: {:?}", entry["name"], answer.blocks);
+            assert!(is_open, "{}: {:?}", entry["name"], answer.blocks);
+            println!("{} is cut", entry["name"]);
             cut.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -87,8 +89,9 @@ fn force_calls(address: &str, model: &str, num: usize) {
     });
     let (calls, cut, unlike) = (calls.into_inner(), cut.into_inner(), unlike.into_inner());
     println!("{model}: {num} answers, {calls} calls, {unlike} do not fit, {cut} were cut, {:?}", started.elapsed());
-    assert_eq!((unlike, cut), (0, 0));
-    assert!(calls >= num);
+    assert_eq!(unlike, 0);
+    assert!(calls + cut >= num);
+    cut
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn forced_calls_of_a_random_model_fit() {
         config["max_position_embeddings"] = json!(8192);
         fs::write(&path, config.to_string()).expect("config");
     });
-    force_calls(&served.address, "tiny", num_forced_calls(200));
+    assert_eq!(force_calls(&served.address, "random weights", num_forced_calls(200)), 0);
 }
 
 /// A pool of blocks that cannot hold all requests: sequences are preempted in the middle of their grammars and go on where they were.
@@ -135,7 +138,9 @@ fn forced_calls_of_smollm2_fit() {
         return;
     }
     let served = process::serve_model(process::home(), &path, &["--max-num-seqs", "16"]);
-    force_calls(&served.address, "tiny", num_forced_calls(50));
+    let num = num_forced_calls(50);
+    // A small model may repeat itself for ever where a schema lets it.
+    assert!(force_calls(&served.address, "SmolLM2", num) * 50 <= num);
 }
 
 /// Blocks as the recorded cases compare them: texts trimmed, empty ones left out; OpenAI's has all texts in one, without white space.

@@ -28,16 +28,16 @@ struct Inner {
     first_mask: Vec<u32>,
     /// The mask of a text that is complete.
     ends: Vec<u32>,
-    bounds_numbers: bool,
+    bounds_json: bool,
 }
 
 impl Grammar {
-    /// Compiles Lark text. `bounds_numbers`: the text is JSON alone, whose numbers are to end some time.
+    /// Compiles Lark text. `bounds_json`: the text is JSON alone, whose numbers and brackets are to end some time.
     pub(super) fn compile(
         vocabulary: Arc<Vocabulary>,
         pool: Arc<MaskPool>,
         lark: &str,
-        bounds_numbers: bool,
+        bounds_json: bool,
     ) -> Result<Grammar, GrammarError> {
         let parser = vocabulary.factory.create_parser(TopLevelGrammar::from_lark(lark.to_string())).map_err(|e| invalid(summary(&e)))?;
         let mut prototype = Matcher::new(Ok(parser));
@@ -48,7 +48,7 @@ impl Grammar {
         let first_mask = mask.as_slice()[..vocabulary.num_words].to_vec();
         let ends = vocabulary.factory.tok_env().tok_trie().eos_token_set().as_slice()[..vocabulary.num_words].to_vec();
         let (prototype, spare) = (Mutex::new(prototype), Mutex::new(Vec::new()));
-        Ok(Grammar { inner: Arc::new(Inner { vocabulary, pool, prototype, spare, first_mask, ends, bounds_numbers }) })
+        Ok(Grammar { inner: Arc::new(Inner { vocabulary, pool, prototype, spare, first_mask, ends, bounds_json }) })
     }
 
     pub(super) fn vocabulary(&self) -> &Vocabulary {
@@ -67,8 +67,8 @@ impl Grammar {
         &self.inner.ends
     }
 
-    pub(super) fn bounds_numbers(&self) -> bool {
-        self.inner.bounds_numbers
+    pub(super) fn bounds_json(&self) -> bool {
+        self.inner.bounds_json
     }
 
     /// A matcher at the beginning of a text.

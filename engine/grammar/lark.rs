@@ -23,7 +23,7 @@ const ANY_TEXT: &str = r"/(.|\n)*/";
 /// A grammar as Lark text.
 pub(super) struct LarkText {
     pub(super) text: String,
-    /// It is JSON with a fixed frame, whose numbers can be kept short.
+    /// It is JSON with a fixed frame, which a `JsonGuard` can follow.
     pub(super) is_json: bool,
 }
 

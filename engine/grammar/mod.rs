@@ -7,9 +7,9 @@
 mod compiled;
 mod compiler;
 mod ebnf;
+mod json_guard;
 mod lark;
 mod masks;
-mod numbers;
 mod schema;
 mod source;
 mod state;

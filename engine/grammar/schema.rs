@@ -15,7 +15,7 @@ const MAX_VALUES: usize = 100_000;
 const MAX_REFS: usize = 1000;
 /// Integers up to here are exact as f64, which is how bounds are read.
 const MAX_EXACT: u64 = 1 << 53;
-/// Bounds from here on bound nothing: generated integers have fewer digits (`NumberGuard`).
+/// Bounds from here on bound nothing: generated integers have fewer digits (`JsonGuard`).
 const FAR_BOUND: f64 = 1e18;
 
 /// `multipleOf` takes as many states as it is large.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llguidance::Matcher;
 
 use super::compiled::Grammar;
-use super::numbers::NumberGuard;
+use super::json_guard::JsonGuard;
 use super::vocabulary::{is_set, set_bits};
 
 /// What a sequence's grammar allows next.
@@ -18,7 +18,7 @@ pub struct GrammarState {
     /// No stop token before this many tokens, where anything else may come.
     min_tokens: u32,
     num_tokens: u32,
-    numbers: NumberGuard,
+    guard: JsonGuard,
     mask: Vec<u32>,
     ended: bool,
     error: Option<String>,
@@ -29,9 +29,9 @@ impl GrammarState {
     pub fn new(grammar: Grammar, stop_ids: Arc<[u32]>, min_tokens: u32, output: &[u32]) -> GrammarState {
         let matcher = grammar.matcher();
         let mask = grammar.first_mask().to_vec();
-        let numbers = NumberGuard::default();
+        let guard = JsonGuard::default();
         let mut state =
-            GrammarState { grammar, matcher: Some(matcher), stop_ids, min_tokens, num_tokens: 0, numbers, mask, ended: false, error: None };
+            GrammarState { grammar, matcher: Some(matcher), stop_ids, min_tokens, num_tokens: 0, guard, mask, ended: false, error: None };
         output.iter().for_each(|&token| state.consume(token));
         if output.is_empty() {
             state.restrict()
@@ -77,7 +77,7 @@ impl GrammarState {
             return;
         };
         for &byte in bytes {
-            self.numbers.push(byte);
+            self.guard.push(byte);
         }
         if let Err(error) = self.matcher().consume_token(token) {
             let is_stop = self.stop_ids.contains(&token);
@@ -110,8 +110,8 @@ impl GrammarState {
             let ends: Vec<u32> = self.stop_ids.iter().copied().filter(|&token| is_set(&self.mask, token)).collect();
             clear(&mut self.mask, &ends);
         }
-        if self.grammar.bounds_numbers() {
-            let overlong = self.grammar.vocabulary().overlong(&self.mask, &self.numbers);
+        if self.grammar.bounds_json() {
+            let overlong = self.grammar.vocabulary().overlong(&self.mask, &self.guard);
             let num_set: u32 = self.mask.iter().map(|word| word.count_ones()).sum();
             if overlong.len() < num_set as usize {
                 clear(&mut self.mask, &overlong);

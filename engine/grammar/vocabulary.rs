@@ -7,7 +7,7 @@ use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokRxInfo, TokTrie};
 
 use super::compiler::Limits;
-use super::numbers::{NumberGuard, can_exceed};
+use super::json_guard::{JsonGuard, can_exceed};
 use super::source::{GrammarError, invalid};
 
 /// The tokens of a model, prepared for masks.
@@ -15,8 +15,8 @@ pub(super) struct Vocabulary {
     pub(super) factory: ParserFactory,
     /// u32 words of a mask.
     pub(super) num_words: usize,
-    /// Tokens that alone hold a number longer than a `NumberGuard` lets pass.
-    long_numbers: Vec<u32>,
+    /// Tokens that alone are more than a `JsonGuard` lets pass.
+    long_alone: Vec<u32>,
 }
 
 impl Vocabulary {
@@ -31,7 +31,7 @@ impl Vocabulary {
             return Err(invalid("this model has no end-of-sequence token, so its output cannot be constrained"));
         };
         let too_long = |(_, bytes): &(usize, &Option<Vec<u8>>)| bytes.as_deref().is_some_and(can_exceed);
-        let long_numbers = tokens.iter().enumerate().filter(too_long).map(|(id, _)| id as u32).collect();
+        let long_alone = tokens.iter().enumerate().filter(too_long).map(|(id, _)| id as u32).collect();
         let name = |(id, bytes): (usize, Option<Vec<u8>>)| bytes.unwrap_or_else(|| special(id));
         let words: Vec<Vec<u8>> = tokens.into_iter().enumerate().map(name).collect();
         let trie = TokTrie::from(&TokRxInfo::new(vocab_size as u32, first), &words).with_eos_tokens(&eos);
@@ -40,7 +40,7 @@ impl Vocabulary {
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices).map_err(invalid)?;
         factory.quiet();
         limits.apply(factory.limits_mut());
-        Ok(Vocabulary { factory, num_words: vocab_size.div_ceil(32), long_numbers })
+        Ok(Vocabulary { factory, num_words: vocab_size.div_ceil(32), long_alone })
     }
 
     fn trie(&self) -> &TokTrie {
@@ -55,13 +55,13 @@ impl Vocabulary {
         Some(self.trie().token(token)).filter(|bytes| bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER))
     }
 
-    /// Tokens of `mask` after which a number would be longer than it may be.
-    pub(super) fn overlong(&self, mask: &[u32], guard: &NumberGuard) -> Vec<u32> {
+    /// Tokens of `mask` after which a number would be longer, or a bracket deeper, than it may be.
+    pub(super) fn overlong(&self, mask: &[u32], guard: &JsonGuard) -> Vec<u32> {
         if guard.is_in_string() {
             return Vec::new();
         }
-        if !guard.is_in_number() {
-            return self.long_numbers.iter().copied().filter(|&token| is_set(mask, token)).collect();
+        if !guard.is_near() {
+            return self.long_alone.iter().copied().filter(|&token| is_set(mask, token)).collect();
         }
         let exceeds = |&token: &u32| self.text(token).is_some_and(|bytes| guard.exceeds(bytes));
         set_bits(mask).filter(exceeds).collect()
