@@ -59,7 +59,7 @@ fn formats() -> Vec<(&'static str, Format)> {
         ("json schema", Format::JsonSchema(json!({"type": "array", "items": item, "minItems": 500}))),
         ("any json object", Format::JsonSchema(json!({"type": "object"}))),
         ("regex", Format::Regex(r"([A-Z][a-z]{1,12} [a-z ]{1,40}\. ){500}".into())),
-        ("recursive ebnf", Format::Grammar("root ::= \"(\" root* \")\" | [a-z]+ root | [0-9]\n".into())),
+        ("recursive ebnf", Format::Grammar("root ::= \"(\" item* \")\"\nitem ::= root | [a-z] | [0-9] \".\"\n".into())),
     ]
 }
 
