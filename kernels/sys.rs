@@ -1337,3 +1337,65 @@ const _: () = {
 unsafe extern "C" {
     pub fn pagoda_w4_gemm(params: *const pagoda_w4_gemm_params, stream: pagoda_stream) -> pagoda_status;
 }
+pub const PAGODA_Q4_0: pagoda_block_format = 0;
+pub const PAGODA_Q4_1: pagoda_block_format = 1;
+pub const PAGODA_Q5_0: pagoda_block_format = 2;
+pub const PAGODA_Q5_1: pagoda_block_format = 3;
+pub const PAGODA_Q8_0: pagoda_block_format = 4;
+pub const PAGODA_Q4_K: pagoda_block_format = 5;
+pub const PAGODA_Q5_K: pagoda_block_format = 6;
+pub const PAGODA_Q6_K: pagoda_block_format = 7;
+pub type pagoda_block_format = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_blocks_dequantize_params {
+    pub out: *mut ::core::ffi::c_void,
+    pub rows: *const ::core::ffi::c_void,
+    pub index: *const i32,
+    pub first_row: i32,
+    pub num_rows: i32,
+    pub n: i32,
+    pub k: i32,
+    pub factor: f32,
+    pub format: pagoda_block_format,
+    pub out_dtype: pagoda_dtype,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_blocks_dequantize_params"][::core::mem::size_of::<pagoda_blocks_dequantize_params>() - 56usize];
+    ["Alignment of pagoda_blocks_dequantize_params"][::core::mem::align_of::<pagoda_blocks_dequantize_params>() - 8usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::out"][::core::mem::offset_of!(pagoda_blocks_dequantize_params, out) - 0usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::rows"][::core::mem::offset_of!(pagoda_blocks_dequantize_params, rows) - 8usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::index"][::core::mem::offset_of!(pagoda_blocks_dequantize_params, index) - 16usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::first_row"]
+        [::core::mem::offset_of!(pagoda_blocks_dequantize_params, first_row) - 24usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::num_rows"]
+        [::core::mem::offset_of!(pagoda_blocks_dequantize_params, num_rows) - 28usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::n"][::core::mem::offset_of!(pagoda_blocks_dequantize_params, n) - 32usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::k"][::core::mem::offset_of!(pagoda_blocks_dequantize_params, k) - 36usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::factor"]
+        [::core::mem::offset_of!(pagoda_blocks_dequantize_params, factor) - 40usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::format"]
+        [::core::mem::offset_of!(pagoda_blocks_dequantize_params, format) - 44usize];
+    ["Offset of field: pagoda_blocks_dequantize_params::out_dtype"]
+        [::core::mem::offset_of!(pagoda_blocks_dequantize_params, out_dtype) - 48usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_blocks_dequantize(params: *const pagoda_blocks_dequantize_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_blocks_gemm_params {
+    pub gemm: pagoda_skinny_gemm_params,
+    pub format: pagoda_block_format,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_blocks_gemm_params"][::core::mem::size_of::<pagoda_blocks_gemm_params>() - 112usize];
+    ["Alignment of pagoda_blocks_gemm_params"][::core::mem::align_of::<pagoda_blocks_gemm_params>() - 8usize];
+    ["Offset of field: pagoda_blocks_gemm_params::gemm"][::core::mem::offset_of!(pagoda_blocks_gemm_params, gemm) - 0usize];
+    ["Offset of field: pagoda_blocks_gemm_params::format"][::core::mem::offset_of!(pagoda_blocks_gemm_params, format) - 104usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_blocks_gemm(params: *const pagoda_blocks_gemm_params, stream: pagoda_stream) -> pagoda_status;
+}

@@ -1,5 +1,5 @@
 /* The whole C ABI of pagoda's CUDA kernels: one params struct and one function an op. Encoders are in pagoda_encoder.h, sampling is in
- * pagoda_sampling.h, weights of 8 and 4 bits are in pagoda_w8.h and pagoda_w4.h, all included below.
+ * pagoda_sampling.h, weights of 8 and 4 bits are in pagoda_w8.h and pagoda_w4.h, blocks of GGUF in pagoda_blocks.h, all included below.
  *
  * Plain C, no CUDA header, so that bindings can be made without a toolkit. Every function is asynchronous on the given stream,
  * allocates nothing, may be captured into a graph, and returns a pagoda_status; none throws, exits, prints or synchronises.
@@ -344,6 +344,7 @@ pagoda_status pagoda_moe_combine(const pagoda_moe_combine_params *params, pagoda
 #include "pagoda_sampling.h"
 #include "pagoda_w8.h"
 #include "pagoda_w4.h"
+#include "pagoda_blocks.h"
 
 #ifdef __cplusplus
 }

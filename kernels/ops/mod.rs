@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod attention_decode;
+pub mod blocks;
 pub mod elementwise;
 pub mod encoder;
 pub mod gemm;
