@@ -264,7 +264,7 @@ pub const OPTIONS: &[OptionSpec] = &{
             None,
             Choice(&["auto", "on", "off"]),
             Some("auto"),
-            "Keep 4-bit weights as bf16 too, for steps of many tokens on a GPU; auto: where a full KV cache still fits",
+            "Keep weights of 4 bits and GGUF blocks as bf16 too, for steps of many tokens on a GPU; auto: where a full KV cache still fits",
         ),
         row(Engine, "chat_template", None, Text, None, "File with a chat template, instead of the model's own"),
         row(

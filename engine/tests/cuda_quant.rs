@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod cuda_codes;
+mod cuda_layer;
 #[allow(dead_code)]
 mod cuda_pair;
 mod cuda_quantize;
@@ -10,10 +11,12 @@ mod cuda_quantize;
 use std::sync::Arc;
 
 use cuda_codes::{Kind, Random, coded, download, formats, pack, permutation, scales_of, upload};
-use cuda_pair::{Case, Inputs, Pair, noise};
+use cuda_layer::Layer;
+use cuda_pair::Pair;
 use half::{bf16, f16};
-use pagoda_engine::device::{Device, Linear, MatrixLoad, MatrixUse, Tensor};
+use pagoda_engine::device::MatrixUse;
 use pagoda_engine::models::config::Activation;
+use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
 use pagoda_engine::weights::quant::LoadFormat;
 use pagoda_engine::weights::quant::{CodedMatrix, ScaleValues};
@@ -174,49 +177,6 @@ fn columns_are_gathered_in_order() {
     }
 }
 
-/// A linear layer, and what is asked of it.
-struct Layer {
-    kinds: Vec<Kind>,
-    rows: Vec<usize>,
-    k: usize,
-    tokens: usize,
-    usage: MatrixUse,
-    /// Gate and up are joined by this.
-    activation: Option<Activation>,
-    bias: bool,
-}
-
-impl Case for Layer {
-    fn run<D: Device>(&self, device: &D, inputs: &Inputs<'_, D>) -> Vec<Tensor<D>> {
-        let (n, k, tokens) = (self.rows.iter().sum(), self.k, self.tokens);
-        let parts = self.kinds.iter().zip(&self.rows).enumerate().map(|(i, (kind, rows))| kind.part(50 + i as u64, *rows, k)).collect();
-        let quantize = self.kinds.iter().find_map(|kind| if let Kind::AtLoad(format) = kind { Some(*format) } else { None });
-        let load = MatrixLoad { usage: self.usage, quantize };
-        let parts = device.load_parts(parts, load).unwrap();
-        let bias = self.bias.then(|| device.load_vector(&noise(60, n)).unwrap());
-        let layer = Linear { parts, bias, n, k };
-        device.weights_loaded().unwrap();
-        let x = inputs.tensor(1, tokens, k);
-        let mut sums = device.alloc(tokens, n, device.activation_dtype()).unwrap();
-        device.linear(&mut sums, &x, &layer).unwrap();
-        let mut logits = device.alloc(tokens, n, DType::F32).unwrap();
-        device.linear(&mut logits, &x, &layer).unwrap();
-        let mut outputs = vec![sums, logits];
-        if let Some(activation) = self.activation {
-            let (mut out, mut scratch) = (device.alloc(tokens, n / 2, x.dtype).unwrap(), device.alloc(tokens, n, x.dtype).unwrap());
-            device.linear_gated(&mut out, &mut scratch, &x, &layer, activation).unwrap();
-            outputs.push(out);
-        }
-        if self.usage == MatrixUse::Table {
-            let ids: Vec<i32> = (0..tokens as i32).map(|i| i * 7 % n as i32).collect();
-            let mut rows = device.alloc(tokens, k, device.residual_dtype()).unwrap();
-            device.embedding(&mut rows, &layer.parts[0], &inputs.step(&ids), 2.0).unwrap();
-            outputs.push(rows);
-        }
-        outputs
-    }
-}
-
 const TOKENS: [usize; 7] = [1, 5, 17, 64, 65, 129, 300];
 
 /// Every kind of part once, with few tokens and many, for compute-sanitizer (scripts/gpu-table.sh).
@@ -226,7 +186,7 @@ fn smallest_layers_agree() {
     let (gate_up, plain) = ((MatrixUse::GateUp, Some(Activation::Silu)), (MatrixUse::Projection, None));
     let coded = formats().into_iter().map(|format| (Kind::Coded(format), gate_up));
     let at_load = [LoadFormat::Nf4, LoadFormat::Fp4].map(Kind::AtLoad);
-    let others = at_load.into_iter().chain([Kind::Ordered(formats()[4]), Kind::Q4_0]).map(|kind| (kind, plain));
+    let others = at_load.into_iter().chain([Kind::Ordered(formats()[4]), Kind::Blocks(WeightFormat::Q4_0)]).map(|kind| (kind, plain));
     for (kind, (usage, activation)) in coded.chain(others) {
         for tokens in [1, 65] {
             let (kinds, rows, k) = (vec![kind; 2], vec![16; 2], 128);
@@ -315,8 +275,17 @@ fn layers_that_are_quantised_at_load_or_of_several_kinds_agree() {
             let experts = Layer { kinds: vec![kind; 2], rows: vec![64; 2], tokens, usage: MatrixUse::Expert, bias: false, ..layer() };
             pair.check(&format!("experts: {what}"), &experts);
         }
-        pair.check(&format!("blocks: {tokens}"), &Layer { kinds: vec![Kind::Q4_0; 2], rows: vec![64, 32], tokens, ..layer() });
-        let mixed = vec![Kind::Coded(formats[0]), Kind::Coded(formats[3]), Kind::Dense, Kind::Q4_0, Kind::Ordered(formats[5])];
+        pair.check(
+            &format!("blocks: {tokens}"),
+            &Layer { kinds: vec![Kind::Blocks(WeightFormat::Q4_0); 2], rows: vec![64, 32], tokens, ..layer() },
+        );
+        let mixed = vec![
+            Kind::Coded(formats[0]),
+            Kind::Coded(formats[3]),
+            Kind::Dense,
+            Kind::Blocks(WeightFormat::Q4_0),
+            Kind::Ordered(formats[5]),
+        ];
         pair.check(&format!("mixed: {tokens}"), &Layer { kinds: mixed, rows: vec![40, 24, 8, 16, 48], tokens, ..layer() });
         let stored = vec![Kind::Coded(formats[7]), Kind::AtLoad(LoadFormat::Fp4), Kind::AtLoad(LoadFormat::Fp4)];
         pair.check(&format!("stored and at load: {tokens}"), &Layer { kinds: stored, rows: vec![40, 24, 16], tokens, ..layer() });

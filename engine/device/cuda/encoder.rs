@@ -17,7 +17,7 @@ type CudaTensor = Tensor<CudaDevice>;
 fn dense(table: &CudaWeight) -> DeviceBytes {
     match table.stored {
         Stored::Dense(bytes) => bytes,
-        Stored::Bytes(_) | Stored::Tiles(_) => unreachable!("the checkpoint of an encoder holds floats"),
+        Stored::Bytes(_) | Stored::Tiles(_) | Stored::Blocks(_) => unreachable!("the checkpoint of an encoder holds floats"),
     }
 }
 

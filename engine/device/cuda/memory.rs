@@ -15,7 +15,7 @@ use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
 
 /// Bytes of a piece that one thread reads or converts.
-const TASK_BYTES: usize = 512 << 10;
+pub(super) const TASK_BYTES: usize = 512 << 10;
 /// Every array of a step begins at a multiple of this.
 const ARRAY_ALIGN: usize = 64;
 

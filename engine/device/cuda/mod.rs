@@ -1,16 +1,19 @@
 //! The CUDA device: `trait Device` over `pagoda-kernels` on one GPU. Activations and KV cache are bf16, logits f32, sums f32.
 //!
-//! Weights of 4 bits stay packed, in tiles (`w4.rs`), those of 8 bits stay so where there are kernels for them (`bytes.rs`); every other
-//! format becomes bf16 when it is loaded. One stream orders all work; ops only queue it, and the host waits in `sampled` and
+//! Weights of 4 bits stay packed, in tiles (`w4.rs`), GGUF's blocks as they are (`blocks.rs`), those of 8 bits stay so where there are kernels
+//! for them (`bytes.rs`); every other format becomes bf16 when it is loaded. One stream orders all work; ops only queue it, and the host waits in `sampled` and
 //! `row_logprobs` alone (and in `sample` for the few rows that are sampled on the host).
 
 mod attention;
+mod blocks;
 mod bytes;
 mod encoder;
 mod memory;
 mod moe;
 mod ops;
+mod pieces;
 mod plan;
+mod planned;
 mod product;
 mod product_w8;
 mod sample;
@@ -29,6 +32,7 @@ use pagoda_kernels::{Arena, CublasLt, DeviceMemory, Gpu, GpuInfo, KernelError};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
+use self::blocks::BlockWeight;
 use self::moe::MoeScratch;
 use self::product_w8::RoundedInputs;
 use self::sample::SampleScratch;
@@ -62,6 +66,8 @@ enum Stored {
     Bytes(ByteMatrix),
     /// 4-bit codes in tiles.
     Tiles(W4Weight),
+    /// Blocks of GGUF.
+    Blocks(BlockWeight),
 }
 
 /// A vector of f32 on the GPU.

@@ -6,9 +6,9 @@ use pagoda_kernels::ops::w4::w4_gather_rows;
 use pagoda_kernels::ops::{self, DeviceBytes, step as rows};
 use pagoda_kernels::{Capture, DeviceMemory, Graph};
 
+use super::planned::planned_copies;
 use super::product::Rows;
 use super::sample::{CudaPending, is_on_host};
-use super::w4_load::planned_copies;
 use super::{CudaDevice, CudaInts, CudaKv, CudaVector, CudaWeight, Stored, engine_error};
 use crate::device::{
     AttentionParams, DType, Device, HostMatrix, HostWeight, KvScales, KvShape, Linear, MatrixLoad, MoeWeights, RopeKvParams, StepInts,
@@ -214,6 +214,7 @@ impl Device for CudaDevice {
         match table.stored {
             Stored::Dense(bytes) => self.gather(out, (bytes, DType::BF16, table.n), step.token_ids.bytes(), scale),
             Stored::Bytes(matrix) => self.gather_bytes(out, &matrix, table.n, step.token_ids.bytes(), scale),
+            Stored::Blocks(weight) => self.gather_blocks(out, &weight.matrix, step.token_ids.bytes(), scale),
             Stored::Tiles(weight) => {
                 assert!(weight.order.is_none(), "an embedding whose columns are in another order");
                 let index = step.token_ids.bytes();

@@ -4,9 +4,9 @@ use pagoda_kernels::ops::w8::ByteCode;
 
 use super::CudaDevice;
 use super::moe::MoeScratch;
+use super::planned::{Planned, planned_parts, planned_room};
 use super::product_w8::RoundedInputs;
 use super::sample::sampler_bytes;
-use super::w4_load::{Planned, planned_parts, planned_room};
 use crate::device::{MatrixForm, MatrixUse};
 use crate::error::Result;
 use crate::memory_plan::StepSize;
@@ -46,8 +46,8 @@ impl CudaDevice {
             None => 2 * form.values(),
         };
         let part = |(part, usage): (Planned, MatrixUse)| match part {
-            Planned::Tiles { layout, ordered } => layout.bytes() + if ordered { 4 * layout.k } else { 0 },
             Planned::Other(form) => matrix(&form, usage),
+            packed => packed.packed_bytes().expect("tiles or blocks"),
         };
         planned_parts(weights).map(part).sum::<usize>() + 6 * weights.vector_values()
     }

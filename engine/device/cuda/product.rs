@@ -140,6 +140,7 @@ impl CudaDevice {
             Stored::Bytes(_) => true,
             Stored::Dense(_) => self.joins_gates(&product),
             Stored::Tiles(weight) => self.tiles_join_gates(&product, &weight)?,
+            Stored::Blocks(weight) => self.blocks_join_gates(&product, &weight)?,
         };
         if fused && num_tokens > 0 {
             self.run_product(&product)?;
@@ -171,6 +172,7 @@ impl CudaDevice {
             Stored::Dense(_) => {}
             Stored::Bytes(_) => return Ok(true),
             Stored::Tiles(weight) => return self.tiles_add_bias(p, &weight),
+            Stored::Blocks(weight) => return self.blocks_add_bias(p, &weight),
         }
         Ok(match self.product_plan(p) {
             ProductPlan::Skinny(_) | ProductPlan::Wide(_) => true,
@@ -184,6 +186,7 @@ impl CudaDevice {
             Stored::Dense(w) => self.run_dense(p, w),
             Stored::Bytes(w) => self.run_w8(p, &w),
             Stored::Tiles(weight) => self.run_tiles(p, &weight),
+            Stored::Blocks(weight) => self.run_blocks(p, &weight),
         }
     }
 

@@ -8,19 +8,19 @@ use pagoda_kernels::ops::DeviceBytes;
 use pagoda_kernels::ops::w4::{TILE_COLS, W4Codes, W4Layout, W4Matrix, w4_pack};
 use rayon::prelude::*;
 
+use super::blocks::block_format;
 use super::memory::read_parallel;
 use super::staging::HALF_BYTES;
 use super::w4::{W4Weight, scratch_bytes};
 use super::w4_quantize::{QuantisedRows, of_format};
 use super::{CudaDevice, CudaWeight, Stored, engine_error};
-use crate::device::{CodeForm, HostMatrix, MatrixForm, MatrixLoad, MatrixUse, StoredForm, ZeroForm};
+use crate::device::{HostMatrix, MatrixLoad, MatrixUse};
 use crate::error::Result;
 use crate::weights::format::WeightFormat;
 use crate::weights::quant::books::Book;
 use crate::weights::quant::coded::Nibble;
 use crate::weights::quant::quantize::at_load::not_finite;
 use crate::weights::quant::{Code, CodedMatrix, LoadFormat, Zeros, blocks};
-use crate::weights::size::WeightSize;
 
 /// Every array of the load room begins at a multiple of this.
 const ALIGN: usize = 256;
@@ -62,12 +62,12 @@ fn coded_kin(matrix: &CodedMatrix) -> Option<Kin<'_>> {
     Some(Kin { k: matrix.k, book, first, group: matrix.scales.cols, plus, order: matrix.order.as_deref() })
 }
 
-fn layout(n: usize, k: usize, group: usize, zeros: bool) -> W4Layout {
+pub(super) fn layout(n: usize, k: usize, group: usize, zeros: bool) -> W4Layout {
     W4Layout { n, k, group, zeros, interleaved: false }
 }
 
 /// The layout of neighbouring parts in one matrix; all of the layer's parts are `whole`.
-fn stacked_layout(rows: &[usize], whole: bool, one: W4Layout, usage: MatrixUse) -> W4Layout {
+pub(super) fn stacked_layout(rows: &[usize], whole: bool, one: W4Layout, usage: MatrixUse) -> W4Layout {
     let n: usize = rows.iter().sum();
     let halves = rows.len() == 1 || (rows.len() == 2 && rows[0] == rows[1]);
     W4Layout { n, interleaved: usage == MatrixUse::GateUp && whole && halves && n.is_multiple_of(16), ..one }
@@ -125,21 +125,24 @@ fn dense_bytes(parts: &[HostMatrix], quantize: Option<LoadFormat>) -> usize {
 }
 
 impl CudaDevice {
-    /// Takes the parts of a linear layer; neighbours of one 4-bit form become one matrix.
+    /// Takes the parts of a linear layer; neighbours of one 4-bit form, or of blocks of one format, become one matrix.
     pub(super) fn upload_parts(&self, parts: Vec<HostMatrix>, load: MatrixLoad) -> Result<Vec<CudaWeight>> {
         if !is_packed(load.usage) {
             return parts.into_iter().map(|part| self.upload_matrix(part, load)).collect();
         }
         let parts: Vec<HostMatrix> = parts.into_iter().map(apart).collect();
-        let format = load.quantize;
-        let mut weights = Vec::with_capacity(1);
-        for run in parts.chunk_by(|a, b| kin(a, format).is_some_and(|a| Some(a) == kin(b, format))) {
-            match kin(&run[0], format) {
-                Some(kin) => weights.push(self.upload_tiles(run, &kin, run.len() == parts.len(), load)?),
-                None => weights.push(self.upload_matrix(run[0].clone(), load)?),
-            }
-        }
-        Ok(weights)
+        let blocks = |part: &HostMatrix| block_format(&part.form(), load.usage);
+        let same = |a: &HostMatrix, b: &HostMatrix| match (kin(a, load.quantize), blocks(a)) {
+            (Some(a), _) => Some(a) == kin(b, load.quantize),
+            (None, Some(format)) => (Some(format), a.k()) == (blocks(b), b.k()) && kin(b, load.quantize).is_none(),
+            (None, None) => false,
+        };
+        let upload = |run: &[HostMatrix]| match (kin(&run[0], load.quantize), blocks(&run[0])) {
+            (Some(kin), _) => self.upload_tiles(run, &kin, run.len() == parts.len(), load),
+            (None, Some(format)) => self.upload_blocks(run, format, load),
+            (None, None) => self.upload_matrix(run[0].clone(), load),
+        };
+        parts.chunk_by(same).map(upload).collect()
     }
 
     fn upload_tiles(&self, parts: &[HostMatrix], kin: &Kin<'_>, whole: bool, load: MatrixLoad) -> Result<CudaWeight> {
@@ -254,141 +257,7 @@ fn name(part: &HostMatrix) -> &str {
     }
 }
 
-/// Whether 4-bit matrices for this use are packed.
-fn is_packed(usage: MatrixUse) -> bool {
+/// Whether matrices for this use stay packed, in tiles or blocks.
+pub(super) fn is_packed(usage: MatrixUse) -> bool {
     usage.is_projection() || usage == MatrixUse::Table
-}
-
-/// A part of a layer as it will lie on the GPU.
-pub(super) enum Planned {
-    /// Neighbouring parts in tiles.
-    Tiles {
-        /// Of all of them.
-        layout: W4Layout,
-        /// Whether their columns are in an order of their own.
-        ordered: bool,
-    },
-    /// A part that is no 4-bit matrix.
-    Other(MatrixForm),
-}
-
-/// The tiles that a part will be in, known before it is read.
-fn planned_layout(form: &MatrixForm) -> Option<(W4Layout, bool)> {
-    let (group, zeros, ordered) = match form.stored {
-        StoredForm::Coded(coded) if coded.code == CodeForm::Four => (coded.cols, coded.zeros == ZeroForm::Groups, coded.is_ordered),
-        StoredForm::Rows(WeightFormat::Q4_0) => (blocks::BLOCK, false, false),
-        _ => return None,
-    };
-    let layout = layout(form.n, form.k, group, zeros);
-    layout.is_supported().then_some((layout, ordered))
-}
-
-/// What layers become on a GPU, by the rules of `upload_parts`.
-pub(super) fn planned_parts(weights: &WeightSize) -> impl Iterator<Item = (Planned, MatrixUse)> {
-    weights.layers.iter().flat_map(|(forms, usage)| planned_layer(forms, *usage).into_iter().map(|part| (part, *usage)))
-}
-
-fn planned_layer(forms: &[MatrixForm], usage: MatrixUse) -> Vec<Planned> {
-    let tiles = |form: &MatrixForm| planned_layout(form).filter(|_| is_packed(usage));
-    let same = |a: &MatrixForm, b: &MatrixForm| {
-        let (a, b) = (tiles(a), tiles(b));
-        a.is_some_and(|(a, order)| b.is_some_and(|(b, other)| (W4Layout { n: b.n, ..a }, order) == (b, other)))
-    };
-    let of_run = |run: &[MatrixForm]| {
-        let Some((one, ordered)) = tiles(&run[0]) else { return Planned::Other(run[0]) };
-        let rows: Vec<usize> = run.iter().map(|form| form.n).collect();
-        Planned::Tiles { layout: stacked_layout(&rows, run.len() == forms.len(), one, usage), ordered }
-    };
-    forms.chunk_by(same).map(of_run).collect()
-}
-
-/// Bytes of the scratch that products with packed matrices take.
-pub(super) fn planned_room(weights: &WeightSize) -> usize {
-    let room = |(part, _)| match part {
-        Planned::Tiles { layout, ordered } => scratch_bytes(&layout, ordered, false),
-        Planned::Other(_) => 0,
-    };
-    planned_parts(weights).map(room).max().unwrap_or(0)
-}
-
-/// Bytes of dense copies of all packed projections.
-pub(super) fn planned_copies(weights: &WeightSize) -> usize {
-    let copy = |(part, usage)| match part {
-        Planned::Tiles { layout, .. } if usage != MatrixUse::Table => 2 * layout.n * layout.k,
-        _ => 0,
-    };
-    planned_parts(weights).map(copy).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::CodedForm;
-
-    /// Hidden, intermediate, layers, rows of q and of k, vocabulary, whether the head is the embedding.
-    type Shape = (usize, usize, usize, usize, usize, usize, bool);
-
-    /// NF4 but for the head.
-    fn weights((hidden, inter, num_layers, q, kv, vocab, tied): Shape, head: LoadFormat) -> WeightSize {
-        let layer = |rows: &[usize], k: usize, usage| (rows.iter().map(|n| MatrixForm::loaded_in(LoadFormat::Nf4, *n, k)).collect(), usage);
-        let mut layers = vec![(vec![MatrixForm::loaded_in(head, vocab, hidden)], MatrixUse::Table)];
-        if !tied {
-            layers.push(layer(&[vocab], hidden, MatrixUse::Table));
-        }
-        for _ in 0..num_layers {
-            layers.push(layer(&[q, kv, kv], hidden, MatrixUse::Projection));
-            layers.push(layer(&[hidden], q, MatrixUse::Projection));
-            layers.push(layer(&[inter; 2], hidden, MatrixUse::GateUp));
-            layers.push(layer(&[hidden], inter, MatrixUse::Projection));
-        }
-        WeightSize { layers, ..WeightSize::default() }
-    }
-
-    fn tile_bytes(weights: &WeightSize) -> usize {
-        let bytes = |(part, _)| match part {
-            Planned::Tiles { layout, ordered } => layout.bytes() + if ordered { 4 * layout.k } else { 0 },
-            Planned::Other(MatrixForm { n, k, stored: StoredForm::Coded(coded) }) if coded.code == CodeForm::U8 => n * k + 4 * n,
-            Planned::Other(form) => 2 * form.values(),
-        };
-        planned_parts(weights).map(bytes).sum()
-    }
-
-    /// Qwen2.5-Coder with head and embedding: in four bits throughout, and with a head of eight.
-    #[test]
-    fn four_bits_hold_in_what_was_promised() {
-        let shape = (3584, 18944, 28, 3584, 512, 152_064, false);
-        let bytes = tile_bytes(&weights(shape, LoadFormat::Int8)) as f64;
-        assert!((4.29e9..4.31e9).contains(&bytes), "{shape:?}, a head of 8 bits: {bytes} bytes");
-        for (shape, most) in [
-            ((3584, 18944, 28, 3584, 512, 152_064, false), 4.5e9),
-            ((2048, 11008, 36, 2048, 256, 151_936, true), 2.0e9),
-            ((1536, 8960, 28, 1536, 256, 151_936, true), 1.2e9),
-        ] {
-            let weights = weights(shape, LoadFormat::Nf4);
-            let (bytes, values) = (tile_bytes(&weights) as f64, weights.matrices().map(|(form, _)| form.values()).sum::<usize>());
-            assert!(bytes < most && (bytes / (values as f64 * 0.53125) - 1.0).abs() < 1e-3, "{shape:?}: {bytes} bytes");
-            let tables = shape.0 * shape.5 * if shape.6 { 1 } else { 2 };
-            assert_eq!(planned_copies(&weights), 2 * (values - tables), "{shape:?}: copies of projections");
-            assert!(planned_room(&weights) >= 2 * shape.0 * shape.1, "{shape:?}: room for the largest projection");
-        }
-    }
-
-    #[test]
-    fn layouts_follow_the_parts() {
-        let coded = |n, k, cols, zeros, is_ordered| {
-            let zeros = if zeros { ZeroForm::Groups } else { ZeroForm::None };
-            MatrixForm { n, k, stored: StoredForm::Coded(CodedForm { zeros, is_ordered, ..CodedForm::plain(CodeForm::Four, 1, cols) }) }
-        };
-        let bytes = |forms: Vec<MatrixForm>, usage| tile_bytes(&WeightSize { layers: vec![(forms, usage)], ..WeightSize::default() });
-        let plain = MatrixUse::Projection;
-        assert_eq!(bytes(vec![coded(8, 64, 64, false, false); 2], plain), 544, "two halves of a tile");
-        assert_eq!(bytes(vec![coded(8, 64, 64, false, false), coded(8, 64, 64, true, false)], plain), 544 + 576, "two forms");
-        assert_eq!(bytes(vec![coded(16, 64, 64, true, true)], plain), 576 + 4 * 64, "an order");
-        assert_eq!(bytes(vec![coded(16, 96, 32, false, false)], plain), 2 * 16 * 96, "no whole tiles");
-        assert_eq!(bytes(vec![coded(16, 64, 64, false, false)], MatrixUse::Expert), 2 * 16 * 64, "an expert");
-        assert_eq!(bytes(vec![coded(16, 64, 16, false, false)], MatrixUse::Table), 640, "groups of 16");
-        let rows = |format| MatrixForm { n: 16, k: 64, stored: StoredForm::Rows(format) };
-        assert_eq!(bytes(vec![rows(WeightFormat::Q4_0)], plain), 576, "Q4_0");
-        assert_eq!(bytes(vec![rows(WeightFormat::Q8_0)], plain), 2048, "Q8_0");
-    }
 }

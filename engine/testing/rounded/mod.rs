@@ -168,6 +168,9 @@ impl Device for RoundedDevice {
             HostMatrix::Coded(matrix) if self.rounding.has(Point::Weights) && packed::is_packed(&matrix, load.usage) => {
                 Ok(packed::packed(&matrix))
             }
+            HostMatrix::Rows(weight) if self.rounding.has(Point::Weights) && packed::stays_blocks(&weight, load.usage) => {
+                Ok(packed::unrounded_blocks(&weight))
+            }
             HostMatrix::Coded(matrix) if !self.rounding.has(Point::Weights) => self.load_weight(matrix.to_f32()),
             other => self.load_weight(other.into_rows()),
         }

@@ -1,13 +1,15 @@
-//! 4-bit matrices as the CUDA device keeps them: scales rounded to f16, and of the rest what a product of few tokens, one of many and an
-//! embedding make.
+//! Packed matrices as the CUDA device keeps them, and what a product of few tokens, one of many and an embedding read: of 4 bits with scales
+//! rounded to f16, of GGUF's blocks the exact values, and bf16 where tokens are many.
 
 use half::f16;
-use pagoda_kernels::ops::w4::{W4Layout, W4Matrix};
+use pagoda_kernels::heuristics::MAX_BLOCK_PASSES_TOKENS;
+use pagoda_kernels::ops::w4::{TILE_COLS, W4Layout, W4Matrix};
 
 use super::product::RoundedWeight;
 use super::rounding::rounded;
 use crate::device::cuda::MAX_TILED_TOKENS;
-use crate::device::{HostMatrix, MatrixUse};
+use crate::device::{HostMatrix, HostWeight, MatrixUse};
+use crate::weights::dequant::dequantize_row;
 use crate::weights::format::WeightFormat;
 use crate::weights::mapped::MappedBytes;
 use crate::weights::quant::books::Book;
@@ -24,12 +26,16 @@ pub struct PackedValues {
     scaled: Option<Vec<f32>>,
     /// What an embedding reads: unrounded.
     table: Vec<f32>,
+    /// Tokens of a product that is one of few.
+    max_tokens: usize,
 }
 
 /// Blocks that are codes and scales, apart.
 pub fn apart(matrix: HostMatrix) -> HostMatrix {
     match matrix {
-        HostMatrix::Rows(weight) if weight.format == WeightFormat::Q4_0 => HostMatrix::from(blocks::q4_0(&weight)),
+        HostMatrix::Rows(weight) if weight.format == WeightFormat::Q4_0 && weight.k.is_multiple_of(TILE_COLS) => {
+            HostMatrix::from(blocks::q4_0(&weight))
+        }
         other => other,
     }
 }
@@ -39,9 +45,28 @@ fn layout_of(matrix: &CodedMatrix) -> W4Layout {
     W4Layout { n: matrix.n, k: matrix.k, group: matrix.scales.cols, zeros, interleaved: false }
 }
 
+fn stays_packed(usage: MatrixUse) -> bool {
+    usage.is_projection() || usage == MatrixUse::Table
+}
+
 /// Whether a matrix for this use is packed.
 pub fn is_packed(matrix: &CodedMatrix, usage: MatrixUse) -> bool {
-    matches!(matrix.code, Code::Four { .. }) && layout_of(matrix).is_supported() && (usage.is_projection() || usage == MatrixUse::Table)
+    matches!(matrix.code, Code::Four { .. }) && layout_of(matrix).is_supported() && stays_packed(usage)
+}
+
+/// Whether rows for this use stay blocks.
+pub fn stays_blocks(weight: &HostWeight, usage: MatrixUse) -> bool {
+    !weight.format.is_dense() && stays_packed(usage)
+}
+
+/// Blocks as products and an embedding read them.
+pub fn unrounded_blocks(weight: &HostWeight) -> RoundedWeight {
+    let (n, k) = (weight.n, weight.k);
+    let mut exact = vec![0.0; n * k];
+    exact.chunks_exact_mut(k).enumerate().for_each(|(row, out)| dequantize_row(weight.format, weight.rows(row, 1), out));
+    let many = exact.iter().copied().map(rounded).collect();
+    let packed = PackedValues { few: exact.clone(), scaled: None, table: exact, max_tokens: MAX_BLOCK_PASSES_TOKENS };
+    RoundedWeight { values: many, n, k, packed: Some(packed) }
 }
 
 /// The matrix as products and an embedding read it.
@@ -58,15 +83,18 @@ pub fn packed(matrix: &CodedMatrix) -> RoundedWeight {
     let many = table.iter().copied().map(rounded).collect();
     let few = values(half_book(book));
     let scaled = (layout_of(matrix).scales_per_tile() > 1).then(|| few.iter().map(|value| rounded(value / unit) * unit).collect());
-    RoundedWeight { values: many, n: matrix.n, k: matrix.k, packed: Some(PackedValues { few, scaled, table }) }
+    let packed = PackedValues { few, scaled, table, max_tokens: MAX_TILED_TOKENS };
+    RoundedWeight { values: many, n: matrix.n, k: matrix.k, packed: Some(packed) }
 }
 
 impl RoundedWeight {
     /// What a product of that many tokens reads.
     pub fn for_tokens(&self, tokens: usize) -> &[f32] {
         match &self.packed {
-            Some(PackedValues { scaled: Some(scaled), .. }) if (MAX_UNROUNDED_TOKENS + 1..=MAX_TILED_TOKENS).contains(&tokens) => scaled,
-            Some(PackedValues { few, .. }) if tokens <= MAX_TILED_TOKENS => few,
+            Some(PackedValues { scaled: Some(scaled), max_tokens, .. }) if (MAX_UNROUNDED_TOKENS + 1..=*max_tokens).contains(&tokens) => {
+                scaled
+            }
+            Some(PackedValues { few, max_tokens, .. }) if tokens <= *max_tokens => few,
             _ => &self.values,
         }
     }

@@ -157,7 +157,7 @@ pub enum Kind {
     /// bf16 that is quantised to this, like all dense parts of the layer.
     AtLoad(LoadFormat),
     /// Blocks of GGUF.
-    Q4_0,
+    Blocks(WeightFormat),
     /// bf16.
     Dense,
 }
@@ -176,13 +176,33 @@ impl Kind {
                 HostMatrix::from(CodedMatrix { order, ..coded(&mut random, format, n, k) })
             }
             Kind::AtLoad(_) | Kind::Dense => HostMatrix::Rows(rows(WeightFormat::BF16, &halves())),
-            Kind::Q4_0 => {
-                let block = |_| {
-                    [&f16::from_f32(random.unit() * 0.02).to_le_bytes()[..], &random.next().to_le_bytes(), &random.next().to_le_bytes()]
-                        .concat()
-                };
-                HostMatrix::Rows(rows(WeightFormat::Q4_0, &(0..n * k / 32).flat_map(block).collect::<Vec<u8>>()))
+            Kind::Blocks(format) => {
+                let (values, _) = format.block();
+                let blocks: Vec<u8> = (0..n * k / values).flat_map(|_| block(&mut random, *format)).collect();
+                HostMatrix::Rows(rows(*format, &blocks))
             }
         }
     }
+}
+
+/// A block of GGUF: random bytes with scales that give weights of about 0.1.
+fn block(random: &mut Random, format: WeightFormat) -> Vec<u8> {
+    let (_, bytes) = format.block();
+    let mut block: Vec<u8> = (0..bytes).map(|_| random.next() as u8).collect();
+    // Where the halves are, and how large.
+    let halves: &[(usize, f32)] = match format {
+        WeightFormat::Q4_0 => &[(0, 0.02)],
+        WeightFormat::Q4_1 => &[(0, 0.02), (2, 0.1)],
+        WeightFormat::Q5_0 => &[(0, 0.01)],
+        WeightFormat::Q5_1 => &[(0, 0.01), (2, 0.1)],
+        WeightFormat::Q8_0 => &[(0, 0.001)],
+        WeightFormat::Q4K => &[(0, 0.0003), (2, 0.002)],
+        WeightFormat::Q5K => &[(0, 0.00015), (2, 0.002)],
+        WeightFormat::Q6K => &[(208, 0.00005)],
+        dense => unreachable!("{dense:?} has no blocks"),
+    };
+    for (at, size) in halves {
+        block[*at..*at + 2].copy_from_slice(&f16::from_f32(random.unit() * size).to_le_bytes());
+    }
+    block
 }
