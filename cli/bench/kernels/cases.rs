@@ -6,16 +6,21 @@ use pagoda_engine::Result;
 use pagoda_engine::device::{AttentionParams, DType, Device, Linear, RopeKvParams, Tensor};
 use pagoda_engine::models::config::Activation;
 use pagoda_engine::sampling::{SampleRow, SamplingParams, TokenHistory};
+use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::quant::LoadFormat;
 
-use super::inputs::{self, Outcome};
+use super::inputs::{self, Outcome, Stored};
 use super::shapes::ModelShape;
 
 /// Names of the operations, in the order in which they are measured.
-pub const OPS: [&str; 12] = [
+pub const OPS: [&str; 16] = [
     "linear",
     "linear_nf4",
     "linear_fp8",
+    "linear_q8_0",
+    "linear_q4_k",
+    "linear_q5_k",
+    "linear_q6_k",
     "rms_norm",
     "rope_kv",
     "activation",
@@ -72,9 +77,13 @@ impl<D: Device> Bench<'_, D> {
     /// What the device or `each` answers.
     pub fn each_case(&self, op: &str, each: Each<'_>) -> anyhow::Result<()> {
         match op {
-            "linear" => self.linear(None, each),
-            "linear_nf4" => self.linear(Some(LoadFormat::Nf4), each),
-            "linear_fp8" => self.linear(Some(LoadFormat::Fp8), each),
+            "linear" => self.linear(op, Stored::Dense, each),
+            "linear_nf4" => self.linear(op, Stored::AtLoad(LoadFormat::Nf4), each),
+            "linear_fp8" => self.linear(op, Stored::AtLoad(LoadFormat::Fp8), each),
+            "linear_q8_0" => self.linear(op, Stored::Blocks(WeightFormat::Q8_0), each),
+            "linear_q4_k" => self.linear(op, Stored::Blocks(WeightFormat::Q4K), each),
+            "linear_q5_k" => self.linear(op, Stored::Blocks(WeightFormat::Q5K), each),
+            "linear_q6_k" => self.linear(op, Stored::Blocks(WeightFormat::Q6K), each),
             "rms_norm" => self.tokens.iter().try_for_each(|&tokens| self.rms_norm(tokens, each)),
             "rope_kv" => self.tokens.iter().try_for_each(|&tokens| self.rope_kv(tokens, each)),
             "activation" => self.tokens.iter().try_for_each(|&tokens| self.activation(tokens, each)),
@@ -90,17 +99,12 @@ impl<D: Device> Bench<'_, D> {
         self.device.activation_dtype().size()
     }
 
-    /// All matrices; `format`: quantised to it.
-    fn linear(&self, format: Option<LoadFormat>, each: Each<'_>) -> anyhow::Result<()> {
-        let prefix = match format {
-            None => "linear",
-            Some(LoadFormat::Fp8) => "linear_fp8",
-            Some(_) => "linear_nf4",
-        };
-        for (name, n, k) in self.model.matrices() {
-            let matrix_bytes = weight_bytes(format, n, k);
+    /// All matrices whose rows are whole blocks.
+    fn linear(&self, prefix: &str, stored: Stored, each: Each<'_>) -> anyhow::Result<()> {
+        for (name, n, k) in self.model.matrices().into_iter().filter(|(_, _, k)| stored.takes(*k)) {
+            let matrix_bytes = stored.bytes(n, k);
             let num_copies = copies(matrix_bytes);
-            let linears = inputs::linears(self.device, num_copies, [n, k], inputs::load(name, format))?;
+            let linears = inputs::linears(self.device, num_copies, [n, k], stored, inputs::usage(name))?;
             self.device.weights_loaded()?;
             for &tokens in self.tokens {
                 // A head is applied to one row a sequence.
@@ -290,15 +294,6 @@ impl<D: Device> Bench<'_, D> {
         let m = self.model;
         let (num_heads, num_kv_heads, head_dim) = (m.heads, m.kv_heads, m.head_dim);
         RopeKvParams { num_heads, num_kv_heads, head_dim, q_norm: None, k_norm: None, eps: 1e-6, rope }
-    }
-}
-
-/// Bytes that a product reads of a matrix: bf16, bytes with a scale a row, or tiles of 4-bit codes with a scale of 16 bits for 64 of them.
-fn weight_bytes(format: Option<LoadFormat>, n: usize, k: usize) -> usize {
-    match format {
-        None => n * k * 2,
-        Some(LoadFormat::Fp8) => n * k + n * 4,
-        Some(_) => n * k * 17 / 32,
     }
 }
 

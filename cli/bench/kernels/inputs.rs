@@ -31,20 +31,60 @@ pub fn noise(seed: u64, len: usize) -> MappedBytes {
     MappedBytes::from_slice(&bytes)
 }
 
-/// How the matrix of that name is loaded.
-pub fn load(name: &str, quantize: Option<LoadFormat>) -> MatrixLoad {
-    let usage = match name {
+/// How weights are stored.
+#[derive(Clone, Copy)]
+pub enum Stored {
+    /// bf16.
+    Dense,
+    /// Quantised when they are loaded.
+    AtLoad(LoadFormat),
+    /// Blocks of GGUF.
+    Blocks(WeightFormat),
+}
+
+impl Stored {
+    /// Whether rows of `k` weights can be stored so.
+    pub fn takes(self, k: usize) -> bool {
+        !matches!(self, Stored::Blocks(format) if !k.is_multiple_of(format.block().0))
+    }
+
+    /// Bytes that a product reads of a matrix: bf16, bytes with a scale a row, tiles of 4-bit codes with a scale of 16 bits for 64 of them, or
+    /// blocks.
+    pub fn bytes(self, n: usize, k: usize) -> usize {
+        match self {
+            Stored::Dense => n * k * 2,
+            Stored::AtLoad(LoadFormat::Fp8) => n * k + n * 4,
+            Stored::AtLoad(_) => n * k * 17 / 32,
+            Stored::Blocks(format) => n * format.row_bytes(k),
+        }
+    }
+
+    /// A random matrix. As blocks its halves are of one exponent too: they begin at even bytes of every block.
+    fn matrix(self, seed: u64, n: usize, k: usize) -> HostMatrix {
+        HostMatrix::Rows(match self {
+            Stored::Blocks(format) => {
+                let bytes = noise(seed, self.bytes(n, k) / 2);
+                HostWeight { format, ..dense(bytes, n, k) }
+            }
+            _ => dense(noise(seed, n * k), n, k),
+        })
+    }
+}
+
+/// What the matrix of that name is for.
+pub fn usage(name: &str) -> MatrixUse {
+    match name {
         "gate_up" => MatrixUse::GateUp,
         "lm_head" => MatrixUse::Table,
         _ => MatrixUse::Projection,
-    };
-    MatrixLoad { usage, quantize }
+    }
 }
 
 /// `num` random matrices `[n, k]`, each as a linear layer.
-pub fn linears<D: Device>(device: &D, num: usize, [n, k]: [usize; 2], load: MatrixLoad) -> Result<Vec<Linear<D>>> {
-    let matrix = |seed| HostMatrix::Rows(dense(noise(seed, n * k), n, k));
-    let linear = |seed| Ok(Linear { parts: device.load_parts(vec![matrix(seed as u64)], load)?, bias: None, n, k });
+pub fn linears<D: Device>(device: &D, num: usize, [n, k]: [usize; 2], stored: Stored, usage: MatrixUse) -> Result<Vec<Linear<D>>> {
+    let quantize = if let Stored::AtLoad(format) = stored { Some(format) } else { None };
+    let load = MatrixLoad { usage, quantize };
+    let linear = |seed| Ok(Linear { parts: device.load_parts(vec![stored.matrix(seed as u64, n, k)], load)?, bias: None, n, k });
     (1..=num).map(linear).collect()
 }
 
@@ -69,7 +109,7 @@ pub fn activations<D: Device>(device: &D, rows: usize, cols: usize) -> Result<Te
 pub fn logits<D: Device>(device: &D, rows: usize, vocab: usize) -> Result<Tensor<D>> {
     const K: usize = 64;
     let x = activations(device, rows, K)?;
-    let head = linears(device, 1, [vocab, K], load("lm_head", None))?.swap_remove(0);
+    let head = linears(device, 1, [vocab, K], Stored::Dense, usage("lm_head"))?.swap_remove(0);
     let mut out = device.alloc(rows, vocab, DType::F32)?;
     device.linear(&mut out, &x, &head)?;
     device.wait()?;

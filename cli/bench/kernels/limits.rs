@@ -6,7 +6,8 @@ use pagoda_engine::device::Device;
 use pagoda_engine::device::cuda::CudaDevice;
 
 use super::cases::Case;
-use super::{inputs, timer};
+use super::inputs::{self, Stored};
+use super::timer;
 
 /// Rates that nothing exceeds.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,7 @@ impl Limits {
     pub fn measure_gpu(device: &CudaDevice, ms: f64) -> anyhow::Result<Limits> {
         const SIZE: usize = 8192;
         let gb_s = device.read_rate()? / 1e9;
-        let linear = inputs::linears(device, 1, [SIZE, SIZE], inputs::load("square", None))?.swap_remove(0);
+        let linear = inputs::linears(device, 1, [SIZE, SIZE], Stored::Dense, inputs::usage("square"))?.swap_remove(0);
         let x = inputs::activations(device, SIZE, SIZE)?;
         let mut out = device.alloc(SIZE, SIZE, device.activation_dtype())?;
         let mut product = Case {

@@ -26,7 +26,8 @@ pub struct Arguments {
     /// Comma-separated: 0.5b, 1.5b, 3b, 7b, 14b, 32b, llama-8b, tiny
     #[arg(long, value_name = "NAMES", default_value = "0.5b,7b", value_delimiter = ',')]
     models: Vec<String>,
-    /// Comma-separated: linear, linear_nf4, linear_fp8, rms_norm, rope_kv, activation, decode, decode_fp8, prefill, prefill_fp8, greedy, sample
+    /// Comma-separated: linear, linear_nf4, linear_fp8, linear_q8_0, linear_q4_k, linear_q5_k, linear_q6_k,
+    /// rms_norm, rope_kv, activation, decode, decode_fp8, prefill, prefill_fp8, greedy, sample
     #[arg(
         long,
         value_name = "NAMES",
