@@ -153,3 +153,32 @@ impl CudaDevice {
         self.launch(|stream| blocks_gemm(&params, &weight.matrix, stream))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::mapped::MappedBytes;
+
+    /// Rows are arranged by many threads, a piece of some rows at a time: each is what it is alone.
+    #[test]
+    fn rows_are_arranged_alike_in_any_piece() {
+        for stored in WeightFormat::ALL.into_iter().filter(|stored| !stored.is_dense()) {
+            let (values, bytes) = stored.block();
+            // A task takes fewer rows than there are.
+            let (n, num_blocks) = (70, TASK_BYTES / 30 / bytes);
+            let (k, len) = (num_blocks * values, n * num_blocks * bytes);
+            let format = block_format(&MatrixForm { n, k, stored: StoredForm::Rows(stored) }, MatrixUse::Table).expect("blocks");
+            assert_eq!(format.block(), (values, bytes), "{stored:?}");
+            let file: Vec<u8> = (0..len).map(|i| (i * 151 + i / 7 * 13) as u8).collect();
+            let weight = HostWeight { name: "blocks".into(), format: stored, n, k, bytes: MappedBytes::from_slice(&file) };
+            let row_bytes = format.row_bytes(k);
+            let mut expected = vec![0xa5; n * row_bytes];
+            expected.chunks_exact_mut(row_bytes).enumerate().for_each(|(row, out)| format.arrange_row(weight.rows(row, 1), out));
+            for first in [0, 1, 33, n - 1] {
+                let mut got = vec![0x5a; (n - first) * row_bytes];
+                arrange_rows(&mut got, &weight, format, first);
+                assert!(got == expected[first * row_bytes..], "{stored:?} from row {first}");
+            }
+        }
+    }
+}
