@@ -153,11 +153,11 @@ template <int kHeadDim, int kSlots, bool kCodes> struct RowFeeder {
       for (int i = 0; i < kHeadDim / 16; ++i) {
         if (i % 8 == lane / 4) k_smem[i * 4 + lane % 4] = encode_e4m3(k[i][0], k[i][1], scale);
       }
-      return;
-    }
+    } else {
 #pragma unroll
-    for (int j = 0; j < kHeadDim / 8; ++j) {
-      if (j % 8 == lane / 4) k_smem[j * 4 + lane % 4] = k[j / 2][j % 2];
+      for (int j = 0; j < kHeadDim / 8; ++j) {
+        if (j % 8 == lane / 4) k_smem[j * 4 + lane % 4] = k[j / 2][j % 2];
+      }
     }
   }
 
