@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 #![cfg(feature = "testing")]
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use pagoda_engine::core::EngineHandle;
@@ -18,6 +19,8 @@ const KV_BYTES: usize = 512 << 20;
 /// What attention and sampling take at least, whatever the model.
 const LEAST_GIVEN: usize = 256 << 20;
 const OUTPUT_LEN: u32 = 24;
+/// Held by a test while it runs: what is in use is read from the GPU, where other engines of this process count too.
+static GPU: Mutex<()> = Mutex::new(());
 
 /// Greedy, drawn and with penalties, which the device counts by itself.
 fn requests() -> Vec<Request> {
@@ -80,6 +83,7 @@ fn what_slept_gives_the_same_bits_and_its_memory_was_free() {
         eprintln!("skipped: no GPU, or built without CUDA kernels");
         return;
     }
+    let _alone = GPU.lock().unwrap_or_else(PoisonError::into_inner);
     let (folder, probe) = (tempfile::tempdir().unwrap(), CudaDevice::new(0).unwrap());
     let in_use = || probe.memory_in_use().unwrap();
     let plain = EngineOptions {
@@ -114,6 +118,7 @@ fn two_engines_take_turns() {
         eprintln!("skipped: no GPU, or built without CUDA kernels");
         return;
     }
+    let _alone = GPU.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let options = EngineOptions {
         device: DeviceChoice::Cuda,

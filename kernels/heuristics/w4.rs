@@ -69,11 +69,6 @@ impl W4Plan {
     }
 }
 
-/// Few tokens leave room for two CTAs of Rows a multiprocessor, which pays where k is long and one wave of clusters has all rows (3584 x 18944,
-/// 8 tokens: 21.9 against 26.2 us; 16: 22.5 and 26.2).
-const MAX_PAIRED_TOKENS: usize = 16;
-const MIN_PAIRED_K: usize = 8192;
-
 /// How to launch a product with 4-bit weights; None for shapes it has no kernel for.
 pub fn w4_plan(shape: W4Shape, gpu: GpuClass, order: SumOrder) -> Option<W4Plan> {
     let W4Shape { num_tokens, n, k, .. } = shape;
@@ -87,13 +82,6 @@ pub fn w4_plan(shape: W4Shape, gpu: GpuClass, order: SumOrder) -> Option<W4Plan>
     let columns = num_tokens <= MAX_COLUMNS_TOKENS && order == SumOrder::Fastest && shape.fits_columns;
     if let Some(plan) = columns.then(|| columns_plan(n, k, num_sms)).flatten() {
         return Some(plan);
-    }
-    if order == SumOrder::Fastest
-        && num_tokens <= MAX_PAIRED_TOKENS
-        && k >= MIN_PAIRED_K
-        && n.div_ceil(8 * TILE_ROWS) * 8 <= num_sms * 20 / 11
-    {
-        return Some(W4Plan { kernel: W4Kernel::Rows, split_k: 8, num_stages: NUM_STAGES, num_warps: 8, max_ctas: 2 * num_sms });
     }
     let (num_warps, split_k) = rows_split(n, k, num_sms);
     Some(W4Plan { kernel: W4Kernel::Rows, split_k, num_stages: NUM_STAGES, num_warps, max_ctas: num_sms })
@@ -241,9 +229,7 @@ mod tests {
             assert_eq!(rows_split(n, k, 132), expected, "{n} x {k}");
             for (num_tokens, order) in [(16, SumOrder::Fastest), (17, SumOrder::Fastest), (16, SumOrder::BatchInvariant)] {
                 let plan = w4_plan(shape(num_tokens, n, k), H100, order).expect("supported");
-                let paired = k == 18944 && num_tokens == 16 && order == SumOrder::Fastest;
-                let expected = if paired { (8, 8, 264) } else { (expected.0, expected.1, 132) };
-                assert_eq!((plan.num_warps, plan.split_k, plan.max_ctas), expected, "{num_tokens} x {n} x {k}, {order:?}");
+                assert_eq!((plan.num_warps, plan.split_k, plan.max_ctas), (expected.0, expected.1, 132), "{num_tokens} x {n} x {k}, {order:?}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! GGUF's blocks on the GPU: the bytes of the file, each row in the order of its kernels (`pagoda_blocks.h`). Products of few tokens read them
 //! as they are; for those of more they become bf16 (`pieces.rs`). With `deterministic` every token's product is that of few.
 
-use pagoda_kernels::heuristics::{BLOCK_TOKENS, BLOCKS_PLAN, MAX_BLOCK_PASSES_TOKENS, SkinnyShape};
+use pagoda_kernels::heuristics::{BLOCKS_PLAN, MAX_BLOCK_TOKENS, MAX_BLOCK_TOKENS_BESIDE_COPY, SkinnyShape};
 use pagoda_kernels::ops::blocks::{BlockFormat, BlockMatrix, BlockRows, BlocksDequantize, blocks_dequantize, blocks_gemm};
 use pagoda_kernels::ops::gemm::SkinnyGemmParams;
 use pagoda_kernels::ops::{DType, DeviceBytes};
@@ -109,7 +109,7 @@ impl CudaDevice {
 
     /// Whether a product reads blocks as they are.
     fn reads_blocks(&self, p: &Product<'_>, weight: &BlockWeight) -> bool {
-        let few = if weight.dense.is_some() { BLOCK_TOKENS } else { MAX_BLOCK_PASSES_TOKENS };
+        let few = if weight.dense.is_some() { MAX_BLOCK_TOKENS_BESIDE_COPY } else { MAX_BLOCK_TOKENS };
         p.num_tokens <= few || self.deterministic
     }
 

@@ -2,7 +2,7 @@
 //! rounded to f16, of GGUF's blocks the exact values, and bf16 where tokens are many.
 
 use half::f16;
-use pagoda_kernels::heuristics::MAX_BLOCK_PASSES_TOKENS;
+use pagoda_kernels::heuristics::MAX_BLOCK_TOKENS;
 use pagoda_kernels::ops::w4::{TILE_COLS, W4Layout, W4Matrix};
 
 use super::product::RoundedWeight;
@@ -65,7 +65,7 @@ pub fn unrounded_blocks(weight: &HostWeight) -> RoundedWeight {
     let mut exact = vec![0.0; n * k];
     exact.chunks_exact_mut(k).enumerate().for_each(|(row, out)| dequantize_row(weight.format, weight.rows(row, 1), out));
     let many = exact.iter().copied().map(rounded).collect();
-    let packed = PackedValues { few: exact.clone(), scaled: None, table: exact, max_tokens: MAX_BLOCK_PASSES_TOKENS };
+    let packed = PackedValues { few: exact.clone(), scaled: None, table: exact, max_tokens: MAX_BLOCK_TOKENS };
     RoundedWeight { values: many, n, k, packed: Some(packed) }
 }
 

@@ -1,4 +1,4 @@
-// pagoda_blocks_gemm: checks and dispatch. Instantiations: one token, most of decoding; up to 4; passes of 8.
+// pagoda_blocks_gemm: checks and dispatch. Instantiations: 8, 16 and 32 tokens a pass, 8, 2 or 1 warps a tile of rows.
 #include "../common/launch.cuh"
 #include "blocks.cuh"
 
@@ -14,13 +14,31 @@ pagoda_status check(const pagoda_skinny_gemm_params &p) {
   return (reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.w)) % 16 ? PAGODA_INVALID_ARGUMENT : PAGODA_OK;
 }
 
-template <typename Block, int kTokens> pagoda_status launch_passes(const Params &params, cudaStream_t stream) {
-  constexpr int kMaxPasses = 65535;
-  const int num_groups = params.gemm.gated ? params.gemm.n / 2 : (params.gemm.n + BlocksGemm::kRows - 1) / BlocksGemm::kRows;
-  const int num_passes = (params.gemm.num_tokens + kTokens - 1) / kTokens;
+// Warps that share a tile of rows: enough of them for a GPU of over a hundred multiprocessors, and tiles enough for a CTA that x is not read
+// for few rows.
+int split_of(int num_tiles) { return num_tiles <= 1024 ? 8 : num_tiles <= 4096 ? 2 : 1; }
+
+template <typename Block, int kTiles, int kSplit> pagoda_status launch_split(const Params &params, int num_tiles, cudaStream_t stream) {
+  using S = BlocksGemm;
+  constexpr int kMaxPasses = 65535, kPassTokens = kTiles * S::kTileTokens, kTilesOfCta = S::kWarps / kSplit;
+  const int tokens = params.gemm.num_tokens, num_passes = (tokens + kPassTokens - 1) / kPassTokens;
   if (num_passes > kMaxPasses) return PAGODA_UNSUPPORTED;
-  const dim3 grid((num_groups + BlocksGemm::kWarps - 1) / BlocksGemm::kWarps, num_passes);
-  return launch(blocks_gemm_kernel<Block, kTokens>, {grid, BlocksGemm::kThreads}, params, stream);
+  const int most = tokens < kPassTokens ? tokens : kPassTokens;
+  // The last of several passes may have fewer tokens and more columns at once, but never more bytes.
+  const int x_bytes = num_passes > 1 ? S::kXBytes : 2 * most * S::chunk_cols(most, params.gemm.k, kSplit);
+  const int smem_bytes = x_bytes > S::sums_bytes(kTiles) ? x_bytes : S::sums_bytes(kTiles);
+  const dim3 grid((num_tiles + kTilesOfCta - 1) / kTilesOfCta, num_passes);
+  return launch(blocks_gemm_kernel<Block, kTiles, kSplit>, {grid, S::kThreads, static_cast<size_t>(smem_bytes)}, params, stream);
+}
+
+template <typename Block, int kTiles> pagoda_status launch_tiles(const Params &params, cudaStream_t stream) {
+  const pagoda_skinny_gemm_params &p = params.gemm;
+  const int num_tiles = (p.n + BlocksGemm::kTileRows - 1) / BlocksGemm::kTileRows;
+  switch (split_of(num_tiles)) {
+  case 8: return launch_split<Block, kTiles, 8>(params, num_tiles, stream);
+  case 2: return launch_split<Block, kTiles, 2>(params, num_tiles, stream);
+  default: return launch_split<Block, kTiles, 1>(params, num_tiles, stream);
+  }
 }
 
 } // namespace
@@ -34,8 +52,9 @@ extern "C" pagoda_status pagoda_blocks_gemm(const pagoda_blocks_gemm_params *par
   return with_block(params->format, [&](auto block) {
     using Block = decltype(block);
     if (params->gemm.k % Block::kValues) return PAGODA_INVALID_ARGUMENT;
-    if (params->gemm.num_tokens == 1) return launch_passes<Block, 1>(*params, stream);
-    if (params->gemm.num_tokens <= 4) return launch_passes<Block, 4>(*params, stream);
-    return launch_passes<Block, 8>(*params, stream);
+    const int num_tiles = (params->gemm.num_tokens + BlocksGemm::kTileTokens - 1) / BlocksGemm::kTileTokens;
+    if (num_tiles <= 1) return launch_tiles<Block, 1>(*params, stream);
+    if (num_tiles <= 2) return launch_tiles<Block, 2>(*params, stream);
+    return launch_tiles<Block, 4>(*params, stream);
   });
 }

@@ -1,16 +1,22 @@
-// Product of few tokens with rows of GGUF's blocks: out[t, i] = sum_k x[t, k] * w[i, k], plain multiply-adds.
+// Product of few tokens, 32 a pass, with rows of GGUF's blocks: out[t, i] = sum_k x[t, k] * w[i, k], on tensor cores (sm_80 and later).
 //
-// A warp takes two rows (of a gated product a gate and its up), a lane a unit of 32 values of each (quant/block_formats.cuh) in every step of
-// 1024 columns; the units of the next step are under way meanwhile, those of the first step before the wait for the previous kernel. Each value
-// of a unit is made once and multiplied with all tokens. x lies in shared memory, kChunkCols columns at a time.
+// A warp takes a tile of 16 rows (of a gated product 8 of gate and their 8 of up) and every kSplit-th step of 128 columns; a lane has codes of
+// two rows (quant/block_formats.cuh). Codes are whole numbers, which bf16 holds: the tensor core adds up code * x of a group exactly as it does
+// any products, and its sum is multiplied with the group's scale in f32. What is added to all values of a group multiplies the sum of its x,
+// which a product with ones gives. So no weight is rounded.
 //
-//   row: | lane 0 | lane 1 | ... | lane 31 | lane 0 | ...      16 bytes of codes and up to 36 others, of Q8_0 32
+//   row g:  | step 0 | step 1 | step 2 | step 3 | ...       warp (kSplit = 2): 0 1 0 1
+//            lanes 4g .. 4g + 3 have eight columns each of every group of 32
 //
-// A token's sum is added up in the same order whatever other tokens there are. Not measured yet. By counting instructions one token is bound by
-// memory, and 8 tokens by multiply-adds, at about 1.6 times that.
+// Codes of the next steps are under way meanwhile, those of the first before the wait for the previous kernel. x lies in shared memory, as many
+// columns at a time as fit. The sums of the kSplit warps meet in shared memory, in their order: a token's sum is added up in an order that
+// depends on the matrix alone.
+//
+// Roof: memory up to 8 tokens (7B, gate and up in Q4_K: 76 MB, 17 us at 4.5 TB/s). Measured in docs/performance.md.
 #pragma once
-#include "../common/reduce.cuh"
+#include "../ptx/async_copy.cuh"
 #include "../ptx/dependent_launch.cuh"
+#include "../ptx/mma.cuh"
 #include "../quant/block_formats.cuh"
 #include "skinny_output.cuh"
 
@@ -18,101 +24,169 @@ namespace pagoda {
 
 struct BlocksGemm {
   static constexpr int kWarps = 8;
-  static constexpr int kThreads = kWarps * kWarpSize;
-  static constexpr int kRows = 2;
-  static constexpr int kSmemBytes = 32 << 10;
-  // Of x in shared memory: columns of each token, and as octets of 16 bytes.
-  __host__ __device__ static constexpr int chunk_cols(int tokens) { return kSmemBytes / (2 * tokens); }
-  __host__ __device__ static constexpr int chunk_octets(int tokens) { return chunk_cols(tokens) / kOctetValues; }
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kTileRows = 16;
+  static constexpr int kTileTokens = 8;
+  static constexpr int kStepBytes = kStepCols * 2; // of a token's x
+  static constexpr int kXBytes = 64 << 10;         // of x in shared memory at once, at most
+
+  // Columns of x in shared memory at once: all, or whole rounds of the warps that share a tile.
+  __host__ __device__ static int chunk_cols(int tokens, int k, int split) {
+    const int all = (k + kStepCols - 1) / kStepCols * kStepCols, round = kStepCols * split;
+    const int fit = kXBytes / (2 * tokens);
+    return all <= fit ? all : fit / round * round;
+  }
+  __host__ __device__ static constexpr int sums_bytes(int tiles) { return kThreads * tiles * 16; }
 };
 
-// Where octet `c` of columns lies: lanes read octets that are 2 to 16 apart, eight lanes at once, and meet in no bank.
-__device__ __forceinline__ int swizzled(int c) { return c ^ (c >> 3 & 1) ^ (c >> 4 & 1) * 7; }
+// Where a byte of a token's columns lies: the lanes of half a warp read 32 bytes of each of four neighbouring tokens, and meet in no bank.
+__device__ __forceinline__ int swizzled(int byte, int token) { return byte ^ (token & 3) << 5; }
 
-// Columns first .. of kTokens tokens; zeros for tokens past the end.
-template <int kTokens> __device__ __forceinline__ void fill_chunk(uint4 *x_smem, const pagoda_skinny_gemm_params &p, int first_token, int first) {
-  constexpr int kOctets = BlocksGemm::chunk_octets(kTokens);
-  for (int i = threadIdx.x; i < kTokens * kOctets; i += BlocksGemm::kThreads) {
-    const int t = i / kOctets, c = i % kOctets, token = first_token + t, col = first + c * kOctetValues;
-    if (col >= p.k) continue;
-    uint4 octet = make_uint4(0, 0, 0, 0);
-    if (token < p.num_tokens) octet = ptx::load_16b(static_cast<const bf16 *>(p.x) + static_cast<int64_t>(token) * p.k + col);
-    x_smem[t * kOctets + swizzled(c)] = octet;
+// Columns first .. first + cols of the tokens, zeros past the last one.
+__device__ __forceinline__ void fill_chunk(uint32_t x_smem, const pagoda_skinny_gemm_params &p, int first_token, int tokens, int first, int cols) {
+  constexpr int kCopyCols = 8;
+  const int copies = cols / kCopyCols;
+  for (int i = threadIdx.x; i < tokens * copies; i += BlocksGemm::kThreads) {
+    const int t = i / copies, c = i % copies, col = first + c * kCopyCols;
+    const bf16 *x_gmem = static_cast<const bf16 *>(p.x) + static_cast<int64_t>(first_token + t) * p.k + col;
+    ptx::copy_16b_async(x_smem + t * cols * 2 + swizzled(c * 16, t), col < p.k ? x_gmem : p.x, col < p.k);
   }
+  ptx::commit_copies();
+  ptx::wait_copies<0>();
 }
 
-// sums += products of a unit of each row with all tokens; its runs begin at octets c0 and c1 of the chunk.
-template <typename Block, int kTokens> __device__ __forceinline__ void add_unit(float (&sums)[BlocksGemm::kRows][kTokens], const Block (&blocks)[BlocksGemm::kRows], const uint4 *x_smem, int c0, int c1) {
+// sums += scales of rows g and g + 8, times d.
+__device__ __forceinline__ void add_scaled(float (&sums)[4], const float (&d)[4], float scale0, float scale1) {
+  sums[0] = fmaf(scale0, d[0], sums[0]), sums[1] = fmaf(scale0, d[1], sums[1]);
+  sums[2] = fmaf(scale1, d[2], sums[2]), sums[3] = fmaf(scale1, d[3], sums[3]);
+}
+
+// Adds the products of a step of two rows of each lane. `x_smem` is where each token's columns of this step lie, `place` where the lane's first
+// quad of a group does.
+template <typename Block, int kTiles> __device__ __forceinline__ void add_step(float (&sums)[kTiles][4], const Block (&blocks)[2], const float2 (&factors)[2], const uint32_t (&x_smem)[kTiles], int place, uint32_t base) {
+  constexpr uint32_t kOnes = 0x3f803f80u;
+  constexpr SecondFactor kSecond = Block::kSecond;
 #pragma unroll
-  for (int run = 0; run < 2; ++run) {
+  for (int group = 0; group < kStepGroups; ++group) {
+    uint32_t w[2][4];
+    float scale[2], second[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float w[BlocksGemm::kRows][kOctetValues];
+    for (int r = 0; r < 2; ++r) {
+      blocks[r].pairs(w[r], group, base);
+      scale[r] = of_group(factors[r].x, group);
+      if constexpr (kSecond != SecondFactor::kNone) second[r] = of_group(factors[r].y, group);
+    }
 #pragma unroll
-      for (int r = 0; r < BlocksGemm::kRows; ++r) blocks[r].octet(w[r], run, half);
-      const int place = swizzled((run ? c1 : c0) + half);
-#pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        const uint4 x = x_smem[t * BlocksGemm::chunk_octets(kTokens) + place];
-        const uint32_t words[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-        for (int i = 0; i < kOctetValues; ++i) {
-          const float value = i % 2 ? high_f32(words[i / 2]) : low_f32(words[i / 2]);
-#pragma unroll
-          for (int r = 0; r < BlocksGemm::kRows; ++r) sums[r][t] = fmaf(w[r][i], value, sums[r][t]);
-        }
+    for (int j = 0; j < kTiles; ++j) {
+      const uint2 x0 = ptx::load_shared_8b(x_smem[j] + (place ^ group * kGroupCols * 2));
+      const uint2 x1 = ptx::load_shared_8b(x_smem[j] + (place ^ (group * kGroupCols * 2 + kGroupCols)));
+      float d[4] = {};
+      ptx::mma_bf16(d, w[0][0], w[1][0], w[0][1], w[1][1], x0.x, x0.y);
+      if constexpr (kSecond == SecondFactor::kScale) {
+        float later[4] = {};
+        ptx::mma_bf16(later, w[0][2], w[1][2], w[0][3], w[1][3], x1.x, x1.y);
+        add_scaled(sums[j], later, second[0], second[1]);
+      } else {
+        ptx::mma_bf16(d, w[0][2], w[1][2], w[0][3], w[1][3], x1.x, x1.y);
+      }
+      add_scaled(sums[j], d, scale[0], scale[1]);
+      if constexpr (kSecond == SecondFactor::kShift) {
+        float of_x[4] = {};
+        ptx::mma_bf16(of_x, kOnes, kOnes, kOnes, kOnes, x0.x, x0.y);
+        ptx::mma_bf16(of_x, kOnes, kOnes, kOnes, kOnes, x1.x, x1.y);
+        add_scaled(sums[j], of_x, second[0], second[1]);
       }
     }
   }
 }
 
-template <typename Block, int kTokens> __global__ void __launch_bounds__(BlocksGemm::kThreads, kTokens == 1 ? 3 : 2) blocks_gemm_kernel(const __grid_constant__ pagoda_blocks_gemm_params params) {
+// Sums of a tile's warps, in their order; of each tile of tokens one warp has them.
+template <int kTiles, int kSplit> __device__ __forceinline__ void add_warps(float (&sums)[kTiles][4], uint8_t *smem, int warp, int lane) {
+  float4 *sums_smem = reinterpret_cast<float4 *>(smem); // [warp][tile of tokens][lane]
+  const int part = warp % kSplit;
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) sums_smem[(warp * kTiles + j) * 32 + lane] = make_float4(sums[j][0], sums[j][1], sums[j][2], sums[j][3]);
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+    if (j % kSplit != part) continue;
+    sums[j][0] = sums[j][1] = sums[j][2] = sums[j][3] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kSplit; ++i) {
+      const float4 more = sums_smem[((warp - part + i) * kTiles + j) * 32 + lane];
+      sums[j][0] += more.x, sums[j][1] += more.y, sums[j][2] += more.z, sums[j][3] += more.w;
+    }
+  }
+}
+
+template <typename Block, int kTiles, int kSplit>
+__global__ void __launch_bounds__(BlocksGemm::kThreads, 2) blocks_gemm_kernel(const __grid_constant__ pagoda_blocks_gemm_params params) {
   using S = BlocksGemm;
   using Row = BlockRow<Block>;
-  constexpr int kRows = S::kRows, kChunkCols = S::chunk_cols(kTokens);
-  static_assert(kChunkCols % (kWarpSize * kUnitValues) == 0, "a lane's units go on from chunk to chunk, and no block lies in two");
-  __shared__ uint4 x_smem[kTokens * S::chunk_octets(kTokens)];
+  constexpr int kAhead = kTiles <= 2 ? 2 : 1; // steps under way
+  extern __shared__ __align__(128) uint8_t smem[];
   const pagoda_skinny_gemm_params &p = params.gemm;
-  const int lane = threadIdx.x % kWarpSize;
-  const int group = blockIdx.x * S::kWarps + threadIdx.x / kWarpSize;
-  const int first_token = blockIdx.y * kTokens;
-  const int num_units = p.k / kUnitValues;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / kStepLanes, t = lane % kStepLanes;
+  const int part = warp % kSplit, tile = blockIdx.x * (S::kWarps / kSplit) + warp / kSplit;
+  const int first_token = blockIdx.y * kTiles * S::kTileTokens, tokens = min(kTiles * S::kTileTokens, p.num_tokens - first_token);
+  const int num_steps = Row::num_steps(p.k);
   // Rows past the end repeat the last one; their sums are not stored.
-  const int row0 = p.gated ? group : kRows * group, row1 = p.gated ? p.n / 2 + group : kRows * group + 1;
-  const Row rows[kRows] = {{p.w, min(row0, p.n - 1), p.k}, {p.w, min(row1, p.n - 1), p.k}};
+  const int row0 = p.gated ? tile * 8 + g : tile * S::kTileRows + g, row1 = p.gated ? p.n / 2 + row0 : row0 + 8;
+  const Row rows[2] = {{p.w, min(row0, p.n - 1), p.k}, {p.w, min(row1, p.n - 1), p.k}};
 
-  Block next[kRows];
-  auto load = [&](int unit) {
-    if (unit >= num_units) return;
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) rows[r].load(next[r], unit);
+  Block ahead[kAhead][2];
+  auto load = [&](Block(&blocks)[2], int step) {
+    if (step >= num_steps) return;
+    rows[0].load(blocks[0], step, t), rows[1].load(blocks[1], step, t);
   };
-  load(lane);
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) load(ahead[i], part + i * kSplit);
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
 
-  float sums[kRows][kTokens] = {};
-  for (int first = 0; first < p.k; first += kChunkCols) {
-    if (first > 0) __syncthreads();
-    fill_chunk<kTokens>(x_smem, p, first_token, first);
+  const int chunk_cols = S::chunk_cols(tokens, p.k, kSplit), chunk_steps = chunk_cols / kStepCols;
+  const uint32_t x_smem = ptx::smem_address(smem);
+  // What a lane without a token adds up is stored nowhere: it reads the first one's x.
+  uint32_t token_smem[kTiles];
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) token_smem[j] = x_smem + (j * S::kTileTokens + g < tokens ? (j * S::kTileTokens + g) * chunk_cols * 2 : 0);
+  const uint32_t base = ptx::in_register(above_128(0));
+  const int place = swizzled(t * kQuadCols * 2, g);
+
+  float sums[kTiles][4] = {};
+  int step = part;
+  for (int first_step = 0; first_step < num_steps; first_step += chunk_steps) {
+    if (first_step > 0) __syncthreads();
+    fill_chunk(x_smem, p, first_token, tokens, first_step * kStepCols, chunk_cols);
     __syncthreads();
-    const int end = min(num_units, (first + kChunkCols) / kUnitValues);
+    const int end = min(num_steps, first_step + chunk_steps);
 #pragma unroll 1
-    for (int unit = first / kUnitValues + lane; unit < end; unit += kWarpSize) {
-      const Block blocks[kRows] = {next[0], next[1]};
-      load(unit + kWarpSize);
-      add_unit(sums, blocks, x_smem, (Row::first(unit, 0) - first) / kOctetValues, (Row::first(unit, 1) - first) / kOctetValues);
+    for (; step < end; step += kSplit) {
+      const Block blocks[2] = {ahead[0][0], ahead[0][1]};
+      const float2 factors[2] = {blocks[0].factors(step, t), blocks[1].factors(step, t)};
+#pragma unroll
+      for (int i = 0; i + 1 < kAhead; ++i) ahead[i][0] = ahead[i + 1][0], ahead[i][1] = ahead[i + 1][1];
+      load(ahead[kAhead - 1], step + kAhead * kSplit);
+      uint32_t step_smem[kTiles];
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) step_smem[j] = token_smem[j] + (step - first_step) * S::kStepBytes;
+      add_step<Block, kTiles>(sums, blocks, factors, step_smem, place, base);
     }
   }
 
+  if constexpr (kSplit > 1) add_warps<kTiles, kSplit>(sums, smem, warp, lane);
   const int out_cols = skinny_out_cols(p);
 #pragma unroll
-  for (int t = 0; t < kTokens; ++t) {
-    const float sum0 = warp_sum(sums[0][t]), sum1 = warp_sum(sums[1][t]);
-    const int token = first_token + t;
-    if (token >= p.num_tokens) continue;
-    if (lane == 0 && row0 < out_cols) skinny_finish(p, token, row0, sum0, sum1);
-    if (lane == 1 && !p.gated && row1 < out_cols) skinny_finish(p, token, row1, sum1, 0.0f);
+  for (int j = 0; j < kTiles; ++j) {
+    if (j % kSplit != part) continue;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int in_pass = j * S::kTileTokens + 2 * t + e;
+      if (in_pass >= tokens) continue;
+      if (row0 < out_cols) skinny_finish(p, first_token + in_pass, row0, sums[j][e], sums[j][2 + e]);
+      if (!p.gated && row1 < out_cols) skinny_finish(p, first_token + in_pass, row1, sums[j][2 + e], 0.0f);
+    }
   }
 }
 

@@ -76,6 +76,18 @@ __device__ __forceinline__ void load_shared_16b_if(uint4 &r, uint32_t smem, bool
                : "memory");
 }
 
+__device__ __forceinline__ uint4 load_shared_16b(uint32_t smem) {
+  uint4 r;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "r"(smem) : "memory");
+  return r;
+}
+
+__device__ __forceinline__ uint2 load_shared_8b(uint32_t smem) {
+  uint2 r;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "r"(smem) : "memory");
+  return r;
+}
+
 __device__ __forceinline__ uint32_t load_shared_4b(uint32_t smem) {
   uint32_t v;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(smem) : "memory");

@@ -27,12 +27,6 @@ __device__ __forceinline__ void arrive_remote(uint32_t barrier) {
 
 __device__ __forceinline__ void store_shared(uint32_t smem, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(smem), "f"(v) : "memory"); }
 
-__device__ __forceinline__ uint4 load_shared_16b(uint32_t smem) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(smem) : "memory");
-  return v;
-}
-
 // Policy of copies of what is read once: leaves L2 first.
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy;

@@ -1,11 +1,10 @@
-// Blocks of GGUF as kernels read them (pagoda_blocks.h): one struct a format, of which each object is a unit of a row in registers.
+// Blocks of GGUF as kernels read them (pagoda_blocks.h): one struct a format, of which each object is what a lane has of a step of a row, in
+// registers.
 //
-// A unit is 32 values in two runs of 16. It is what 16 bytes of nibbles hold: the low halves are one run, the high halves the other.
-//
-//   format            values of run r of unit u of a block, from
-//   Q4_*, Q5_*, Q8_0  16 r
-//   Q4_K, Q5_K        64 (u / 2) + 16 (u % 2) + 32 r
-//   Q6_K              128 (u / 4) + 32 (u / 2 % 2) + 16 (u % 2) + 64 r
+// A step is 128 columns in four groups of 32, of which four neighbouring lanes have eight values each: lane t of them columns 4t .. 4t + 3 and
+// 16 + 4t .. 4t + 3, as the operands of a tensor core's instruction for 16 columns have them. Codes lie in the order in which a lane makes pairs
+// of bf16 of them, two by a mask: 128 + code is the bf16 with the code's bits below the exponent. What belongs to a group (its scale, and shift
+// or second scale) one lane loads and makes, lane t that of group t; the others get it from there.
 //
 // Values have the bits of ggml's dequantize_row: scale * code is exact in f32 (11 bits of a half, up to 7 of a scale, up to 6 of a code), so that
 // one multiply-add rounds as its subtraction does. Block layouts follow ggml's ggml-common.h and dequantize_row_* (MIT).
@@ -16,185 +15,166 @@
 
 namespace pagoda {
 
-constexpr int kUnitValues = 32;
-constexpr int kRunValues = 16;
-constexpr int kOctetValues = 8; // half a run: eight neighbours
+constexpr int kStepGroups = 4;
+constexpr int kGroupCols = 32;
+constexpr int kStepCols = kStepGroups * kGroupCols;
+constexpr int kStepLanes = 4;
+constexpr int kQuadCols = 4; // neighbouring columns of a lane: a group has two of them, 16 columns apart
 
 __device__ __forceinline__ float half_f32(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); }
-
-// Words 0 and 1, or 2 and 3.
-__device__ __forceinline__ uint2 half_of(uint4 v, int half) { return half ? make_uint2(v.z, v.w) : make_uint2(v.x, v.y); }
-
-// Eight low nibbles, or eight high ones, a byte each.
-__device__ __forceinline__ uint2 nibbles(uint2 v, int run) { return make_uint2(v.x >> 4 * run & 0x0f0f0f0fu, v.y >> 4 * run & 0x0f0f0f0fu); }
-
-// Bits 0 to 3 of v in bits 4 of four bytes.
-__device__ __forceinline__ uint32_t fifth_bits(uint32_t v) { return ((v & 15u) * 0x00204081u & 0x01010101u) << 4; }
 
 // byte i of v - zero, exactly: 2^23 + byte is the float of those low bits.
 __device__ __forceinline__ float byte_f32(uint32_t v, int i, float zero) { return __uint_as_float(__byte_perm(v, 0x4b000000u, 0x7440 + i)) - (8388608.0f + zero); }
 
-// w = scale * (code - zero) of eight codes, a byte each.
-__device__ __forceinline__ void scaled(float (&w)[kOctetValues], uint2 codes, float zero, float scale) {
-#pragma unroll
-  for (int i = 0; i < kOctetValues; ++i) w[i] = scale * byte_f32(i < 4 ? codes.x : codes.y, i % 4, zero);
+__device__ __forceinline__ uint32_t word(uint4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+
+// v << n, or >> -n.
+__device__ __forceinline__ uint32_t shifted_left(uint32_t v, int n) { return n >= 0 ? v << n : v >> -n; }
+
+// Pairs of bf16.
+__device__ __forceinline__ uint32_t subtract_bf16(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 r = __hsub2(*reinterpret_cast<const __nv_bfloat162 *>(&a), *reinterpret_cast<const __nv_bfloat162 *>(&b));
+  return *reinterpret_cast<const uint32_t *>(&r);
 }
+// The bf16 of 128 + n twice.
+__host__ __device__ constexpr uint32_t above_128(uint32_t n) { return 0x43004300u + n * 0x00010001u; }
 
-// w = scale * code + shift.
-__device__ __forceinline__ void shifted(float (&w)[kOctetValues], uint2 codes, float scale, float shift) {
-#pragma unroll
-  for (int i = 0; i < kOctetValues; ++i) w[i] = fmaf(scale, byte_f32(i < 4 ? codes.x : codes.y, i % 4, 0.0f), shift);
-}
+// A lane's codes of 4 to 6 bits. Word g of `low`: four bits of the values of group g, pair i at bits 4i and 16 + 4i. Fifth bits: pair i of group g
+// at bits 4g + i and 16 more. Fifth and sixth: in word g / 2, at bits 8 (g % 2) + 2i and 16 more.
+template <int kBits> struct LaneCodes {
+  static constexpr int kHighBytes = kBits == 4 ? 0 : kBits == 5 ? 4 : 8; // of a lane
+  static constexpr int kStepBytes = kStepLanes * (16 + kHighBytes);
+  uint4 low = {};
+  uint2 high = {};
 
-// Q4_0, Q4_1, Q5_0, Q5_1: 32 values of nibbles and perhaps a fifth bit; d * (q - middle), or d * q + m.
-template <bool kFive, bool kShift> struct SmallBlock {
-  static constexpr int kValues = 32, kCodeBytes = 16, kRestBytes = 2 + (kShift ? 2 : 0) + (kFive ? 4 : 0);
-  uint4 codes = {};
-  uint32_t factors = 0; // d in the low half, m in the high one
-  uint32_t high = 0;    // the fifth bit of value i at bit i
-
-  __host__ __device__ static constexpr int first(int, int run) { return kRunValues * run; }
-
-  __device__ __forceinline__ void load(const uint8_t *codes_gmem, const uint8_t *rest_gmem, int) {
-    codes = ptx::load_16b(codes_gmem);
-    if constexpr (kFive && kShift) {
-      const uint2 rest = ptx::load_8b(rest_gmem);
-      factors = rest.x, high = rest.y;
-    } else if constexpr (kFive) {
-      factors = ptx::load_2b(rest_gmem);
-      high = ptx::load_2b(rest_gmem + 2) | static_cast<uint32_t>(ptx::load_2b(rest_gmem + 4)) << 16;
-    } else if constexpr (kShift) {
-      factors = ptx::load_4b(rest_gmem);
-    } else {
-      factors = ptx::load_2b(rest_gmem);
-    }
+  __device__ __forceinline__ void load(const uint8_t *step_gmem, int t) {
+    low = ptx::load_16b(step_gmem + 16 * t);
+    const uint8_t *high_gmem = step_gmem + kStepLanes * 16 + kHighBytes * t;
+    if constexpr (kBits == 5) high.x = ptx::load_4b(high_gmem);
+    if constexpr (kBits == 6) high = ptx::load_8b(high_gmem);
   }
 
-  __device__ __forceinline__ void octet(float (&w)[kOctetValues], int run, int half) const {
-    uint2 q = nibbles(half_of(codes, half), run);
-    if constexpr (kFive) {
-      const uint32_t bits = high >> (kRunValues * run + kOctetValues * half);
-      q.x |= fifth_bits(bits), q.y |= fifth_bits(bits >> 4);
+  // code - zero of a lane's eight values of a group; `base` is above_128(0), in a register.
+  __device__ __forceinline__ void pairs(uint32_t (&w)[4], int group, uint32_t zero, uint32_t base) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      uint32_t code = ptx::and_or(word(low, group) >> 4 * i, 0x000f000fu, base);
+      if constexpr (kBits == 5) code |= shifted_left(high.x, 4 - (4 * group + i)) & 0x00100010u;
+      if constexpr (kBits == 6) code |= shifted_left(group < 2 ? high.x : high.y, 4 - (8 * (group % 2) + 2 * i)) & 0x00300030u;
+      w[i] = subtract_bf16(code, above_128(zero));
     }
-    if constexpr (kShift) shifted(w, q, half_f32(factors), half_f32(factors >> 16));
-    else scaled(w, q, kFive ? 16.0f : 8.0f, half_f32(factors));
   }
 };
 
-// Q8_0: 32 signed bytes; d * q.
-struct ByteBlock {
-  static constexpr int kValues = 32, kCodeBytes = 32, kRestBytes = 2;
+// Signed bytes: words 2g and 2g + 1 are the quads of group g, their bytes in the order 0, 2, 1, 3.
+template <> struct LaneCodes<8> {
+  static constexpr int kStepBytes = kStepLanes * 32;
   uint4 codes[2] = {};
-  uint32_t factors = 0;
 
-  __host__ __device__ static constexpr int first(int, int run) { return kRunValues * run; }
-
-  __device__ __forceinline__ void load(const uint8_t *codes_gmem, const uint8_t *rest_gmem, int) {
-    codes[0] = ptx::load_16b(codes_gmem), codes[1] = ptx::load_16b(codes_gmem + 16);
-    factors = ptx::load_2b(rest_gmem);
+  __device__ __forceinline__ void load(const uint8_t *step_gmem, int t) {
+    codes[0] = ptx::load_16b(step_gmem + 32 * t), codes[1] = ptx::load_16b(step_gmem + 32 * t + 16);
   }
 
-  __device__ __forceinline__ void octet(float (&w)[kOctetValues], int run, int half) const {
-    const uint2 q = half_of(run ? codes[1] : codes[0], half);
-    // q + 128, without a sign.
-    scaled(w, make_uint2(q.x ^ 0x80808080u, q.y ^ 0x80808080u), 128.0f, half_f32(factors));
-  }
-};
-
-// Q4_K, Q5_K: eight sub-blocks of 32 values with 6-bit scales and minima; d * scale * q - dmin * min. Two sub-blocks share 32 bytes of nibbles.
-// Fifth bits: bit s of byte i is that of value i of sub-block s.
-template <bool kFive> struct SuperBlock {
-  static constexpr int kHighBytes = kFive ? 32 : 0;
-  static constexpr int kValues = 256, kCodeBytes = kHighBytes + 128, kRestBytes = 16;
-  uint4 codes = {}, high = {};
-  uint4 rest = {}; // d and dmin, then 12 bytes of scales and minima
-  int pair = 0;    // of sub-blocks
-
-  __host__ __device__ static constexpr int first(int unit, int run) { return unit / 2 * 64 + unit % 2 * kRunValues + 32 * run; }
-
-  __device__ __forceinline__ void load(const uint8_t *codes_gmem, const uint8_t *rest_gmem, int unit) {
-    codes = ptx::load_16b(codes_gmem + kHighBytes + 16 * unit);
-    if constexpr (kFive) high = ptx::load_16b(codes_gmem + 16 * (unit % 2));
-    rest = ptx::load_16b(rest_gmem);
-    pair = unit / 2;
-  }
-
-  __device__ __forceinline__ void octet(float (&w)[kOctetValues], int run, int half) const {
-    const int sub = 2 * pair + run, shift = 8 * (sub % 4);
-    // Sub-blocks 0 to 3: six bits of bytes sub and 4 + sub. The others: four bits of byte 4 + sub and the two that the former leave.
-    const uint32_t scales = rest.y >> shift, mins = rest.z >> shift, late = rest.w >> shift;
-    const uint32_t scale = sub < 4 ? scales & 63u : (late & 15u) | (scales >> 2 & 48u);
-    const uint32_t min = sub < 4 ? mins & 63u : (late >> 4 & 15u) | (mins >> 2 & 48u);
-    uint2 q = nibbles(half_of(codes, half), run);
-    if constexpr (kFive) {
-      const uint2 bits = half_of(high, half);
-      q.x |= (bits.x >> sub & 0x01010101u) << 4, q.y |= (bits.y >> sub & 0x01010101u) << 4;
+  __device__ __forceinline__ void pairs(uint32_t (&w)[4], int group, uint32_t, uint32_t base) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t bytes = word(codes[group / 2], group % 2 * 2 + i / 2) >> 8 * (i % 2);
+      // The low seven bits, less what the eighth stands for: 128, of which 256 is the bf16 with that bit.
+      w[i] = subtract_bf16(ptx::and_or(bytes, 0x007f007fu, base), ptx::and_or(bytes, 0x00800080u, base));
     }
-    shifted(w, q, half_f32(rest.x) * byte_f32(scale, 0, 0.0f), -(half_f32(rest.x >> 16) * byte_f32(min, 0, 0.0f)));
   }
 };
 
-// Q6_K: sixteen sub-blocks of 16 values with signed scales of a byte; d * scale * (q - 32). In each half of 128 values a quarter's two high bits
-// are bits 2 quarter and the next of 32 bytes.
+// What the second factor of a group is: nothing, what is added to its values, or the scale of its second half.
+enum class SecondFactor { kNone, kShift, kScale };
+
+// Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: a block is a group; d * (q - zero), or d * q + m.
+template <int kBits, bool kHasShift, int kZero> struct SmallBlock {
+  static constexpr SecondFactor kSecond = kHasShift ? SecondFactor::kShift : SecondFactor::kNone;
+  static constexpr int kValues = 32, kRestBytes = kHasShift ? 4 : 2, kStepBytes = LaneCodes<kBits>::kStepBytes;
+  LaneCodes<kBits> codes;
+  uint32_t rest = 0; // d in the low half, m in the high one
+
+  __device__ __forceinline__ void load_rest(const uint8_t *rest_gmem, int, int) { rest = kHasShift ? ptx::load_4b(rest_gmem) : ptx::load_2b(rest_gmem); }
+  __device__ __forceinline__ void clear_rest() { rest = 0; }
+  __device__ __forceinline__ float2 factors(int, int) const { return make_float2(half_f32(rest), kHasShift ? half_f32(rest >> 16) : 0.0f); }
+  __device__ __forceinline__ void pairs(uint32_t (&w)[4], int group, uint32_t base) const { codes.pairs(w, group, kZero, base); }
+};
+
+// Q4_K, Q5_K: eight groups of 32 values with scales and minima of 6 bits; d * scale * q - dmin * min.
+template <int kBits> struct SuperBlock {
+  static constexpr SecondFactor kSecond = SecondFactor::kShift;
+  static constexpr int kValues = 256, kRestBytes = 16, kStepBytes = LaneCodes<kBits>::kStepBytes;
+  LaneCodes<kBits> codes;
+  uint4 rest = {}; // d and dmin, then 12 bytes of scales and minima
+
+  __device__ __forceinline__ void load_rest(const uint8_t *rest_gmem, int, int) { rest = ptx::load_16b(rest_gmem); }
+  __device__ __forceinline__ void clear_rest() { rest = uint4{}; }
+  // Groups 0 to 3: six bits of bytes t and 4 + t. The others: four bits of byte 8 + t and the two that the former leave.
+  __device__ __forceinline__ float2 factors(int step, int t) const {
+    const uint32_t scales = rest.y >> 8 * t, mins = rest.z >> 8 * t, late = rest.w >> 8 * t;
+    const bool first = step % 2 == 0;
+    const uint32_t scale = first ? scales & 63u : (late & 15u) | (scales >> 2 & 48u);
+    const uint32_t min = first ? mins & 63u : (late >> 4 & 15u) | (mins >> 2 & 48u);
+    return make_float2(half_f32(rest.x) * byte_f32(scale, 0, 0.0f), -(half_f32(rest.x >> 16) * byte_f32(min, 0, 0.0f)));
+  }
+  __device__ __forceinline__ void pairs(uint32_t (&w)[4], int group, uint32_t base) const { codes.pairs(w, group, 0, base); }
+};
+
+// Q6_K: signed scales of a byte for 16 values, two a group; d * scale * (q - 32).
 struct SixBlock {
-  static constexpr int kValues = 256, kCodeBytes = 192, kRestBytes = 18;
-  uint4 low = {}, high = {};
-  uint32_t scales = 0; // of run 0, and of run 1 in the second byte
-  uint32_t factors = 0;
-  int part = 0;
+  static constexpr SecondFactor kSecond = SecondFactor::kScale;
+  static constexpr int kValues = 256, kRestBytes = 18, kStepBytes = LaneCodes<6>::kStepBytes;
+  LaneCodes<6> codes;
+  uint32_t scales = 0, d = 0;
 
-  __host__ __device__ static constexpr int first(int unit, int run) { return unit / 4 * 128 + unit / 2 % 2 * 32 + unit % 2 * kRunValues + 64 * run; }
-
-  __device__ __forceinline__ void load(const uint8_t *codes_gmem, const uint8_t *rest_gmem, int unit) {
-    low = ptx::load_16b(codes_gmem + 16 * unit);
-    high = ptx::load_16b(codes_gmem + 128 + 32 * (unit / 4) + 16 * (unit % 2));
-    part = unit / 2 % 2;
-    // Scales of neighbouring units are neighbours; two bytes are loaded, since the address of one may be odd.
-    const uint8_t *scales_gmem = rest_gmem + 8 * (unit / 4) + 2 * part;
-    const int shift = 8 * (unit % 2);
-    scales = (ptx::load_2b(scales_gmem) >> shift & 255u) | (ptx::load_2b(scales_gmem + 4) >> shift & 255u) << 8;
-    factors = ptx::load_2b(rest_gmem + 16);
+  __device__ __forceinline__ void load_rest(const uint8_t *rest_gmem, int step, int t) {
+    scales = ptx::load_2b(rest_gmem + 8 * (step % 2) + 2 * t);
+    d = ptx::load_2b(rest_gmem + 16);
   }
-
-  __device__ __forceinline__ void octet(float (&w)[kOctetValues], int run, int half) const {
-    uint2 q = nibbles(half_of(low, half), run);
-    const uint2 bits = half_of(high, half);
-    const int shift = 2 * (part + 2 * run);
-    q.x |= (bits.x >> shift & 0x03030303u) << 4, q.y |= (bits.y >> shift & 0x03030303u) << 4;
-    scaled(w, q, 32.0f, half_f32(factors) * byte_f32(scales ^ 0x8080u, run, 128.0f));
+  __device__ __forceinline__ void clear_rest() { scales = d = 0; }
+  __device__ __forceinline__ float2 factors(int, int) const {
+    const uint32_t bytes = scales ^ 0x8080u;
+    return make_float2(half_f32(d) * byte_f32(bytes, 0, 128.0f), half_f32(d) * byte_f32(bytes, 1, 128.0f));
   }
+  __device__ __forceinline__ void pairs(uint32_t (&w)[4], int group, uint32_t base) const { codes.pairs(w, group, 32, base); }
 };
 
-using Q4_0 = SmallBlock<false, false>;
-using Q4_1 = SmallBlock<false, true>;
-using Q5_0 = SmallBlock<true, false>;
-using Q5_1 = SmallBlock<true, true>;
-using Q8_0 = ByteBlock;
-using Q4_K = SuperBlock<false>;
-using Q5_K = SuperBlock<true>;
+using Q4_0 = SmallBlock<4, false, 8>;
+using Q4_1 = SmallBlock<4, true, 0>;
+using Q5_0 = SmallBlock<5, false, 16>;
+using Q5_1 = SmallBlock<5, true, 0>;
+using Q8_0 = SmallBlock<8, false, 0>;
+using Q4_K = SuperBlock<4>;
+using Q5_K = SuperBlock<5>;
 using Q6_K = SixBlock;
 
-// A row of n blocks.
+// A group's factors, of the lane that made them; all lanes of a warp call it together.
+__device__ __forceinline__ float of_group(float factor, int group) { return __shfl_sync(0xffffffffu, factor, group, kStepLanes); }
+
+// A row: codes of all steps, then the rest of all blocks.
 template <typename Block> struct BlockRow {
-  static constexpr int kUnits = Block::kValues / kUnitValues;
-  static_assert(Block::kCodeBytes % 16 == 0 && Block::kRestBytes % 2 == 0, "codes are loaded 16 bytes at a time, the rest two at least");
+  static_assert(Block::kStepBytes % 16 == 0 && Block::kRestBytes % 2 == 0, "codes are loaded 16 bytes at a time, the rest two at least");
   const uint8_t *codes_gmem, *rest_gmem;
+  int num_blocks;
 
-  __device__ __forceinline__ BlockRow(const void *rows, int64_t row, int k) {
-    const int num_blocks = k / Block::kValues;
+  __host__ __device__ static constexpr int num_steps(int k) { return (k + kStepCols - 1) / kStepCols; }
+  __host__ __device__ static int64_t bytes(int k) {
+    return (static_cast<int64_t>(num_steps(k)) * Block::kStepBytes + static_cast<int64_t>(k / Block::kValues) * Block::kRestBytes + 15) / 16 * 16;
+  }
+
+  __device__ __forceinline__ BlockRow(const void *rows, int64_t row, int k) : num_blocks(k / Block::kValues) {
     codes_gmem = static_cast<const uint8_t *>(rows) + row * bytes(k);
-    rest_gmem = codes_gmem + num_blocks * Block::kCodeBytes;
+    rest_gmem = codes_gmem + static_cast<int64_t>(num_steps(k)) * Block::kStepBytes;
   }
 
-  __host__ __device__ static int64_t bytes(int k) { return (static_cast<int64_t>(k / Block::kValues) * (Block::kCodeBytes + Block::kRestBytes) + 15) / 16 * 16; }
-
-  // Unit `unit` of the row.
-  __device__ __forceinline__ void load(Block &block, int unit) const {
-    block.load(codes_gmem + unit / kUnits * Block::kCodeBytes, rest_gmem + unit / kUnits * Block::kRestBytes, unit % kUnits);
+  // What lane t has of a step of the row. Factors of groups past the end are zero.
+  __device__ __forceinline__ void load(Block &block, int step, int t) const {
+    const int idx = (step * kStepCols + t * (Block::kValues < kStepCols ? Block::kValues : 0)) / Block::kValues;
+    block.codes.load(codes_gmem + static_cast<int64_t>(step) * Block::kStepBytes, t);
+    if (idx < num_blocks) block.load_rest(rest_gmem + static_cast<int64_t>(idx) * Block::kRestBytes, step, t);
+    else block.clear_rest();
   }
-
-  // First value of a run of unit `unit` of the row.
-  __host__ __device__ static constexpr int first(int unit, int run) { return unit / kUnits * Block::kValues + Block::first(unit % kUnits, run); }
 };
 
 // call(Block{}) with the struct of a format; PAGODA_INVALID_ARGUMENT for none.
