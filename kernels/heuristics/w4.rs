@@ -229,7 +229,11 @@ mod tests {
             assert_eq!(rows_split(n, k, 132), expected, "{n} x {k}");
             for (num_tokens, order) in [(16, SumOrder::Fastest), (17, SumOrder::Fastest), (16, SumOrder::BatchInvariant)] {
                 let plan = w4_plan(shape(num_tokens, n, k), H100, order).expect("supported");
-                assert_eq!((plan.num_warps, plan.split_k, plan.max_ctas), (expected.0, expected.1, 132), "{num_tokens} x {n} x {k}, {order:?}");
+                assert_eq!(
+                    (plan.num_warps, plan.split_k, plan.max_ctas),
+                    (expected.0, expected.1, 132),
+                    "{num_tokens} x {n} x {k}, {order:?}"
+                );
             }
         }
     }
