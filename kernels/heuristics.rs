@@ -6,7 +6,7 @@ mod skinny;
 mod w4;
 mod w8;
 
-pub use blocks::{BLOCKS_PLAN, MAX_BLOCK_TOKENS, MAX_BLOCK_TOKENS_BESIDE_COPY};
+pub use blocks::{MAX_BLOCK_TOKENS, MAX_BLOCK_TOKENS_BESIDE_COPY, blocks_plan};
 pub use products::{GroupedPlan, GroupedShape, ProductPlan, ProductShape, WidePlan, grouped_plan, product_plan, wide_plan};
 pub use skinny::{GpuClass, MAX_SKINNY_TOKENS, SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder, skinny_plan};
 pub use w4::{MAX_W4_TOKENS, W4Kernel, W4Plan, W4Shape, w4_plan};

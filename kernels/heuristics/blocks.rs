@@ -1,12 +1,53 @@
-//! When a product reads GGUF's blocks as they are.
+//! When a product reads GGUF's blocks as they are, and how (cuda/gemm/blocks.cuh). Numbers: H200 (132 SMs), `pagoda bench kernels`.
 
-use super::skinny::{SkinnyKernel, SkinnyPlan};
+use super::skinny::{SkinnyKernel, SkinnyPlan, SkinnyShape, SumOrder};
 
 /// Tokens up to which reading the blocks takes less than making the weights dense and reading them again; those of one pass over the blocks
 /// (the largest `kTiles` of 8 in cuda/gemm/blocks.cu).
 pub const MAX_BLOCK_TOKENS: usize = 32;
-/// Tokens up to which it takes less than reading a copy in bf16.
+/// Tokens up to which it takes less than reading a copy in bf16 (the four products of a 7B layer in Q4_K: 91 against 120 us at 8, 133 at 16).
 pub const MAX_BLOCK_TOKENS_BESIDE_COPY: usize = 8;
 
-/// The launch of a product with blocks; its kernel follows from the number of tokens.
-pub const BLOCKS_PLAN: SkinnyPlan = SkinnyPlan { kernel: SkinnyKernel::Gemv, block_n: 2, split_k: 1, num_stages: 1, max_ctas: 1 };
+const TILE_ROWS: usize = 16;
+const STEP_COLS: usize = 128;
+const WARPS: usize = 8;
+const CTAS_PER_SM: usize = 2;
+/// Bytes of x in shared memory at once (`kXBytes`).
+const X_BYTES: usize = 64 << 10;
+/// Warps of a tile where x is read again for every group of tiles: fewer of them share more rows.
+const MAX_SPLIT_OF_LONG_X: usize = 2;
+
+/// The launch of a product with blocks. Most warps a tile, or fewer where the busiest multiprocessor has less to do then and all have two CTAs.
+pub fn blocks_plan(shape: SkinnyShape, num_sms: usize, order: SumOrder) -> SkinnyPlan {
+    let (tiles, steps) = (shape.n.div_ceil(TILE_ROWS), shape.k.div_ceil(STEP_COLS));
+    let groups = |split: usize| tiles.div_ceil(WARPS / split);
+    let cost = |split: usize| groups(split).div_ceil(num_sms) * steps.div_ceil(split);
+    let holds_x = order == SumOrder::BatchInvariant || shape.num_tokens * steps * STEP_COLS * 2 <= X_BYTES;
+    let most = if holds_x { WARPS } else { MAX_SPLIT_OF_LONG_X };
+    let mut split_k = WARPS;
+    for split in [4, 2, 1] {
+        if groups(split) >= CTAS_PER_SM * num_sms && (cost(split) < cost(split_k) || split_k > most) {
+            split_k = split;
+        }
+    }
+    SkinnyPlan { kernel: SkinnyKernel::Gemv, block_n: 2, split_k, num_stages: 1, max_ctas: CTAS_PER_SM * num_sms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_warps_share_a_tile_as_keeps_all_multiprocessors_busy() {
+        let split = |num_tokens, n, k, order| blocks_plan(SkinnyShape { num_tokens, n, k }, 132, order).split_k;
+        for (n, k, few, many) in
+            [(4608, 3584, 8, 8), (3584, 3584, 8, 8), (37888, 3584, 4, 2), (3584, 18944, 8, 8), (152_064, 3584, 4, 2), (16, 32, 8, 8)]
+        {
+            assert_eq!(split(1, n, k, SumOrder::Fastest), few, "{n} x {k}");
+            assert_eq!(split(32, n, k, SumOrder::Fastest), many, "{n} x {k}");
+            for num_tokens in 1..=MAX_BLOCK_TOKENS {
+                assert_eq!(split(num_tokens, n, k, SumOrder::BatchInvariant), few, "{num_tokens} x {n} x {k}");
+            }
+        }
+    }
+}

@@ -303,7 +303,7 @@ pub fn blocks_dequantize(p: &BlocksDequantize, stream: Stream) -> Result<()> {
     launch!(pagoda_blocks_dequantize, raw, stream)
 }
 
-/// The product of `skinny_gemm` with a matrix of blocks: `params.w` is its rows, at most 128 tokens, no groups, `heuristics::BLOCKS_PLAN`.
+/// The product of `skinny_gemm` with a matrix of blocks: `params.w` is its rows, at most 128 tokens, no groups, `heuristics::blocks_plan`.
 ///
 /// # Errors
 /// As `skinny_gemm`.

@@ -1,7 +1,7 @@
 //! GGUF's blocks on the GPU: the bytes of the file, each row in the order of its kernels (`pagoda_blocks.h`). Products of few tokens read them
 //! as they are; for those of more they become bf16 (`pieces.rs`). With `deterministic` every token's product is that of few.
 
-use pagoda_kernels::heuristics::{BLOCKS_PLAN, MAX_BLOCK_TOKENS, MAX_BLOCK_TOKENS_BESIDE_COPY, SkinnyShape};
+use pagoda_kernels::heuristics::{MAX_BLOCK_TOKENS, MAX_BLOCK_TOKENS_BESIDE_COPY, SkinnyShape, blocks_plan};
 use pagoda_kernels::ops::blocks::{BlockFormat, BlockMatrix, BlockRows, BlocksDequantize, blocks_dequantize, blocks_gemm};
 use pagoda_kernels::ops::gemm::SkinnyGemmParams;
 use pagoda_kernels::ops::{DType, DeviceBytes};
@@ -136,17 +136,18 @@ impl CudaDevice {
     fn block_product(&self, p: &Product<'_>, weight: &BlockWeight, first: usize, num_tokens: usize) -> Result<()> {
         let BlockMatrix { rows, n, k, .. } = weight.matrix;
         let (out, x) = p.rows_from(first);
+        let shape = SkinnyShape { num_tokens, n, k };
         let params = SkinnyGemmParams {
             out,
             x,
             w: rows,
             bias: p.bias(),
             residual: None,
-            shape: SkinnyShape { num_tokens, n, k },
+            shape,
             ld_out: p.ld_out,
             out_dtype: p.out.dtype,
             epilogue: p.epilogue,
-            plan: BLOCKS_PLAN,
+            plan: blocks_plan(shape, self.gpu_class().num_sms as usize, self.sum_order()),
             start: p.start,
             groups: None,
         };

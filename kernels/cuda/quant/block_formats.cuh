@@ -54,15 +54,21 @@ template <int kBits> struct LaneCodes {
     if constexpr (kBits == 6) high = ptx::load_8b(high_gmem);
   }
 
-  // code - zero of a lane's eight values of a group; `base` is above_128(0), in a register.
-  __device__ __forceinline__ void pairs(uint32_t (&w)[4], int group, uint32_t zero, uint32_t base) const {
+  // 128 + code of a lane's eight values of a group; `base` is above_128(0), in a register.
+  __device__ __forceinline__ void raised_pairs(uint32_t (&w)[4], int group, uint32_t base) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       uint32_t code = ptx::and_or(word(low, group) >> 4 * i, 0x000f000fu, base);
       if constexpr (kBits == 5) code |= shifted_left(high.x, 4 - (4 * group + i)) & 0x00100010u;
       if constexpr (kBits == 6) code |= shifted_left(group < 2 ? high.x : high.y, 4 - (8 * (group % 2) + 2 * i)) & 0x00300030u;
-      w[i] = subtract_bf16(code, above_128(zero));
+      w[i] = code;
     }
+  }
+  // code - zero.
+  __device__ __forceinline__ void pairs(uint32_t (&w)[4], int group, uint32_t zero, uint32_t base) const {
+    raised_pairs(w, group, base);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w[i] = subtract_bf16(w[i], above_128(zero));
   }
 };
 
