@@ -9,7 +9,7 @@ use pagoda_engine::device::cpu::simd::SimdLevel;
 use pagoda_engine::device::cpu::{CpuDevice, CpuKv};
 use pagoda_engine::device::{
     AttentionParams, DType, Device, HostMatrix, HostWeight, KvShape, Linear, MatrixLoad, MatrixUse, RopeKvParams, RopeStyle, RopeTable,
-    StepTensors, Tensor,
+    RowGather, StepTensors, Tensor,
 };
 use pagoda_engine::models::config::Activation;
 use pagoda_engine::weights::format::WeightFormat;
@@ -184,7 +184,7 @@ fn step(tokens: usize, context: usize) -> StepTensors<CpuDevice> {
         logit_rows: vec![tokens as i32 - 1],
         first_logit_row: 0,
         num_logit_rows: 1,
-        logits_of_all_rows: false,
+        gather: RowGather::Head,
         num_prefix_groups: 0,
         prefix_groups: Vec::new(),
         prefix_members: Vec::new(),

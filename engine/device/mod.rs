@@ -14,7 +14,7 @@ pub mod tensor;
 use std::sync::Arc;
 
 pub use form::{CodeForm, CodedForm, MatrixForm, MatrixLoad, MatrixUse, StoredForm, ZeroForm};
-pub use step::{StepInts, StepRoom, StepTensors};
+pub use step::{RowGather, StepInts, StepRoom, StepTensors};
 pub use tensor::{DType, HostMatrix, HostWeight, Ints, Tensor};
 
 use crate::error::EngineError;
@@ -330,7 +330,7 @@ pub trait Device: Send + Sync + Sized + 'static {
     }
     /// out[t, i] = act(gate_up[t, i]) * gate_up[t, n + i]; out.cols = n, gate_up.cols = 2n. Sets out.rows.
     fn gated_activation(&self, out: &mut Tensor<Self>, gate_up: &Tensor<Self>, activation: Activation) -> Result<(), EngineError>;
-    /// Mixture of experts: softmax router, top-k experts, weighted sum. out: `[num_tokens, hidden]`. Sets out.rows.
+    /// Mixture of experts: softmax router, top-k experts, weighted sum. out: `[x.rows, hidden]`. Sets out.rows = x.rows.
     fn moe(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, weights: &MoeWeights<Self>) -> Result<(), EngineError>;
     /// out[i, :] = x[logit_rows[first_logit_row + i], :]; i < num_logit_rows. Sets out.rows = num_logit_rows.
     fn gather_rows(&self, out: &mut Tensor<Self>, x: &Tensor<Self>, step: &StepTensors<Self>) -> Result<(), EngineError>;

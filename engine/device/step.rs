@@ -46,8 +46,19 @@ pub struct StepTensors<D: Device> {
     pub first_logit_row: usize,
     /// Number of this group's rows.
     pub num_logit_rows: usize,
-    /// They are all rows of the step, in order: nothing has to be gathered.
-    pub logits_of_all_rows: bool,
+    /// Where rows that get logits are gathered.
+    pub gather: RowGather,
+}
+
+/// Where, on their way to the head, rows that get logits are taken out of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowGather {
+    /// Nowhere: they are all rows of the step, in order.
+    Never,
+    /// In the last layer, behind its attention: they are one group, perhaps empty, and nothing is computed for other rows from there on.
+    LastLayer,
+    /// Behind the last layer, group after group.
+    Head,
 }
 
 /// Bounds of the arrays.
@@ -162,7 +173,7 @@ impl<D: Device> StepTensors<D> {
             prefix_lens: alloc(lens)?,
             first_logit_row: 0,
             num_logit_rows: 0,
-            logits_of_all_rows: false,
+            gather: RowGather::Head,
         })
     }
 

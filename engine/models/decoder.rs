@@ -5,9 +5,9 @@
 use super::config::ModelConfig;
 use super::layer::{Layer, Rotations, load_linear};
 use super::rope;
-use crate::device::{Device, KvScales, Linear, StepTensors};
+use crate::device::{Device, KvScales, Linear, RowGather, StepTensors};
 use crate::error::Result;
-use crate::runner::workspace::Workspace;
+use crate::runner::workspace::{Stream, StreamRows, Workspace};
 use crate::weights::checkpoint::{Checkpoint, LinearRole, VectorRole};
 
 /// A loaded model.
@@ -52,18 +52,35 @@ impl<D: Device> Decoder<D> {
         Ok(Decoder { config, embedding, layers, final_norm, lm_head, kv_scales, rotations })
     }
 
-    /// Runs all tokens of a step through the layers; `ws.residual` and `ws.delta` then hold the last hidden states for `logits`.
-    /// `kv` has one entry a layer.
+    /// Runs all tokens of a step through the layers; the stream of `ws` that `step.gather` names then holds the last hidden states for
+    /// `logits`. `kv` has one entry a layer.
     ///
     /// # Errors
     /// A device fault.
     pub fn forward(&self, device: &D, ws: &mut Workspace<D>, kv: &mut [D::KvLayer], step: &StepTensors<D>) -> Result<()> {
         let table = self.embedding.as_ref().unwrap_or(&self.lm_head.parts[0]);
-        device.embedding(&mut ws.residual, table, step, self.config.embedding_scale)?;
+        device.embedding(&mut ws.all.residual, table, step, self.config.embedding_scale)?;
         for (idx, (layer, kv)) in self.layers.iter().zip(kv).enumerate() {
-            layer.forward(device, ws, kv, step, &self.rotations, idx == 0)?;
+            layer.project(device, ws, idx == 0)?;
+            if step.gather == RowGather::LastLayer && idx + 1 == self.layers.len() {
+                return self.end_with_logit_rows(device, ws, kv, step);
+            }
+            layer.attend(device, ws, kv, step, &self.rotations)?;
+            layer.finish(device, ws, StreamRows::All)?;
         }
         Ok(())
+    }
+
+    /// The last layer from q, k and v on. Every token's keys and values are stored, but only rows that get logits go on after attention.
+    fn end_with_logit_rows(&self, device: &D, ws: &mut Workspace<D>, kv: &mut D::KvLayer, step: &StepTensors<D>) -> Result<()> {
+        let layer = self.layers.last().expect("it is running");
+        if step.num_logit_rows == 0 {
+            return layer.store(device, ws, kv, step, &self.rotations);
+        }
+        layer.attend(device, ws, kv, step, &self.rotations)?;
+        device.gather_rows(&mut ws.gathered.attention, &ws.all.attention, step)?;
+        device.gather_rows(&mut ws.gathered.residual, &ws.all.residual, step)?;
+        layer.finish(device, ws, StreamRows::Gathered)
     }
 
     /// Logits of this group's rows, into `ws.logits`: `[num_logit_rows, vocab]` f32.
@@ -84,18 +101,17 @@ impl<D: Device> Decoder<D> {
     /// # Errors
     /// A device fault.
     pub fn last_hidden(&self, device: &D, ws: &mut Workspace<D>, step: &StepTensors<D>) -> Result<()> {
-        let (residual, delta) = if step.logits_of_all_rows {
-            (&mut ws.residual, &ws.delta)
-        } else {
-            device.gather_rows(&mut ws.gathered, &ws.residual, step)?;
-            device.gather_rows(&mut ws.gathered_delta, &ws.delta, step)?;
-            (&mut ws.gathered, &ws.gathered_delta)
-        };
+        let Workspace { all, gathered, normed, .. } = ws;
+        if step.gather == RowGather::Head {
+            device.gather_rows(&mut gathered.residual, &all.residual, step)?;
+            device.gather_rows(&mut gathered.delta, &all.delta, step)?;
+        }
+        let Stream { residual, delta, .. } = if step.gather == RowGather::Never { all } else { gathered };
         let eps = self.config.rms_norm_eps;
         if self.config.post_norms {
-            device.rms_norm(&mut ws.normed, residual, &self.final_norm, eps)
+            device.rms_norm(normed, residual, &self.final_norm, eps)
         } else {
-            device.add_rms_norm(&mut ws.normed, residual, delta, &self.final_norm, eps)
+            device.add_rms_norm(normed, residual, delta, &self.final_norm, eps)
         }
     }
 }

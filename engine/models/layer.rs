@@ -1,9 +1,9 @@
-//! One decoder layer: attention and MLP with their norms, over the ops of a device.
+//! One decoder layer in three parts, over the ops of a device: the last layer may go on with fewer rows after its attention.
 
 use super::config::{LayerConfig, ModelConfig};
 use crate::device::{AttentionParams, Device, Linear, MoeWeights, RopeKvParams, RopeTable, StepTensors};
 use crate::error::Result;
-use crate::runner::workspace::Workspace;
+use crate::runner::workspace::{Stream, StreamRows, Workspace};
 use crate::weights::checkpoint::{Checkpoint, HostLinear, LinearRole, VectorRole};
 
 /// Weights of one layer.
@@ -62,39 +62,66 @@ impl<D: Device> Layer<D> {
         })
     }
 
-    /// Runs the layer. On entry `ws.residual` holds the stream and, unless this is the first layer, `ws.delta` the last MLP's output
-    /// already added or still to be added as `first` says; on exit `ws.delta` holds this MLP's output, not yet added for families
-    /// without post norms.
-    pub fn forward(
+    /// First part of the layer: q, k and v of all tokens, into `ws.qkv`. On entry `ws.all.residual` holds the stream, without the output of
+    /// the MLP before in families without post norms: that is in `ws.all.delta`, unless this is the first layer.
+    ///
+    /// # Errors
+    /// A device fault, here and below.
+    pub fn project(&self, device: &D, ws: &mut Workspace<D>, first: bool) -> Result<()> {
+        self.enter(device, ws, first)?;
+        device.linear(&mut ws.qkv, &ws.normed, &self.qkv)
+    }
+
+    /// Second part: attention of all tokens, whose keys and values go to `kv`, into `ws.all.attention`.
+    pub fn attend(
         &self,
         device: &D,
         ws: &mut Workspace<D>,
         kv: &mut D::KvLayer,
         step: &StepTensors<D>,
         rotations: &Rotations<D>,
-        first: bool,
     ) -> Result<()> {
-        self.enter(device, ws, first)?;
-        device.linear(&mut ws.qkv, &ws.normed, &self.qkv)?;
         let rope = self.rope_params(rotations);
-        device.rope_attention(&mut ws.attention, &mut ws.qkv, kv, step, &rope, &self.attention)?;
-        device.linear(&mut ws.delta, &ws.attention, &self.o)?;
+        device.rope_attention(&mut ws.all.attention, &mut ws.qkv, kv, step, &rope, &self.attention)
+    }
+
+    /// Instead of `attend`, where nothing follows: keys and values go to `kv`.
+    pub fn store(
+        &self,
+        device: &D,
+        ws: &mut Workspace<D>,
+        kv: &mut D::KvLayer,
+        step: &StepTensors<D>,
+        rotations: &Rotations<D>,
+    ) -> Result<()> {
+        device.rope_kv_store(&mut ws.qkv, kv, step, &self.rope_params(rotations))
+    }
+
+    /// Third part: output projection and MLP of a stream, at least one row. On exit its `delta` holds the MLP's output, not yet added for
+    /// families without post norms.
+    pub fn finish(&self, device: &D, ws: &mut Workspace<D>, rows: StreamRows) -> Result<()> {
+        let Workspace { all, gathered, normed, gate_up, activated, activation, .. } = ws;
+        let Stream { residual, delta, attention } = match rows {
+            StreamRows::All => all,
+            StreamRows::Gathered => gathered,
+        };
+        device.linear(delta, attention, &self.o)?;
         match &self.post_attention_norm {
             Some(norm) => {
-                device.norm_add(&mut ws.residual, &ws.delta, norm, self.eps)?;
-                device.rms_norm(&mut ws.normed, &ws.residual, &self.mlp_norm, self.eps)?;
+                device.norm_add(residual, delta, norm, self.eps)?;
+                device.rms_norm(normed, residual, &self.mlp_norm, self.eps)?;
             }
-            None => device.add_rms_norm(&mut ws.normed, &mut ws.residual, &ws.delta, &self.mlp_norm, self.eps)?,
+            None => device.add_rms_norm(normed, residual, delta, &self.mlp_norm, self.eps)?,
         }
         match &self.mlp {
-            Mlp::Dense { gate_up, down } => {
-                device.linear_gated(&mut ws.activated, &mut ws.gate_up, &ws.normed, gate_up, ws.activation)?;
-                device.linear(&mut ws.delta, &ws.activated, down)?;
+            Mlp::Dense { gate_up: weights, down } => {
+                device.linear_gated(activated, gate_up, normed, weights, *activation)?;
+                device.linear(delta, activated, down)?;
             }
-            Mlp::Moe(weights) => device.moe(&mut ws.delta, &ws.normed, weights)?,
+            Mlp::Moe(weights) => device.moe(delta, normed, weights)?,
         }
         match &self.post_mlp_norm {
-            Some(norm) => device.norm_add(&mut ws.residual, &ws.delta, norm, self.eps),
+            Some(norm) => device.norm_add(residual, delta, norm, self.eps),
             None => Ok(()),
         }
     }
@@ -102,9 +129,9 @@ impl<D: Device> Layer<D> {
     /// Adds what the layer before left in `delta`, and norms the stream.
     fn enter(&self, device: &D, ws: &mut Workspace<D>, first: bool) -> Result<()> {
         if first || self.post_mlp_norm.is_some() {
-            device.rms_norm(&mut ws.normed, &ws.residual, &self.input_norm, self.eps)
+            device.rms_norm(&mut ws.normed, &ws.all.residual, &self.input_norm, self.eps)
         } else {
-            device.add_rms_norm(&mut ws.normed, &mut ws.residual, &ws.delta, &self.input_norm, self.eps)
+            device.add_rms_norm(&mut ws.normed, &mut ws.all.residual, &ws.all.delta, &self.input_norm, self.eps)
         }
     }
 

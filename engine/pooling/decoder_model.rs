@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::head::Scores;
 use super::{BatchLimits, Sequence, SequenceModel};
 use crate::device::encoder::EncoderDevice;
-use crate::device::{DType, KvShape, StepRoom, StepTensors};
+use crate::device::{DType, KvShape, RowGather, StepRoom, StepTensors};
 use crate::error::Result;
 use crate::models::decoder::Decoder;
 use crate::runner::inputs::Staging;
@@ -127,7 +127,7 @@ impl<D: EncoderDevice> DecoderModel<D> {
         }
         let num_rows = last_rows.len();
         self.staging.write(&*self.device, &mut self.step, &self.inputs, last_rows.into_iter(), (None, BLOCK))?;
-        (self.step.first_logit_row, self.step.num_logit_rows, self.step.logits_of_all_rows) = (0, num_rows, false);
+        (self.step.first_logit_row, self.step.num_logit_rows, self.step.gather) = (0, num_rows, RowGather::LastLayer);
         self.decoder.forward(&*self.device, &mut self.workspace, &mut self.kv, &self.step)?;
         if num_rows == 0 {
             return Ok(Vec::new());

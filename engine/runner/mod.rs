@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use inputs::{PromptRows, SequenceInput, SequenceShare, SlotState, StepBounds, StepInputs, StepOutputs};
 
-use crate::device::{Device, KvShape, StepRoom, StepTensors};
+use crate::device::{Device, KvShape, RowGather, StepRoom, StepTensors};
 use crate::error::{EngineError, Result};
 use crate::models::decoder::Decoder;
 use crate::sampling::SampleRow;
@@ -123,7 +123,8 @@ impl<D: Device> Runner<D> {
         let shape = self.shape_of(&inputs);
         let indices = rows.iter().map(|(row, _)| *row);
         self.staging.write(&*self.device, &mut self.step, &inputs, indices, (shape, self.bounds.block_size))?;
-        let has_logits = self.forward(shape)?;
+        let has_logits = self.place_rows(&inputs, rows.len(), shape);
+        self.forward(shape, has_logits)?;
         let step = WaitingStep { inputs, rows, has_logits };
         let waits = !self.launched.is_empty() && self.needs_earlier_tokens(&step.inputs);
         if waits { Ok(Launched::Waiting(step)) } else { self.sample(step).map(Launched::Running) }
@@ -160,24 +161,37 @@ impl<D: Device> Runner<D> {
         StepShape::around(inputs.sequences.len(), context_len, most)
     }
 
-    /// Runs the layers, and where one group holds all rows of a recorded step, the head too: then true.
-    fn forward(&mut self, shape: Option<StepShape>) -> Result<bool> {
-        let Runner { device, decoder, workspace, kv, step, last_tokens, recordings, bounds, .. } = self;
-        let has_logits = shape.is_some_and(|shape| shape.num_seqs <= bounds.max_logit_rows);
-        (step.first_logit_row, step.num_logit_rows, step.logits_of_all_rows) = (0, if has_logits { step.num_seqs } else { 0 }, has_logits);
+    /// Decides where the step's `num_rows` rows that get logits are gathered, and sets the first group of them. True: one group holds all
+    /// rows of a recorded step, and the head is recorded with the layers.
+    fn place_rows(&mut self, inputs: &StepInputs, num_rows: usize, shape: Option<StepShape>) -> bool {
+        let (step, most) = (&mut self.step, self.bounds.max_logit_rows);
+        let has_logits = shape.is_some_and(|shape| shape.num_seqs <= most);
+        let are_all = num_rows == step.num_tokens && inputs.is_decode();
+        (step.first_logit_row, step.num_logit_rows) = (0, if has_logits { step.num_seqs } else { num_rows.min(most) });
+        let is_one_group = num_rows <= most;
+        step.gather = if has_logits || are_all && is_one_group {
+            RowGather::Never
+        } else if shape.is_none() && is_one_group && num_rows < step.num_tokens {
+            RowGather::LastLayer
+        } else {
+            RowGather::Head
+        };
+        has_logits
+    }
+
+    /// Runs the layers, and with `has_logits` the head too.
+    fn forward(&mut self, shape: Option<StepShape>, has_logits: bool) -> Result<()> {
+        let Runner { device, decoder, workspace, kv, step, last_tokens, recordings, .. } = self;
         let shape = shape.map(|shape| StepShape { shares_prefixes: step.num_prefix_groups > 0, ..shape });
         let mut run = || {
             device.resolve_tokens(step, last_tokens)?;
             decoder.forward(&**device, workspace, kv, step)?;
             if has_logits { decoder.logits(&**device, workspace, step) } else { Ok(()) }
         };
-        let Some(shape) = shape else {
-            run()?;
-            return Ok(false);
-        };
+        let Some(shape) = shape else { return run() };
         recordings.queue(&**device, shape, run)?;
         workspace.set_rows(step.num_tokens, step.num_logit_rows);
-        Ok(has_logits)
+        Ok(())
     }
 
     /// Logits, unless they are there, and sampling in groups of at most `max_logit_rows` rows.
@@ -187,12 +201,10 @@ impl<D: Device> Runner<D> {
         let mut outputs = StepOutputs { id: inputs.id, sampled: Vec::with_capacity(samples.len()), ..StepOutputs::default() };
         let mut pending = Vec::with_capacity(1);
         self.wait_for_masks(samples, &mut outputs);
-        let all_rows = rows.len() == self.step.num_tokens && inputs.is_decode();
         for (index, group) in rows.chunks(self.bounds.max_logit_rows).enumerate() {
             if !has_logits {
                 self.step.first_logit_row = index * self.bounds.max_logit_rows;
                 self.step.num_logit_rows = group.len();
-                self.step.logits_of_all_rows = all_rows && group.len() == rows.len();
                 self.decoder.logits(&*self.device, &mut self.workspace, &self.step)?;
             }
             self.prompt_logprobs(group, &mut outputs)?;

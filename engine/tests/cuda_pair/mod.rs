@@ -6,7 +6,7 @@ use half::bf16;
 use pagoda_engine::device::cpu::CpuDevice;
 use pagoda_engine::device::cuda::CudaDevice;
 use pagoda_engine::device::encoder::EncoderDevice;
-use pagoda_engine::device::{DType, Device, HostWeight, Linear, StepTensors, Tensor};
+use pagoda_engine::device::{DType, Device, HostWeight, Linear, RowGather, StepTensors, Tensor};
 use pagoda_engine::sampling::{SampleRow, SamplingParams, TokenHistory};
 use pagoda_engine::weights::format::WeightFormat;
 use pagoda_engine::weights::mapped::MappedBytes;
@@ -121,7 +121,7 @@ impl<D: Device> Inputs<'_, D> {
             logit_rows: ints(room),
             first_logit_row: 0,
             num_logit_rows: 0,
-            logits_of_all_rows: false,
+            gather: RowGather::Head,
         };
         self.0.write_ints(&mut step.token_ids, token_ids).unwrap();
         step

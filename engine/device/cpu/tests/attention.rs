@@ -1,7 +1,7 @@
 //! Rope, store and attention through the paged cache against f64, and equality of chunks, batches, splits and block sizes.
 
 use super::*;
-use crate::device::{AttentionParams, KvScales, KvShape, RopeKvParams, RopeStyle, RopeTable, StepTensors};
+use crate::device::{AttentionParams, KvScales, KvShape, RopeKvParams, RopeStyle, RopeTable, RowGather, StepTensors};
 use crate::weights::quant::books::e4m3;
 use crate::weights::quant::quantize::floats::to_e4m3;
 
@@ -73,7 +73,7 @@ pub fn step(block_size: usize, chunks: &[usize], computed: &[usize], max_blocks:
         logit_rows: vec![],
         first_logit_row: 0,
         num_logit_rows: 0,
-        logits_of_all_rows: false,
+        gather: RowGather::Head,
     }
 }
 

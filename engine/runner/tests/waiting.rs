@@ -4,34 +4,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::executor::StepRunner;
-use super::*;
-use crate::device::cpu::CpuDevice;
+use super::super::*;
+use super::{BLOCK_SIZE, runner};
 use crate::grammar::{Compiler, Format, Grammar, Limits, SlotMask};
 use crate::sampling::{SamplingParams, TokenHistory};
 use crate::testing::{VOCAB, write_tiny};
 use crate::text::Tokenizer;
 use crate::weights::checkpoint::{Checkpoint, TextConfig, TokenizerSource};
 
-const BLOCK_SIZE: usize = 16;
 const EOS: u32 = VOCAB as u32 - 2;
 const PROMPT: [u32; 3] = [5, 6, 7];
-
-fn runner(checkpoint: &Checkpoint) -> Runner<CpuDevice> {
-    let device = Arc::new(CpuDevice::new(Some(1)).unwrap());
-    let decoder = Decoder::load(&*device, checkpoint, 64, &mut |_, _| {}).unwrap();
-    let config = &checkpoint.config;
-    let kv = KvShape {
-        num_blocks: 8,
-        block_size: BLOCK_SIZE,
-        num_kv_heads: config.num_kv_heads,
-        head_dim: config.head_dim,
-        dtype: device.default_kv_dtype(),
-    };
-    let bounds =
-        StepBounds { max_tokens: 16, max_seqs: 4, max_blocks_per_seq: 4, block_size: BLOCK_SIZE, max_logit_rows: 4, record: false };
-    Runner::new(device, decoder, kv, bounds).unwrap()
-}
 
 fn grammar(folder: &std::path::Path) -> Grammar {
     let tokenizer = Tokenizer::from_source(&TokenizerSource::File(folder.join("tokenizer.json")), &TextConfig::default()).unwrap();
@@ -85,7 +67,7 @@ fn sampling_waits_for_earlier_tokens_and_gives_the_same() {
         SamplingParams { frequency_penalty: 1.0, repetition_penalty: 1.3, ..sampled },
     ];
 
-    let mut plain = runner(&checkpoint);
+    let mut plain = runner(&checkpoint, 4);
     let expected: Vec<Vec<u32>> = (0..NUM_STEPS)
         .map(|number| {
             plain.launch(step(number, &params)).unwrap();
@@ -93,7 +75,7 @@ fn sampling_waits_for_earlier_tokens_and_gives_the_same() {
         })
         .collect();
     // As the step thread does it: one step ahead, resumed after every finish.
-    let mut ahead = runner(&checkpoint);
+    let mut ahead = runner(&checkpoint, 4);
     ahead.launch(step(0, &params)).unwrap();
     for number in 1..=NUM_STEPS {
         if number < NUM_STEPS {
@@ -105,7 +87,7 @@ fn sampling_waits_for_earlier_tokens_and_gives_the_same() {
         assert!(ahead.launched.front().is_none_or(|step| matches!(step, Launched::Running(_))));
     }
     // A step that is finished while it waits samples then.
-    let mut pairs = runner(&checkpoint);
+    let mut pairs = runner(&checkpoint, 4);
     for first in (0..NUM_STEPS).step_by(2) {
         for number in [first, first + 1] {
             pairs.launch(step(number, &params)).unwrap();
