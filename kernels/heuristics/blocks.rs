@@ -10,27 +10,28 @@ pub const MAX_BLOCK_TOKENS_BESIDE_COPY: usize = 8;
 
 const TILE_ROWS: usize = 16;
 const STEP_COLS: usize = 128;
-const WARPS: usize = 8;
-const CTAS_PER_SM: usize = 2;
+const WARPS: u32 = 8;
+const CTAS_PER_SM: u32 = 2;
 /// Bytes of x in shared memory at once (`kXBytes`).
 const X_BYTES: usize = 64 << 10;
 /// Warps of a tile where x is read again for every group of tiles: fewer of them share more rows.
-const MAX_SPLIT_OF_LONG_X: usize = 2;
+const MAX_SPLIT_OF_LONG_X: u32 = 2;
 
 /// The launch of a product with blocks. Most warps a tile, or fewer where the busiest multiprocessor has less to do then and all have two CTAs.
-pub fn blocks_plan(shape: SkinnyShape, num_sms: usize, order: SumOrder) -> SkinnyPlan {
+pub fn blocks_plan(shape: SkinnyShape, num_sms: u32, order: SumOrder) -> SkinnyPlan {
     let (tiles, steps) = (shape.n.div_ceil(TILE_ROWS), shape.k.div_ceil(STEP_COLS));
-    let groups = |split: usize| tiles.div_ceil(WARPS / split);
-    let cost = |split: usize| groups(split).div_ceil(num_sms) * steps.div_ceil(split);
+    let groups = |split: u32| tiles.div_ceil((WARPS / split) as usize);
+    let cost = |split: u32| groups(split).div_ceil(num_sms as usize) * steps.div_ceil(split as usize);
     let holds_x = order == SumOrder::BatchInvariant || shape.num_tokens * steps * STEP_COLS * 2 <= X_BYTES;
     let most = if holds_x { WARPS } else { MAX_SPLIT_OF_LONG_X };
+    let max_ctas = CTAS_PER_SM * num_sms;
     let mut split_k = WARPS;
     for split in [4, 2, 1] {
-        if groups(split) >= CTAS_PER_SM * num_sms && (cost(split) < cost(split_k) || split_k > most) {
+        if groups(split) >= max_ctas as usize && (cost(split) < cost(split_k) || split_k > most) {
             split_k = split;
         }
     }
-    SkinnyPlan { kernel: SkinnyKernel::Gemv, block_n: 2, split_k, num_stages: 1, max_ctas: CTAS_PER_SM * num_sms }
+    SkinnyPlan { kernel: SkinnyKernel::Gemv, block_n: 2, split_k, num_stages: 1, max_ctas }
 }
 
 #[cfg(test)]

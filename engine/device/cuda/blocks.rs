@@ -147,7 +147,7 @@ impl CudaDevice {
             ld_out: p.ld_out,
             out_dtype: p.out.dtype,
             epilogue: p.epilogue,
-            plan: blocks_plan(shape, self.gpu_class().num_sms as usize, self.sum_order()),
+            plan: blocks_plan(shape, self.gpu_class().num_sms, self.sum_order()),
             start: p.start,
             groups: None,
         };
