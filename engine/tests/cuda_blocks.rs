@@ -142,6 +142,25 @@ fn layers_of_blocks_agree() {
     }
 }
 
+/// Rows enough for every number of warps that may share a tile (heuristics/blocks.rs), on any GPU: CTAs that walk over groups of tiles with x
+/// in shared memory, and such as read x again.
+#[test]
+fn tall_layers_of_blocks_agree() {
+    let Some(pair) = Pair::new() else { return };
+    for stored in [WeightFormat::Q4_1, WeightFormat::Q8_0, WeightFormat::Q4K, WeightFormat::Q6K] {
+        for (rows, k, tokens) in [(9_001, 512, 1), (9_001, 512, 8), (17_500, 2048, 17), (67_580, 1280, 32)] {
+            let tall = layer(vec![Kind::Blocks(stored)], vec![rows], k, tokens);
+            pair.check(&format!("{stored:?}, {rows} rows, {tokens} tokens"), &tall);
+        }
+        let gated = Layer {
+            usage: MatrixUse::GateUp,
+            activation: Some(Activation::Silu),
+            ..layer(vec![Kind::Blocks(stored); 2], vec![9_008; 2], 512, 3)
+        };
+        pair.check(&format!("{stored:?}, gate and up"), &gated);
+    }
+}
+
 #[test]
 fn layers_of_several_formats_agree() {
     let Some(pair) = Pair::new() else { return };

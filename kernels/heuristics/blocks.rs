@@ -14,7 +14,7 @@ const WARPS: u32 = 8;
 const CTAS_PER_SM: u32 = 2;
 /// Bytes of x in shared memory at once (`kXBytes`).
 const X_BYTES: usize = 64 << 10;
-/// Warps of a tile where x is read again for every group of tiles: fewer of them share more rows.
+/// Most warps of a tile where x is read again for every group of tiles: with fewer of them a group has more rows.
 const MAX_SPLIT_OF_LONG_X: u32 = 2;
 
 /// The launch of a product with blocks. Most warps a tile, or fewer where the busiest multiprocessor has less to do then and all have two CTAs.
@@ -22,16 +22,17 @@ pub fn blocks_plan(shape: SkinnyShape, num_sms: u32, order: SumOrder) -> SkinnyP
     let (tiles, steps) = (shape.n.div_ceil(TILE_ROWS), shape.k.div_ceil(STEP_COLS));
     let groups = |split: u32| tiles.div_ceil((WARPS / split) as usize);
     let cost = |split: u32| groups(split).div_ceil(num_sms as usize) * steps.div_ceil(split as usize);
-    let holds_x = order == SumOrder::BatchInvariant || shape.num_tokens * steps * STEP_COLS * 2 <= X_BYTES;
-    let most = if holds_x { WARPS } else { MAX_SPLIT_OF_LONG_X };
-    let max_ctas = CTAS_PER_SM * num_sms;
+    let holds_x = shape.num_tokens * steps * STEP_COLS * 2 <= X_BYTES;
+    let reads_x_again = !holds_x && order == SumOrder::Fastest;
+    let at_once = CTAS_PER_SM * num_sms;
     let mut split_k = WARPS;
     for split in [4, 2, 1] {
-        if groups(split) >= max_ctas as usize && (cost(split) < cost(split_k) || split_k > most) {
+        let pays = if reads_x_again { split_k > MAX_SPLIT_OF_LONG_X || cost(split) <= cost(split_k) } else { cost(split) < cost(split_k) };
+        if pays && groups(split) >= at_once as usize {
             split_k = split;
         }
     }
-    SkinnyPlan { kernel: SkinnyKernel::Gemv, block_n: 2, split_k, num_stages: 1, max_ctas }
+    SkinnyPlan { kernel: SkinnyKernel::Gemv, block_n: 2, split_k, num_stages: 1, max_ctas: at_once }
 }
 
 #[cfg(test)]
@@ -42,7 +43,7 @@ mod tests {
     fn as_many_warps_share_a_tile_as_keeps_all_multiprocessors_busy() {
         let split = |num_tokens, n, k, order| blocks_plan(SkinnyShape { num_tokens, n, k }, 132, order).split_k;
         for (n, k, few, many) in
-            [(4608, 3584, 8, 8), (3584, 3584, 8, 8), (37888, 3584, 4, 2), (3584, 18944, 8, 8), (152_064, 3584, 4, 2), (16, 32, 8, 8)]
+            [(4608, 3584, 8, 8), (3584, 3584, 8, 8), (37888, 3584, 4, 2), (3584, 18944, 8, 8), (152_064, 3584, 4, 1), (16, 32, 8, 8)]
         {
             assert_eq!(split(1, n, k, SumOrder::Fastest), few, "{n} x {k}");
             assert_eq!(split(32, n, k, SumOrder::Fastest), many, "{n} x {k}");

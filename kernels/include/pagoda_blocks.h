@@ -53,7 +53,7 @@ pagoda_status pagoda_blocks_dequantize(const pagoda_blocks_dequantize_params *pa
 /* The product of pagoda_skinny_gemm with rows of blocks. Weights have the values of pagoda_blocks_dequantize, unrounded: codes are multiplied
  * with x, and the sums of a group with its scale, in f32. The order of additions of one output depends on k and split_k alone. */
 typedef struct pagoda_blocks_gemm_params {
-  pagoda_skinny_gemm_params gemm; /* w is the rows; any number of tokens; offsets NULL; kernel GEMV. split_k: warps that share 16 rows, 1, 2, 4 or 8; max_ctas: of a pass of 32 tokens */
+  pagoda_skinny_gemm_params gemm; /* w is the rows; any number of tokens; offsets NULL; kernel GEMV. split_k: warps that share 16 rows, 1, 2, 4 or 8; max_ctas: of up to 8 tokens */
   pagoda_block_format format;
 } pagoda_blocks_gemm_params;
 pagoda_status pagoda_blocks_gemm(const pagoda_blocks_gemm_params *params, pagoda_stream stream);

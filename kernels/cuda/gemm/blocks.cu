@@ -24,7 +24,7 @@ template <typename Block, int kTiles, int kSplit> pagoda_status launch_split(con
   const int x_bytes = num_passes > 1 ? S::kXBytes : 2 * most * S::chunk_cols(most, params.gemm.k, kSplit);
   const int smem_bytes = x_bytes + S::sums_bytes(kTiles, kSplit);
   const int num_groups = (params.gemm.n + kGroupRows - 1) / kGroupRows;
-  const dim3 grid(num_groups < params.gemm.max_ctas ? num_groups : params.gemm.max_ctas, num_passes);
+  const dim3 grid(S::walks(kTiles) && params.gemm.max_ctas < num_groups ? params.gemm.max_ctas : num_groups, num_passes);
   return launch(blocks_gemm_kernel<Block, kTiles, kSplit>, {grid, S::kThreads, static_cast<size_t>(smem_bytes)}, params, stream);
 }
 

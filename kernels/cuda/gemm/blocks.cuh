@@ -1,6 +1,6 @@
 // Product of few tokens, 32 a pass, with rows of GGUF's blocks: out[t, i] = sum_k x[t, k] * w[i, k], on tensor cores (sm_80 and later).
 //
-// CTAs walk over groups of tiles of 16 rows (of a gated product 8 of gate and their 8 of up). A warp takes a tile and every kSplit-th step of 128
+// A CTA takes a group of tiles of 16 rows (of a gated product 8 of gate and their 8 of up), or, of up to 8 tokens, walks over groups. A warp takes a tile and every kSplit-th step of 128
 // columns; a lane has codes of two rows (quant/block_formats.cuh). Codes are whole numbers, which bf16 holds: the tensor core adds up code * x of
 // a group exactly as it does any products, and its sum is multiplied with the group's scale in f32. What is added to all values of a group
 // multiplies the sum of its x, which a product with ones gives; there codes stay 128 too large, and the sum of x makes up for it. So no weight is
@@ -32,6 +32,8 @@ struct BlocksGemm {
   static constexpr int kStepBytes = kStepCols * 2; // of a token's x
   static constexpr int kXBytes = 64 << 10;         // of x in shared memory at once, at most
 
+  // Whether CTAs walk over groups of tiles, which pays where they can keep x.
+  __host__ __device__ static constexpr bool walks(int tiles) { return tiles == 1; }
   // Columns of x in shared memory at once: all, or whole rounds of the warps that share a tile.
   __host__ __device__ static int chunk_cols(int tokens, int k, int split) {
     const int all = (k + kStepCols - 1) / kStepCols * kStepCols, round = kStepCols * split;
@@ -122,8 +124,8 @@ template <int kTiles, int kSplit> __device__ __forceinline__ void add_warps(floa
   }
 }
 
-// The steps of a warp, tile after tile, in the order of loading.
-template <typename Block, int kSplit> struct BlocksCursor {
+// The steps of a warp in the order of loading, of one tile or of all that a walk comes to.
+template <typename Block, int kSplit, bool kWalks> struct BlocksCursor {
   using Row = BlockRow<Block>;
   const pagoda_skinny_gemm_params &p;
   const int num_tiles, num_steps, stride; // of tiles
@@ -146,7 +148,7 @@ template <typename Block, int kSplit> struct BlocksCursor {
     if (tile >= num_tiles || step >= num_steps) return;
     rows[0].load(blocks[0], step, t), rows[1].load(blocks[1], step, t);
     step += kSplit;
-    if (step < num_steps) return;
+    if (!kWalks || step < num_steps) return;
     step %= kSplit, tile += stride;
     rows[0] = row_of(p, tile, g, 0), rows[1] = row_of(p, tile, g, 1);
   }
@@ -155,7 +157,8 @@ template <typename Block, int kSplit> struct BlocksCursor {
 template <typename Block, int kTiles, int kSplit>
 __global__ void __launch_bounds__(BlocksGemm::kThreads, 2) blocks_gemm_kernel(const __grid_constant__ pagoda_blocks_gemm_params params) {
   using S = BlocksGemm;
-  using Cursor = BlocksCursor<Block, kSplit>;
+  constexpr bool kWalks = S::walks(kTiles);
+  using Cursor = BlocksCursor<Block, kSplit, kWalks>;
   constexpr int kAhead = kTiles <= 2 ? 2 : 1; // steps under way
   constexpr int kGroupTiles = S::kWarps / kSplit;
   extern __shared__ __align__(128) uint8_t smem[];
@@ -183,12 +186,12 @@ __global__ void __launch_bounds__(BlocksGemm::kThreads, 2) blocks_gemm_kernel(co
   const int place = swizzled(t * kQuadCols * 2, g);
   const int out_cols = skinny_out_cols(p);
 
-  for (int group = blockIdx.x, round = 0; group < num_groups; group += gridDim.x, ++round) {
+  for (int group = blockIdx.x, round = 0; group < num_groups; group += kWalks ? gridDim.x : num_groups, ++round) {
     float sums[kTiles][4] = {};
     int step = part;
     for (int first_step = 0; first_step < num_steps; first_step += chunk_steps) {
-      if (round == 0 || !holds_all) {
-        if (round > 0 || first_step > 0) __syncthreads();
+      if (!kWalks || round == 0 || !holds_all) {
+        if (kWalks && round > 0 || first_step > 0) __syncthreads();
         fill_chunk(x_smem, p, first_token, tokens, first_step * kStepCols, chunk_cols);
         __syncthreads();
       }
