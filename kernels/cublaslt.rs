@@ -16,7 +16,7 @@ use cudarc::cublaslt::{result, sys};
 
 use self::descriptors::Descriptors;
 use self::tune::Tuned;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, waits_for_streams};
 use crate::memory::DeviceMemory;
 use crate::ops::{DType, DeviceBytes};
 use crate::status::{KernelError, Result};
@@ -163,6 +163,7 @@ impl Drop for CublasLt {
         if self.gpu.synchronize().is_err() {
             return;
         }
+        let _waits = waits_for_streams();
         // SAFETY: made by `open`, destroyed once.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }

@@ -4,7 +4,7 @@
 //! makes the GPU's primary context current. One stream orders all work; nothing uses the default stream.
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use cudarc::driver::{result, sys};
 
@@ -16,6 +16,22 @@ use crate::status::{KernelError, Result};
 thread_local! {
     /// The context that this module made current on this thread.
     static CURRENT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// What a context has of streams, those inside of graphs too: one thread waits for all of them, or any change them.
+///
+/// The driver does not see to that: a thread in `cuCtxSynchronize` follows what is gone while another instantiates a graph in the same context
+/// (driver 580.159, one of four runs of 34 engines in 16 threads). `cublasLtDestroy` waits that way.
+static STREAMS: RwLock<()> = RwLock::new(());
+
+/// Held while streams or graphs are made or destroyed.
+pub(crate) fn changes_streams() -> RwLockReadGuard<'static, ()> {
+    STREAMS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held while something waits for a whole context.
+pub(crate) fn waits_for_streams() -> RwLockWriteGuard<'static, ()> {
+    STREAMS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A GPU with its stream. Shared by everything that lives on it.
@@ -57,6 +73,7 @@ impl Gpu {
         // A context that was destroyed meanwhile may have had the same address.
         CURRENT.set(0);
         gpu.bind()?;
+        let _changes = changes_streams();
         gpu.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(|e| driver_error("cuStreamCreate", e))?;
         Ok(Arc::new(gpu))
     }
@@ -201,6 +218,7 @@ impl Drop for Gpu {
         if self.bind().is_err() {
             return;
         }
+        let _changes = changes_streams();
         // SAFETY: the stream is ours, and nobody can reach it any more.
         let _ = unsafe { result::stream::destroy(self.stream) };
         CURRENT.set(0);

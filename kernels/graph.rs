@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use crate::context::driver_error;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, changes_streams};
 use crate::status::Result;
 
 /// A stream that keeps what it is given instead of running it. Dropped before `end`, it forgets it.
@@ -37,12 +37,16 @@ impl Capture {
     pub fn end(mut self) -> Result<Graph> {
         let graph = self.close()?;
         let flags = sys::CUgraphInstantiate_flags(0);
-        // SAFETY: the graph was just made and is destroyed once, below.
-        let made = unsafe { result::graph::instantiate(graph, flags) }.map_err(|e| driver_error("cuGraphInstantiate", e));
+        let made = {
+            let _changes = changes_streams();
+            // SAFETY: the graph was just made and is destroyed once, below.
+            unsafe { result::graph::instantiate(graph, flags) }.map_err(|e| driver_error("cuGraphInstantiate", e))
+        };
         // SAFETY: as above; an instance does not need it any more.
         let destroyed = unsafe { result::graph::destroy(graph) }.map_err(|e| driver_error("cuGraphDestroy", e));
         let graph = Graph { gpu: self.gpu.clone(), instance: made? };
         destroyed?;
+        let _changes = changes_streams();
         // SAFETY: instance and stream are alive.
         unsafe { result::graph::upload(graph.instance, graph.gpu.raw_stream()) }.map_err(|e| driver_error("cuGraphUpload", e))?;
         Ok(graph)
@@ -94,6 +98,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         if self.gpu.synchronize().is_ok() {
+            let _changes = changes_streams();
             // SAFETY: ours, destroyed once, and it does not run any more.
             let _ = unsafe { result::graph::exec_destroy(self.instance) };
         }
