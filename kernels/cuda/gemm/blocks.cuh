@@ -1,8 +1,8 @@
 // Product of few tokens, 32 a pass, with rows of GGUF's blocks: out[t, i] = sum_k x[t, k] * w[i, k], on tensor cores (sm_80 and later).
 //
-// A CTA takes a group of tiles of 16 rows (of a gated product 8 of gate and their 8 of up), or, of up to 8 tokens, walks over groups. A warp takes a tile and every kSplit-th step of 128
-// columns; a lane has codes of two rows (quant/block_formats.cuh). Codes are whole numbers, which bf16 holds: the tensor core adds up code * x of
-// a group exactly as it does any products, and its sum is multiplied with the group's scale in f32. What is added to all values of a group
+// A CTA takes a group of tiles of 16 rows (of a gated product 8 of gate and their 8 of up), or, of up to 8 tokens, walks over groups. A warp takes
+// a tile and every kSplit-th step of 128 columns; a lane has codes of two rows (quant/block_formats.cuh). Codes are whole numbers, which bf16
+// holds: the tensor core adds up code * x of a group exactly as it does any products, and its sum is multiplied with the group's scale in f32. What is added to all values of a group
 // multiplies the sum of its x, which a product with ones gives; there codes stay 128 too large, and the sum of x makes up for it. So no weight is
 // rounded.
 //
@@ -154,6 +154,23 @@ template <typename Block, int kSplit, bool kWalks> struct BlocksCursor {
   }
 };
 
+// Stores what a lane has of a tile: of rows row0 and row1 two tokens in every tile of them that its warp added up.
+template <int kTiles, int kSplit>
+__device__ __forceinline__ void store_sums(const pagoda_skinny_gemm_params &p, const float (&sums)[kTiles][4], int row0, int row1, int first_token, int tokens, int part, int t) {
+  const int out_cols = skinny_out_cols(p);
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+    if (j % kSplit != part) continue;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int in_pass = j * BlocksGemm::kTileTokens + 2 * t + e;
+      if (in_pass >= tokens) continue;
+      if (row0 < out_cols) skinny_finish(p, first_token + in_pass, row0, sums[j][e], sums[j][2 + e]);
+      if (!p.gated && row1 < out_cols) skinny_finish(p, first_token + in_pass, row1, sums[j][2 + e], 0.0f);
+    }
+  }
+}
+
 template <typename Block, int kTiles, int kSplit>
 __global__ void __launch_bounds__(BlocksGemm::kThreads, 2) blocks_gemm_kernel(const __grid_constant__ pagoda_blocks_gemm_params params) {
   using S = BlocksGemm;
@@ -184,7 +201,6 @@ __global__ void __launch_bounds__(BlocksGemm::kThreads, 2) blocks_gemm_kernel(co
   for (int j = 0; j < kTiles; ++j) token_smem[j] = x_smem + (j * S::kTileTokens + g < tokens ? (j * S::kTileTokens + g) * chunk_cols * 2 : 0);
   const uint32_t base = ptx::in_register(above_128(0));
   const int place = swizzled(t * kQuadCols * 2, g);
-  const int out_cols = skinny_out_cols(p);
 
   for (int group = blockIdx.x, round = 0; group < num_groups; group += kWalks ? gridDim.x : num_groups, ++round) {
     float sums[kTiles][4] = {};
@@ -214,18 +230,8 @@ __global__ void __launch_bounds__(BlocksGemm::kThreads, 2) blocks_gemm_kernel(co
       }
     }
     if constexpr (kSplit > 1) add_warps<kTiles, kSplit>(sums, sums_smem + round % 2 * S::kThreads * kTiles, warp, lane);
-    const int tile = group * kGroupTiles + warp / kSplit, row0 = Cursor::index_of(p, tile, g, 0), row1 = Cursor::index_of(p, tile, g, 1);
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      if (j % kSplit != part) continue;
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int in_pass = j * S::kTileTokens + 2 * t + e;
-        if (in_pass >= tokens) continue;
-        if (row0 < out_cols) skinny_finish(p, first_token + in_pass, row0, sums[j][e], sums[j][2 + e]);
-        if (!p.gated && row1 < out_cols) skinny_finish(p, first_token + in_pass, row1, sums[j][2 + e], 0.0f);
-      }
-    }
+    const int tile = group * kGroupTiles + warp / kSplit;
+    store_sums<kTiles, kSplit>(p, sums, Cursor::index_of(p, tile, g, 0), Cursor::index_of(p, tile, g, 1), first_token, tokens, part, t);
   }
 }
 
