@@ -233,9 +233,9 @@ mod tests {
             planned_bytes(&WeightSize { layers: vec![(vec![form], usage)], ..WeightSize::default() })
         };
         let plain = MatrixUse::Projection;
-        assert_eq!(bytes(WeightFormat::Q8_0, 64, plain), 3 * 80, "68 bytes a row, padded");
-        assert_eq!(bytes(WeightFormat::Q6K, 512, MatrixUse::Table), 3 * 432, "420 bytes a row, padded");
-        assert_eq!(bytes(WeightFormat::Q4_0, 96, plain), 3 * 64, "no whole tiles: 54 bytes a row, padded");
+        assert_eq!(bytes(WeightFormat::Q8_0, 64, plain), 3 * 144, "a step of 128 bytes and 4 of scales a row, padded");
+        assert_eq!(bytes(WeightFormat::Q6K, 512, MatrixUse::Table), 3 * 432, "four steps of 96 bytes and 36 of scales a row, padded");
+        assert_eq!(bytes(WeightFormat::Q4_0, 96, plain), 3 * 80, "no whole tiles: a step of 64 bytes and 6 of scales a row, padded");
         assert_eq!(bytes(WeightFormat::Q8_0, 64, MatrixUse::Expert), 2 * 3 * 64, "an expert");
         assert_eq!(bytes(WeightFormat::Q8_0, 64, MatrixUse::Router), 2 * 3 * 64, "a router");
     }
