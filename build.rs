@@ -12,8 +12,9 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Ampere, Ada, Hopper (with its own instructions) and both Blackwells. The last one is kept as PTX too, for GPUs to come.
-const DEFAULT_ARCHS: &str = "80,86,89,90a,100,120";
+/// Ampere, Ada, Hopper (with its own instructions) and both Blackwells (12.x with those of its family). The last one is kept as PTX too, for
+/// GPUs to come.
+const DEFAULT_ARCHS: &str = "80,86,89,90a,100,120f";
 
 fn main() {
     let crate_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
@@ -73,7 +74,7 @@ fn build_kernels(crate_dir: &Path, home: &Path) {
     println!("cargo::rustc-cfg=have_cuda_kernels");
 }
 
-/// `80,90a` -> machine code for each, and PTX of the last so that later GPUs can compile it at load.
+/// `80,90a` -> machine code for each, and PTX of the last so that later GPUs can compile it at load: without what only its family has.
 fn gencode_flags(archs: &str) -> Vec<String> {
     let archs: Vec<&str> = archs.split(',').map(|a| a.trim().trim_start_matches("sm_")).filter(|a| !a.is_empty()).collect();
     assert!(
@@ -81,7 +82,7 @@ fn gencode_flags(archs: &str) -> Vec<String> {
         "PAGODA_CUDA_ARCHS: expected a list like {DEFAULT_ARCHS}, got {archs:?}"
     );
     let mut flags: Vec<String> = archs.iter().map(|a| format!("-gencode=arch=compute_{a},code=sm_{a}")).collect();
-    let newest = archs[archs.len() - 1];
+    let newest = archs[archs.len() - 1].trim_end_matches('f');
     flags.push(format!("-gencode=arch=compute_{newest},code=compute_{newest}"));
     flags
 }

@@ -97,6 +97,8 @@ pub struct NativeOptions {
     pub embedding_bits: usize,
     /// Dense copies of packed weights: auto, on, off.
     pub dense_copy: String,
+    /// NVFP4 activations of steps of many tokens.
+    pub fp4_activations: bool,
     /// File with a chat template.
     pub chat_template: Option<PathBuf>,
 }
@@ -314,6 +316,7 @@ impl Values<'_> {
             head_bits: count("head_bits"),
             embedding_bits: self.count("embedding_bits").unwrap_or_else(|| count("head_bits")),
             dense_copy: self.text("dense_copy").unwrap_or_default(),
+            fp4_activations: self.switch("fp4_activations"),
             chat_template: self.text("chat_template").map(PathBuf::from),
         }
     }

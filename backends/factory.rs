@@ -291,6 +291,7 @@ fn engine_options(native: &NativeOptions) -> EngineOptions {
             "off" => DenseCopy::Off,
             _ => DenseCopy::Auto,
         },
+        fp4_activations: native.fp4_activations,
         max_model_len: native.max_model_len,
         block_size: native.block_size,
         kv_cache_bytes: native.kv_cache_bytes,

@@ -266,6 +266,14 @@ pub const OPTIONS: &[OptionSpec] = &{
             Some("auto"),
             "Keep weights of 4 bits and GGUF blocks as bf16 too, for steps of many tokens on a GPU; auto: where a full KV cache still fits",
         ),
+        row(
+            Engine,
+            "fp4_activations",
+            None,
+            Switch,
+            Some("false"),
+            "Round what NVFP4 weights are multiplied with to NVFP4 too, in steps of many tokens; needs a GPU of compute capability 12.x",
+        ),
         row(Engine, "chat_template", None, Text, None, "File with a chat template, instead of the model's own"),
         row(
             HuggingFace,

@@ -90,6 +90,8 @@ pub struct EngineOptions {
     pub embedding_format: Option<LoadFormat>,
     /// Whether packed weights are kept as bf16 too, for steps of many tokens.
     pub dense_copy: DenseCopy,
+    /// Round what NVFP4 weights are multiplied with to NVFP4 too, in steps of many tokens on a GPU of compute capability 12.x.
+    pub fp4_activations: bool,
     /// Longest prompt plus output; None: what the checkpoint allows, at most 32768 and what the memory holds.
     pub max_model_len: Option<usize>,
     /// Tokens of a KV block.
@@ -128,6 +130,7 @@ impl Default for EngineOptions {
             head_format: None,
             embedding_format: None,
             dense_copy: DenseCopy::Auto,
+            fp4_activations: false,
             max_model_len: None,
             block_size: 16,
             kv_cache_bytes: None,
@@ -162,6 +165,9 @@ impl EngineOptions {
             !self.deterministic || self.max_num_batched_tokens.is_none() || tokens >= seqs + 2,
             format!("{tokens} is less than max_num_seqs {seqs} plus 2, which deterministic needs"),
         )?;
+        let fp4 = self.fp4_activations;
+        check("fp4_activations", !(fp4 && self.deterministic), "rounds by the size of a step, which deterministic excludes".into())?;
+        check("fp4_activations", !fp4 || self.device.is_cuda(), "expected a GPU of compute capability 12.x".into())?;
         let waiting = self.max_waiting;
         check("max_waiting", (1..=1_000_000).contains(&waiting), format!("{waiting} is not in 1..=1000000"))?;
         let threads = self.threads.unwrap_or(1);
@@ -275,7 +281,8 @@ pub(crate) fn open(path: &Path, options: &EngineOptions) -> Result<Checkpoint> {
 
 pub(crate) fn cuda_device(options: &EngineOptions) -> Result<CudaDevice> {
     let device = CudaDevice::new(0)?;
-    Ok(if options.deterministic { device.deterministic() } else { device })
+    let device = if options.deterministic { device.deterministic() } else { device };
+    if options.fp4_activations { device.with_fp4_activations() } else { Ok(device) }
 }
 
 fn plan_on<D: Device>(device: &D, checkpoint: &Checkpoint, options: &EngineOptions) -> Result<MemoryPlan> {

@@ -175,6 +175,8 @@ fn dense_copy(request: &PlanRequest<'_>, wanted_len: usize, kv_bytes_per_token: 
     match options.dense_copy {
         DenseCopy::Off => 0,
         DenseCopy::On => request.dense_copy_bytes,
+        // Products of many tokens read tiles.
+        DenseCopy::Auto if options.fp4_activations => 0,
         DenseCopy::Auto if request.dense_copy_bytes.saturating_add(pool) <= left_bytes => request.dense_copy_bytes,
         DenseCopy::Auto => 0,
     }
@@ -251,8 +253,7 @@ mod tests {
         let path = crate::testing::write_tiny(folder.path(), "qwen2", 1);
         let config = crate::weights::Checkpoint::open(&path).expect("opens").config;
         let step = StepSize { max_num_seqs: 4, max_num_batched_tokens: 64, max_logit_rows: 4 };
-        let plan = |dense_copy, kv_cache_bytes, free_bytes| {
-            let options = EngineOptions { dense_copy, kv_cache_bytes, memory_utilization: 1.0, ..EngineOptions::default() };
+        let plan_with = |options: EngineOptions, free_bytes| {
             let request = PlanRequest {
                 config: &config,
                 options: &options,
@@ -269,6 +270,9 @@ mod tests {
             };
             MemoryPlan::new(&request)
         };
+        let whole = EngineOptions { memory_utilization: 1.0, ..EngineOptions::default() };
+        let plan =
+            |dense_copy, kv_cache_bytes, free_bytes| plan_with(EngineOptions { dense_copy, kv_cache_bytes, ..whole.clone() }, free_bytes);
         let none = plan(DenseCopy::Off, None, 1 << 30).expect("fits");
         let len = none.max_model_len.min(USEFUL_LEN);
         let pool = (4 * len).max(none.max_model_len) * none.kv_bytes_per_token;
@@ -276,6 +280,7 @@ mod tests {
         let copies = |plan: Result<MemoryPlan>| plan.map(|plan| plan.dense_copy_bytes).map_err(|error| error.to_string());
         assert_eq!(copies(plan(DenseCopy::Auto, None, enough)), Ok(40 << 20));
         assert_eq!(copies(plan(DenseCopy::Auto, None, enough - 1)), Ok(0));
+        assert_eq!(copies(plan_with(EngineOptions { fp4_activations: true, ..whole.clone() }, enough)), Ok(0), "tiles are read");
         assert_eq!(copies(plan(DenseCopy::Auto, Some(1 << 20), enough - pool + (1 << 20))), Ok(40 << 20), "a pool of a size of its own");
         assert_eq!(copies(plan(DenseCopy::On, None, enough - 1)), Ok(40 << 20));
         assert!(copies(plan(DenseCopy::On, None, 50 << 20)).is_err_and(|error| error.contains("no dense copy")));

@@ -1337,6 +1337,71 @@ const _: () = {
 unsafe extern "C" {
     pub fn pagoda_w4_gemm(params: *const pagoda_w4_gemm_params, stream: pagoda_stream) -> pagoda_status;
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_fp4_quantize_params {
+    pub codes: *mut u8,
+    pub scales: *mut u8,
+    pub factors: *mut f32,
+    pub x: *const ::core::ffi::c_void,
+    pub num_tokens: i32,
+    pub k: i32,
+    pub ld_scales: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_fp4_quantize_params"][::core::mem::size_of::<pagoda_fp4_quantize_params>() - 48usize];
+    ["Alignment of pagoda_fp4_quantize_params"][::core::mem::align_of::<pagoda_fp4_quantize_params>() - 8usize];
+    ["Offset of field: pagoda_fp4_quantize_params::codes"][::core::mem::offset_of!(pagoda_fp4_quantize_params, codes) - 0usize];
+    ["Offset of field: pagoda_fp4_quantize_params::scales"][::core::mem::offset_of!(pagoda_fp4_quantize_params, scales) - 8usize];
+    ["Offset of field: pagoda_fp4_quantize_params::factors"][::core::mem::offset_of!(pagoda_fp4_quantize_params, factors) - 16usize];
+    ["Offset of field: pagoda_fp4_quantize_params::x"][::core::mem::offset_of!(pagoda_fp4_quantize_params, x) - 24usize];
+    ["Offset of field: pagoda_fp4_quantize_params::num_tokens"][::core::mem::offset_of!(pagoda_fp4_quantize_params, num_tokens) - 32usize];
+    ["Offset of field: pagoda_fp4_quantize_params::k"][::core::mem::offset_of!(pagoda_fp4_quantize_params, k) - 36usize];
+    ["Offset of field: pagoda_fp4_quantize_params::ld_scales"][::core::mem::offset_of!(pagoda_fp4_quantize_params, ld_scales) - 40usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_fp4_quantize(params: *const pagoda_fp4_quantize_params, stream: pagoda_stream) -> pagoda_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct pagoda_fp4_gemm_params {
+    pub w: pagoda_w4_matrix,
+    pub out: *mut ::core::ffi::c_void,
+    pub codes: *const u8,
+    pub scales: *const u8,
+    pub factors: *const f32,
+    pub bias: *const f32,
+    pub residual: *const ::core::ffi::c_void,
+    pub num_tokens: i32,
+    pub ld_out: i32,
+    pub ld_scales: i32,
+    pub out_dtype: pagoda_dtype,
+    pub gated: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of pagoda_fp4_gemm_params"][::core::mem::size_of::<pagoda_fp4_gemm_params>() - 176usize];
+    ["Alignment of pagoda_fp4_gemm_params"][::core::mem::align_of::<pagoda_fp4_gemm_params>() - 8usize];
+    ["Offset of field: pagoda_fp4_gemm_params::w"][::core::mem::offset_of!(pagoda_fp4_gemm_params, w) - 0usize];
+    ["Offset of field: pagoda_fp4_gemm_params::out"][::core::mem::offset_of!(pagoda_fp4_gemm_params, out) - 104usize];
+    ["Offset of field: pagoda_fp4_gemm_params::codes"][::core::mem::offset_of!(pagoda_fp4_gemm_params, codes) - 112usize];
+    ["Offset of field: pagoda_fp4_gemm_params::scales"][::core::mem::offset_of!(pagoda_fp4_gemm_params, scales) - 120usize];
+    ["Offset of field: pagoda_fp4_gemm_params::factors"][::core::mem::offset_of!(pagoda_fp4_gemm_params, factors) - 128usize];
+    ["Offset of field: pagoda_fp4_gemm_params::bias"][::core::mem::offset_of!(pagoda_fp4_gemm_params, bias) - 136usize];
+    ["Offset of field: pagoda_fp4_gemm_params::residual"][::core::mem::offset_of!(pagoda_fp4_gemm_params, residual) - 144usize];
+    ["Offset of field: pagoda_fp4_gemm_params::num_tokens"][::core::mem::offset_of!(pagoda_fp4_gemm_params, num_tokens) - 152usize];
+    ["Offset of field: pagoda_fp4_gemm_params::ld_out"][::core::mem::offset_of!(pagoda_fp4_gemm_params, ld_out) - 156usize];
+    ["Offset of field: pagoda_fp4_gemm_params::ld_scales"][::core::mem::offset_of!(pagoda_fp4_gemm_params, ld_scales) - 160usize];
+    ["Offset of field: pagoda_fp4_gemm_params::out_dtype"][::core::mem::offset_of!(pagoda_fp4_gemm_params, out_dtype) - 164usize];
+    ["Offset of field: pagoda_fp4_gemm_params::gated"][::core::mem::offset_of!(pagoda_fp4_gemm_params, gated) - 168usize];
+};
+unsafe extern "C" {
+    pub fn pagoda_fp4_gemm(params: *const pagoda_fp4_gemm_params, stream: pagoda_stream) -> pagoda_status;
+}
+unsafe extern "C" {
+    pub fn pagoda_has_fp4_gemm() -> pagoda_status;
+}
 pub const PAGODA_Q4_0: pagoda_block_format = 0;
 pub const PAGODA_Q4_1: pagoda_block_format = 1;
 pub const PAGODA_Q5_0: pagoda_block_format = 2;

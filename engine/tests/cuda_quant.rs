@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod cuda_codes;
+mod cuda_fp4;
 mod cuda_layer;
 #[allow(dead_code)]
 mod cuda_pair;

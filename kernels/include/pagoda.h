@@ -344,6 +344,7 @@ pagoda_status pagoda_moe_combine(const pagoda_moe_combine_params *params, pagoda
 #include "pagoda_sampling.h"
 #include "pagoda_w8.h"
 #include "pagoda_w4.h"
+#include "pagoda_fp4.h"
 #include "pagoda_blocks.h"
 
 #ifdef __cplusplus

@@ -5,6 +5,7 @@ pub mod attention_decode;
 pub mod blocks;
 pub mod elementwise;
 pub mod encoder;
+pub mod fp4;
 pub mod gemm;
 pub mod grouped;
 pub mod moe;

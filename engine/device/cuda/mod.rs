@@ -8,6 +8,7 @@ mod attention;
 mod blocks;
 mod bytes;
 mod encoder;
+mod fp4;
 mod memory;
 mod moe;
 mod ops;
@@ -33,6 +34,7 @@ use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use self::blocks::BlockWeight;
+use self::fp4::Fp4Room;
 use self::moe::MoeScratch;
 use self::product_w8::RoundedInputs;
 use self::sample::SampleScratch;
@@ -110,6 +112,7 @@ pub struct CudaDevice {
     sample_scratch: Mutex<SampleScratch>,
     moe_scratch: Mutex<Option<MoeScratch>>,
     rounded_inputs: Mutex<RoundedInputs>,
+    fp4_room: Mutex<Fp4Room>,
     /// Packed matrices on their way to tiles; none once all weights are loaded.
     load_room: Mutex<Option<DeviceMemory>>,
     /// Rows of packed matrices as bf16.
@@ -120,6 +123,8 @@ pub struct CudaDevice {
     dense_copies: AtomicBool,
     /// Kernels, tiles and splits follow from the model alone, never from what else is in the step.
     deterministic: bool,
+    /// NVFP4 matrices times many tokens round these to NVFP4 too.
+    fp4_activations: bool,
 }
 
 impl CudaDevice {
@@ -148,11 +153,13 @@ impl CudaDevice {
             sample_scratch: Mutex::new(SampleScratch::new(&gpu)?),
             moe_scratch: Mutex::new(None),
             rounded_inputs: Mutex::default(),
+            fp4_room: Mutex::default(),
             load_room: Mutex::new(None),
             dense_scratch: Mutex::new(None),
             needed_scratch: AtomicUsize::new(0),
             dense_copies: AtomicBool::new(false),
             deterministic: false,
+            fp4_activations: false,
             gpu,
         })
     }

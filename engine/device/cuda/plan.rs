@@ -1,10 +1,11 @@
 //! What a GPU takes beside weights, workspace and KV pool, and how large its steps are. For the memory plan.
 
+use pagoda_kernels::ops::fp4::Fp4Inputs;
 use pagoda_kernels::ops::w8::ByteCode;
 
 use super::CudaDevice;
 use super::moe::MoeScratch;
-use super::planned::{Planned, planned_parts, planned_room};
+use super::planned::{Planned, planned_fp4_cols, planned_parts, planned_room};
 use super::product_w8::RoundedInputs;
 use super::sample::sampler_bytes;
 use crate::device::{MatrixForm, MatrixUse};
@@ -36,7 +37,9 @@ impl CudaDevice {
         let moe = config.moe.map_or(0, |moe| MoeScratch::bytes(config.hidden_size, moe, step.max_num_batched_tokens));
         let sampler = sampler_bytes(step.max_num_seqs, config.vocab_size)?;
         let rounded_inputs = self.byte_cols(weights).map_or(0, |cols| RoundedInputs::bytes(step.max_num_batched_tokens, cols));
-        Ok(CODE_BYTES + GRAPH_BYTES + moe + sampler + rounded_inputs + planned_room(weights))
+        let fp4_cols = planned_fp4_cols(weights).filter(|_| self.fp4_activations);
+        let fp4_inputs = fp4_cols.map_or(0, |cols| Fp4Inputs::bytes(step.max_num_batched_tokens, cols));
+        Ok(CODE_BYTES + GRAPH_BYTES + moe + sampler + rounded_inputs + fp4_inputs + planned_room(weights))
     }
 
     /// Matrices as they will lie on the GPU, and vectors in f32 and bf16.

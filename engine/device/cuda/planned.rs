@@ -2,6 +2,7 @@
 
 use pagoda_kernels::ops::blocks::{BlockFormat, BlockMatrix};
 use pagoda_kernels::ops::w4::W4Layout;
+use pagoda_kernels::ops::w4_quantize::NVFP4_GROUP;
 
 use super::blocks::block_format;
 use super::pieces::piece_bytes;
@@ -113,6 +114,15 @@ pub(super) fn planned_room(weights: &WeightSize) -> usize {
     planned_parts(weights).map(|(part, _)| part.room()).max().unwrap_or(0)
 }
 
+/// The longest row of a matrix that may be NVFP4, as its groups say.
+pub(super) fn planned_fp4_cols(weights: &WeightSize) -> Option<usize> {
+    let cols = |(part, _)| match part {
+        Planned::Tiles { layout, ordered: false } if layout.group == NVFP4_GROUP && !layout.zeros => Some(layout.k),
+        _ => None,
+    };
+    planned_parts(weights).filter_map(cols).max()
+}
+
 /// Bytes of dense copies of all packed projections.
 pub(super) fn planned_copies(weights: &WeightSize) -> usize {
     planned_parts(weights).filter(|(_, usage)| *usage != MatrixUse::Table).map(|(part, _)| part.copy()).sum()
@@ -170,6 +180,16 @@ mod tests {
             assert_eq!(planned_copies(&weights), 2 * (values - tables), "{shape:?}: copies of projections");
             assert!(planned_room(&weights) >= 2 * shape.0 * shape.1, "{shape:?}: room for the largest projection");
         }
+    }
+
+    #[test]
+    fn rounded_activations_are_as_long_as_the_longest_row_in_groups_of_16() {
+        let part = |k, cols| MatrixForm { n: 16, k, stored: StoredForm::Coded(CodedForm::plain(CodeForm::Four, 1, cols)) };
+        let cols = |forms: Vec<MatrixForm>| {
+            planned_fp4_cols(&WeightSize { layers: vec![(forms, MatrixUse::Projection)], ..WeightSize::default() })
+        };
+        assert_eq!(cols(vec![part(64, 16), part(192, 16), part(256, 32)]), Some(192));
+        assert_eq!(cols(vec![part(256, 64)]), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! 4-bit matrices in tiles. Products of few tokens read them as they are; for those of more they become bf16 (`pieces.rs`). With
-//! `deterministic` every token's product is that of few.
+//! 4-bit matrices in tiles. Products of few tokens read them as they are; for those of more they become bf16 (`pieces.rs`), or activations
+//! NVFP4 (`fp4.rs`). With `deterministic` every token's product is that of few.
 
 use std::ops::Range;
 
@@ -50,7 +50,7 @@ impl CudaDevice {
 
     /// Whether the launches of a product with gate and up join them.
     pub(super) fn tiles_join_gates(&self, p: &Product<'_>, weight: &W4Weight) -> Result<bool> {
-        if self.reads_tiles(p, weight) {
+        if self.reads_tiles(p, weight) || self.takes_fp4(weight) {
             return Ok(weight.matrix.layout.interleaved);
         }
         self.dense_steps_join_gates(p, &weight.rows())
@@ -58,7 +58,7 @@ impl CudaDevice {
 
     /// Whether the launches of a product add its bias.
     pub(super) fn tiles_add_bias(&self, p: &Product<'_>, weight: &W4Weight) -> Result<bool> {
-        if self.reads_tiles(p, weight) {
+        if self.reads_tiles(p, weight) || self.takes_fp4(weight) {
             return Ok(true);
         }
         self.dense_steps_add_bias(p, &weight.rows())
@@ -69,6 +69,9 @@ impl CudaDevice {
         if self.reads_tiles(p, weight) {
             let last = |first: usize| p.num_tokens.min(first + MAX_W4_TOKENS);
             return (0..p.num_tokens).step_by(MAX_W4_TOKENS).try_for_each(|first| self.tile_product(p, weight, first..last(first)));
+        }
+        if self.takes_fp4(weight) {
+            return self.run_fp4(p, weight);
         }
         self.run_dense_steps(p, &weight.rows(), |piece, out| self.dequantize(weight, piece, out))
     }

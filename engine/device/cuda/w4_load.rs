@@ -176,7 +176,11 @@ impl CudaDevice {
             self.dequantize_all(&weight, dense)?;
             weight.dense = Some(dense);
         }
-        self.need_scratch(scratch_bytes(&layout, weight.order.is_some(), weight.dense.is_some()));
+        let takes_fp4 = self.takes_fp4(&weight);
+        if takes_fp4 {
+            self.fp4_room.lock().expect(layout.k);
+        }
+        self.need_scratch(scratch_bytes(&layout, weight.order.is_some(), weight.dense.is_some() || takes_fp4));
         Ok(CudaWeight { stored: Stored::Tiles(weight), n: layout.n, k: layout.k })
     }
 

@@ -8,7 +8,8 @@ namespace pagoda {
 
 constexpr int kMaxW4Tokens = 64;
 
-__host__ __device__ __forceinline__ int w4_out_cols(const pagoda_w4_gemm_params &p) { return p.gated ? p.w.n / 2 : p.w.n; }
+// Of any product with tiles, as the functions below: fields of one meaning have one name.
+template <typename Params> __host__ __device__ __forceinline__ int w4_out_cols(const Params &p) { return p.gated ? p.w.n / 2 : p.w.n; }
 
 // One output: where it goes and what is added to it.
 struct W4Output {
@@ -16,7 +17,7 @@ struct W4Output {
   float bias = 0.0f, up_bias = 0.0f, residual = 0.0f;
 
   // Row `row` of tile `tile`; when gated, row + 8 is its `up`. May come before the wait for earlier kernels.
-  __device__ __forceinline__ void place(const pagoda_w4_gemm_params &p, int tile, int row, int token) {
+  template <typename Params> __device__ __forceinline__ void place(const Params &p, int tile, int row, int token) {
     const int col = w4_matrix_row(p.w, tile, row);
     if (tile >= w4_row_tiles(p.w) || col >= p.w.n) return;
     offset = static_cast<int64_t>(token) * p.ld_out + col;
@@ -24,15 +25,15 @@ struct W4Output {
     if (p.bias && p.gated) up_bias = p.bias[p.w.n / 2 + col];
   }
   // After it.
-  __device__ __forceinline__ void read(const pagoda_w4_gemm_params &p) {
+  template <typename Params> __device__ __forceinline__ void read(const Params &p) {
     if (!p.residual || offset < 0) return;
     residual = p.out_dtype == PAGODA_F32 ? load_fresh(static_cast<const float *>(p.residual) + offset) : to_f32(load_fresh(static_cast<const bf16 *>(p.residual) + offset));
   }
   // Without the residual.
-  __device__ __forceinline__ float value(const pagoda_w4_gemm_params &p, float sum, float up_sum) const {
+  template <typename Params> __device__ __forceinline__ float value(const Params &p, float sum, float up_sum) const {
     return p.gated ? silu(sum + bias) * (up_sum + up_bias) : sum + bias;
   }
-  __device__ __forceinline__ void write(const pagoda_w4_gemm_params &p, float sum, float up_sum) const {
+  template <typename Params> __device__ __forceinline__ void write(const Params &p, float sum, float up_sum) const {
     if (offset < 0) return;
     const float v = value(p, sum, up_sum) + residual;
     if (p.out_dtype == PAGODA_F32) static_cast<float *>(p.out)[offset] = v;

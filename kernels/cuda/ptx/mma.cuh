@@ -45,6 +45,20 @@ __device__ __forceinline__ void store_matrix_x4(uint32_t smem, uint32_t r0, uint
 }
 #endif
 
+// Compute capability 12.x, compiled for 120a or 120f.
+#if defined(__CUDA_ARCH_FAMILY_SPECIFIC__) && __CUDA_ARCH_FAMILY_SPECIFIC__ / 100 == 12
+#define PAGODA_HAS_MMA_FP4 1
+// d[16x8] += a[16x64] * b[64x8], e2m1 with an e4m3 scale for 16 columns, f32 sums. Lane (g, t) holds eight neighbours in a register:
+//   a: rows {g, g+8} x columns 8t.. in 0 and 1, columns 32+8t.. in 2 and 3;   b: rows 8t.., 32+8t.. of column g;   d: as above
+//   a_scales: a byte for 16 columns, of row g where t = 0, of row g+8 where t = 1;   b_scales: of column g where t = 0
+__device__ __forceinline__ void mma_fp4(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, uint32_t a_scales, uint32_t b_scales) {
+  asm volatile("mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::4X.f32.e2m1.e2m1.f32.ue4m3 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3}, {%10}, {0, 0}, {%11}, {0, 0};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(a_scales), "r"(b_scales));
+}
+#endif
+
 // Transposes an 8x8 matrix of 16-bit elements across the warp.
 __device__ __forceinline__ uint32_t transpose_8x8(uint32_t v) {
   uint32_t r;

@@ -3,10 +3,11 @@
 //   global = 448 * 6 / absmax of the matrix, down to a power of two, so that a scale has the few bits of e4m3
 //   scale = e4m3(global * (absmax of 16 / 6)) / global      code = e2m1(value / scale)
 //
-// A thread takes a group of 16 values. f32 throughout, subnormals kept, quotients correctly rounded, no division by a reciprocal. e4m3 is
-// rounded by integers, since GPUs before 8.9 have no instruction for it. Bound by memory: 2.75 bytes a bf16 value, and 2 for absmax.
+// A thread takes a group of 16 values. f32 throughout, subnormals kept, quotients correctly rounded, no division by a reciprocal.
+// Bound by memory: 2.75 bytes a bf16 value, and 2 for absmax.
 #include "../common/launch.cuh"
 #include "../common/vec.cuh"
+#include "small_floats.cuh"
 #include <float.h>
 
 namespace pagoda {
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kGroup = 16; // values of a scale
-constexpr float kE4m3Max = 448.0f, kE2m1Max = 6.0f;
 constexpr int kInfinityBits = 0x7f800000;
 
 // Floats that are not negative are ordered like their bits, NaN above infinity. Called once a kernel, by all threads.
@@ -41,25 +41,6 @@ template <typename T> __global__ void __launch_bounds__(kThreads) absmax_kernel(
     for (int e = 0; e < kOctet; ++e) largest = max(largest, magnitude_bits(v[e]));
   }
   raise_to(reinterpret_cast<int *>(p.absmax), largest);
-}
-
-// The nearest e4m3 of x >= 0, ties to even, saturating.
-__device__ __forceinline__ uint32_t e4m3_code(float x) {
-  if (x >= kE4m3Max) return 0x7e;
-  if (x < 1.0f / 64) return __float2uint_rn(__fmul_rn(x, 512.0f)); // below 2^-6 the steps are 2^-9
-  const uint32_t bits = __float_as_uint(x);
-  return ((bits + 0x7ffffu + (bits >> 20 & 1)) >> 20) - (120 << 3);
-}
-
-__device__ __forceinline__ float e4m3_value(uint32_t code) {
-  return code < 8 ? static_cast<float>(code) / 512.0f : __uint_as_float((code << 20) + (120u << 23));
-}
-
-// The nearest e2m1 of x with its sign in bit 3; a tie goes to the even code.
-__device__ __forceinline__ uint32_t e2m1_code(float x) {
-  const float size = fabsf(x);
-  const uint32_t code = (size > 0.25f) + (size >= 0.75f) + (size > 1.25f) + (size >= 1.75f) + (size > 2.5f) + (size >= 3.5f) + (size > 5.0f);
-  return code | (__float_as_uint(x) >> 28 & 8);
 }
 
 template <typename T> __global__ void __launch_bounds__(kThreads) nvfp4_quantize_kernel(const __grid_constant__ pagoda_nvfp4_quantize_params p) {

@@ -73,6 +73,29 @@ pub fn nvfp4_binary_global(absmax: f32) -> f32 {
     f32::from_bits(nvfp4_global(absmax).to_bits() & 0x7f80_0000)
 }
 
+/// Activations of one token in NVFP4: x ~ code * scale * factor.
+pub struct Fp4Row {
+    /// One a byte.
+    pub codes: Vec<u8>,
+    /// e4m3, one for 16.
+    pub scales: Vec<u8>,
+    /// Of all scales.
+    pub factor: f32,
+}
+
+/// A token's values, which are finite and in whole groups of 16, as a GPU's products of NVFP4 take them (`pagoda_fp4.h`).
+pub fn fp4_row(values: &[f32]) -> Fp4Row {
+    const MIN_FACTOR: f32 = 1e-30;
+    let absmax = |values: &[f32]| values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    let factor = (absmax(values) / (E4M3_MAX * E2M1_MAX)).max(MIN_FACTOR);
+    let scales: Vec<u8> = values.chunks_exact(16).map(|group| to_e4m3(absmax(group) / E2M1_MAX / factor)).collect();
+    let codes = values.chunks_exact(16).zip(&scales).flat_map(|(group, scale)| {
+        let step = e4m3(*scale) * factor;
+        group.iter().map(move |x| if step > 0.0 { to_e2m1(x / step) } else { 0 })
+    });
+    Fp4Row { codes: codes.collect(), scales, factor }
+}
+
 /// e2m1 codes in groups of 16 with scales that are e4m3 over `global`.
 pub fn nvfp4(values: &[f32], global: f32) -> Nvfp4 {
     let mut out = Nvfp4 { codes: vec![0; values.len() / 2], scales: vec![0; values.len() / 16] };

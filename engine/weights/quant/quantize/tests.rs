@@ -6,7 +6,7 @@ use half::bf16;
 use safetensors::SafeTensors;
 
 use super::at_load::LoadFormat;
-use super::floats::{fp8_rows, nvfp4, nvfp4_binary_global, nvfp4_global, to_e2m1, to_e4m3};
+use super::floats::{fp4_row, fp8_rows, nvfp4, nvfp4_binary_global, nvfp4_global, to_e2m1, to_e4m3};
 use super::four_bit::{dynamic_map, nearest_of, nested, nf4};
 use super::integers::{Integers, through_f16};
 use super::packing::{pack_awq, pack_gptq, transposed};
@@ -45,6 +45,23 @@ impl Golden {
         let differ = got.iter().zip(want).filter(|(got, want)| got != want).count();
         assert!(got.len() == want.len() && differ == 0, "{} {tensor}: {differ} of {} differ", self.name, want.len());
     }
+}
+
+/// Codes and scales that the values are made of come back; what is far below the largest is zeros.
+#[test]
+fn activations_that_are_nvfp4_stay_what_they_are() {
+    for factor in [1.0f32, 0.0625, 4096.0] {
+        let scales = [0x7e_u8, 0x38, 0x41, 0x08];
+        let codes: Vec<u8> = (0..64).map(|i| (i * 5 + i / 16) as u8 % 16).collect();
+        let value = |i: usize| E2M1[usize::from(codes[i])] * e4m3(scales[i / 16]) * factor;
+        let row = fp4_row(&(0..64).map(value).collect::<Vec<f32>>());
+        assert_eq!((row.scales.as_slice(), row.factor), (&scales[..], factor));
+        let differ = (0..64).find(|&i| E2M1[usize::from(row.codes[i])] != E2M1[usize::from(codes[i])]);
+        assert_eq!(differ, None, "codes {:?}, expected {codes:?}", row.codes);
+    }
+    let row = fp4_row(&[[2688.0f32; 16], [1e-3; 16], [0.0; 16]].concat());
+    assert_eq!((row.factor, row.scales, &row.codes[16..]), (1.0, vec![0x7e, 0, 0], &[0; 32][..]));
+    assert!(fp4_row(&[0.0; 16]).factor > 0.0);
 }
 
 #[test]
