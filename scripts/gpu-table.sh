@@ -50,7 +50,8 @@ stage_tests() {
     # Of tests that have a part for a CPU, the other one.
     filter=
     has_tests "$test" 'on_a_gpu: test$' && filter=on_a_gpu
-    PAGODA_TEST_DATA=$bundle/data PAGODA_TEST_MODEL=$models/${shapes%% *} timeout 300 "$test" $filter --nocapture >"$results/test-$name.log" 2>&1 || status=1
+    PAGODA_TEST_DATA=$bundle/data PAGODA_TEST_MODEL=$models/${shapes%% *} timeout 300 "$test" $filter --nocapture >"$results/test-$name.log" 2>&1 ||
+      { echo "$name: exit code $?" && status=1; }
     grep -hiE '^test result|FAILED|panicked|skipped' "$results/test-$name.log" | sed "s/^/$name: /"
   done
   return $status
