@@ -3,6 +3,7 @@
 
 use super::gemm::Epilogue;
 use super::w4::W4Matrix;
+use super::w4_gemm::W4Output;
 use super::{ALIGNMENT, DType, DeviceBytes, Stream, check_range, int, invalid, launch};
 use crate::status::{KernelError, Result};
 use crate::sys;
@@ -134,19 +135,9 @@ fn lower(p: &Fp4Gemm) -> Result<sys::pagoda_fp4_gemm_params> {
         let reason = format!("{} x {} by {layout:?} to {:?}", p.num_tokens, p.x.k, p.out_dtype);
         return Err(KernelError::Unsupported { op: OP, reason });
     }
-    let num_cols = match p.epilogue {
-        Epilogue::Plain => layout.n,
-        Epilogue::SiluMul if layout.interleaved => layout.n / 2,
-        Epilogue::SiluMul => return Err(invalid(OP, "a gate and an up that are not interleaved".into())),
-    };
-    if p.ld_out < num_cols {
-        return Err(invalid(OP, format!("ld_out {}, expected at least {num_cols}", p.ld_out)));
-    }
-    let out_bytes = ((p.num_tokens - 1) * p.ld_out + num_cols).saturating_mul(p.out_dtype.size());
-    check_range(OP, "out", p.out, out_bytes, p.out_dtype.size() as u64)?;
+    let Fp4Gemm { out, bias, residual, num_tokens, ld_out, out_dtype, epilogue, .. } = *p;
+    W4Output { out, bias, residual, num_tokens, ld_out, out_dtype, epilogue }.check(OP, layout)?;
     p.x.check(OP, p.num_tokens)?;
-    p.bias.map_or(Ok(()), |bias| check_range(OP, "bias", bias, layout.n * 4, 4))?;
-    p.residual.map_or(Ok(()), |residual| check_range(OP, "residual", residual, out_bytes, p.out_dtype.size() as u64))?;
     Ok(sys::pagoda_fp4_gemm_params {
         w: p.w.lower(OP)?,
         out: p.out.as_ptr(),

@@ -1,7 +1,7 @@
 //! Products of few tokens with 4-bit weights (cuda/gemm/w4.cu). Asynchronous on `stream`, may be captured.
 
 use super::gemm::{Epilogue, Start};
-use super::w4::W4Matrix;
+use super::w4::{W4Layout, W4Matrix};
 use super::{ALIGNMENT, DType, DeviceBytes, Stream, check_range, int, invalid, launch};
 use crate::heuristics::{MAX_W4_TOKENS, W4Kernel, W4Plan};
 use crate::status::{KernelError, Result};
@@ -45,6 +45,36 @@ pub struct W4Gemm {
     pub start: Start,
 }
 
+/// Where a product with tiles goes and what is added on the way: fields of one name in all of them.
+pub(super) struct W4Output {
+    pub out: DeviceBytes,
+    pub bias: Option<DeviceBytes>,
+    pub residual: Option<DeviceBytes>,
+    pub num_tokens: usize,
+    pub ld_out: usize,
+    pub out_dtype: DType,
+    pub epilogue: Epilogue,
+}
+
+impl W4Output {
+    /// Whether every range holds what a matrix of that layout makes of one token or more.
+    pub fn check(&self, op: &'static str, layout: &W4Layout) -> Result<()> {
+        let W4Output { out, bias, residual, num_tokens, ld_out, out_dtype, epilogue } = *self;
+        let num_cols = match epilogue {
+            Epilogue::Plain => layout.n,
+            Epilogue::SiluMul if layout.interleaved => layout.n / 2,
+            Epilogue::SiluMul => return Err(invalid(op, "a gate and an up that are not interleaved".into())),
+        };
+        if ld_out < num_cols {
+            return Err(invalid(op, format!("ld_out {ld_out}, expected at least {num_cols}")));
+        }
+        let out_bytes = ((num_tokens - 1) * ld_out + num_cols).saturating_mul(out_dtype.size());
+        check_range(op, "out", out, out_bytes, out_dtype.size() as u64)?;
+        bias.map_or(Ok(()), |bias| check_range(op, "bias", bias, layout.n * 4, 4))?;
+        residual.map_or(Ok(()), |residual| check_range(op, "residual", residual, out_bytes, out_dtype.size() as u64))
+    }
+}
+
 /// The product.
 ///
 /// # Errors
@@ -62,19 +92,9 @@ fn lower(p: &W4Gemm) -> Result<sys::pagoda_w4_gemm_params> {
         let reason = format!("{} x {} x {} to {:?}", p.num_tokens, layout.n, layout.k, p.out_dtype);
         return Err(KernelError::Unsupported { op: OP, reason });
     }
-    let num_cols = match p.epilogue {
-        Epilogue::Plain => layout.n,
-        Epilogue::SiluMul if layout.interleaved => layout.n / 2,
-        Epilogue::SiluMul => return Err(invalid(OP, "a gate and an up that are not interleaved".into())),
-    };
-    if p.ld_out < num_cols {
-        return Err(invalid(OP, format!("ld_out {}, expected at least {num_cols}", p.ld_out)));
-    }
-    let out_bytes = ((p.num_tokens - 1) * p.ld_out + num_cols).saturating_mul(p.out_dtype.size());
-    check_range(OP, "out", p.out, out_bytes, p.out_dtype.size() as u64)?;
+    let W4Gemm { out, bias, residual, num_tokens, ld_out, out_dtype, epilogue, .. } = *p;
+    W4Output { out, bias, residual, num_tokens, ld_out, out_dtype, epilogue }.check(OP, layout)?;
     check_range(OP, "x", p.x, p.num_tokens.saturating_mul(layout.k) * 2, ALIGNMENT)?;
-    p.bias.map_or(Ok(()), |bias| check_range(OP, "bias", bias, layout.n * 4, 4))?;
-    p.residual.map_or(Ok(()), |residual| check_range(OP, "residual", residual, out_bytes, p.out_dtype.size() as u64))?;
     let plan = &p.plan;
     let (partials, counters) = (plan.partials_bytes(layout.n), plan.counters_bytes());
     check_range(OP, "partials", p.scratch.partials, partials, ALIGNMENT)?;
@@ -106,7 +126,6 @@ fn lower(p: &W4Gemm) -> Result<sys::pagoda_w4_gemm_params> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::w4::W4Layout;
     use super::*;
     use crate::heuristics::{GpuClass, SumOrder, W4Shape, w4_plan};
 
