@@ -63,7 +63,7 @@ impl<D: Device> Decoder<D> {
         for (idx, (layer, kv)) in self.layers.iter().zip(kv).enumerate() {
             layer.project(device, ws, idx == 0)?;
             if step.gather == RowGather::LastLayer && idx + 1 == self.layers.len() {
-                return self.end_with_logit_rows(device, ws, kv, step);
+                return self.end_with_logit_rows(layer, device, ws, kv, step);
             }
             layer.attend(device, ws, kv, step, &self.rotations)?;
             layer.finish(device, ws, StreamRows::All)?;
@@ -72,8 +72,14 @@ impl<D: Device> Decoder<D> {
     }
 
     /// The last layer from q, k and v on. Every token's keys and values are stored, but only rows that get logits go on after attention.
-    fn end_with_logit_rows(&self, device: &D, ws: &mut Workspace<D>, kv: &mut D::KvLayer, step: &StepTensors<D>) -> Result<()> {
-        let layer = self.layers.last().expect("it is running");
+    fn end_with_logit_rows(
+        &self,
+        layer: &Layer<D>,
+        device: &D,
+        ws: &mut Workspace<D>,
+        kv: &mut D::KvLayer,
+        step: &StepTensors<D>,
+    ) -> Result<()> {
         if step.num_logit_rows == 0 {
             return layer.store(device, ws, kv, step, &self.rotations);
         }
